@@ -1,0 +1,1 @@
+"""The nouns of Triune. Standard library only; imports nothing of the rest."""

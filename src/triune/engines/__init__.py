@@ -1,0 +1,1 @@
+"""The technologies that run instances. Only `registry` knows them all."""
