@@ -1,0 +1,122 @@
+"""Events: numbered, kept for a while, delivered to whoever listens. A laggard is dropped and told to read anew."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from triune.store import Delete, Put, Store
+
+_PREFIX = "events/"
+_KEPT = 5000
+_QUEUE = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """`type` is like instance.started or operation.updated; `subject` names the thing; `sequence` grows by one."""
+
+    sequence: int
+    time: datetime
+    type: str
+    subject: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Subscription:
+    """A bounded queue of events. `lagged` is set once it overflowed: nothing more comes, list again."""
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+        self._queue: queue.Queue[Event | None] = queue.Queue(_QUEUE)
+        self.lagged = False
+
+    def put(self, event: Event | None) -> None:
+        """Called by the bus."""
+        try:
+            self._queue.put_nowait(event)
+        except queue.Full:
+            self.lagged = True
+            self._events.unsubscribe(self)
+
+    def get(self, timeout: float) -> Event | None:
+        """The next event, or None when none came in time (or the bus closed, or we lagged behind)."""
+        try:
+            return self._queue.get(timeout=timeout)
+        except queue.Empty:
+            return None
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._events.unsubscribe(self)
+
+
+class Events:
+    """The bus. Progress within a step is delivered but not kept (`keep=False`); all else survives a restart."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._subscriptions: list[Subscription] = []
+        last = store.scan(_PREFIX, limit=1, reverse=True)
+        self._sequence = int(last[0].key.removeprefix(_PREFIX)) if last else 0
+
+    @property
+    def sequence(self) -> int:
+        """Number of the newest event."""
+        return self._sequence
+
+    def publish(self, kind: str, subject: str, data: Mapping[str, Any] | None = None, *, keep: bool = True) -> Event:
+        """Number it, keep it, deliver it."""
+        with self._lock:
+            self._sequence += 1
+            event = Event(
+                sequence=self._sequence, time=datetime.now(UTC), type=kind, subject=subject, data=dict(data or {})
+            )
+            if keep:
+                self._keep(event)
+            for subscription in list(self._subscriptions):
+                subscription.put(event)
+        return event
+
+    def _keep(self, event: Event) -> None:
+        value = {"time": event.time.isoformat(), "type": event.type, "subject": event.subject, "data": event.data}
+        writes: list[Put | Delete] = [Put(_key(event.sequence), value)]
+        if event.sequence % 100 == 0 and event.sequence > _KEPT:
+            old = self._store.scan(_PREFIX, limit=500)
+            writes += [Delete(entry.key) for entry in old if entry.key < _key(event.sequence - _KEPT)]
+        self._store.commit(writes, durable=False)
+
+    def since(self, sequence: int, limit: int = 1000) -> list[Event]:
+        """Kept events after that number, oldest first."""
+        return [
+            Event(
+                sequence=int(entry.key.removeprefix(_PREFIX)),
+                time=datetime.fromisoformat(entry.value["time"]),
+                type=entry.value["type"],
+                subject=entry.value["subject"],
+                data=entry.value["data"],
+            )
+            for entry in self._store.scan(_PREFIX, after=_key(sequence), limit=limit)
+        ]
+
+    def subscribe(self) -> Subscription:
+        """Listen from now on."""
+        subscription = Subscription(self)
+        with self._lock:
+            self._subscriptions.append(subscription)
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Stop delivering to it."""
+        # Not under the lock: `publish` holds it when a laggard is dropped. list.remove is atomic under the GIL.
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+
+
+def _key(sequence: int) -> str:
+    return f"{_PREFIX}{sequence:016d}"

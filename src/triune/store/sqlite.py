@@ -1,0 +1,143 @@
+"""The store on SQLite: write-ahead log, one writer, a reader connection per thread."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from triune.domain.errors import Conflict, Failed
+from triune.store.base import Delete, Entry, Put
+
+_SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE entry (
+    key TEXT PRIMARY KEY NOT NULL,
+    value TEXT NOT NULL,
+    revision INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE counter (revision INTEGER NOT NULL);
+INSERT INTO counter VALUES (0);
+"""
+
+
+class SqliteStore:
+    """A Store in one file. Raises Failed("store_failed") when the file cannot be used (full disk, damage)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._local = threading.local()
+        self._readers: list[sqlite3.Connection] = []
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._explained():
+            self._writer = self._connect()
+            self._migrate()
+        path.chmod(0o600)
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=10)
+        connection.execute("PRAGMA journal_mode = WAL")
+        return connection
+
+    def _migrate(self) -> None:
+        (version,) = self._writer.execute("PRAGMA user_version").fetchone()
+        if version > _SCHEMA_VERSION:
+            raise Failed(
+                "store_newer",
+                f"{self._path} was written by a newer Triune (schema {version})",
+                hint="Start the newer version, or move the file aside: instances live in their engines.",
+            )
+        if version == 0:
+            self._writer.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise Failed(
+                "store_failed",
+                f"the database {self._path} cannot be used: {error}",
+                hint="Check free space and permissions of its folder: triune doctor",
+            ) from error
+
+    def _reader(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._connect()
+            self._local.connection = connection
+            with self._lock:
+                self._readers.append(connection)
+        return connection
+
+    def get(self, key: str) -> Entry | None:
+        with self._explained():
+            row = self._reader().execute("SELECT key, value, revision FROM entry WHERE key = ?", (key,)).fetchone()
+        return _entry(row) if row else None
+
+    def scan(
+        self, prefix: str, *, after: str | None = None, limit: int | None = None, reverse: bool = False
+    ) -> list[Entry]:
+        low, high = prefix, prefix + "\U0010ffff"
+        if after is not None:
+            low, high = (low, min(high, after)) if reverse else (max(low, after), high)
+        first = ">" if after is not None and not reverse else ">="
+        query = (
+            f"SELECT key, value, revision FROM entry WHERE key {first} ? AND key < ?"  # noqa: S608 - constants
+            f" ORDER BY key {'DESC' if reverse else 'ASC'} LIMIT ?"
+        )
+        with self._explained():
+            rows = self._reader().execute(query, (low, high, -1 if limit is None else limit)).fetchall()
+        return [_entry(row) for row in rows]
+
+    def commit(
+        self,
+        writes: Sequence[Put | Delete],
+        *,
+        expect: Mapping[str, int] | None = None,
+        durable: bool = True,
+    ) -> int:
+        with self._lock, self._explained():
+            # In WAL mode NORMAL skips the fsync of each commit; a torn database is impossible either way.
+            self._writer.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                revision = self._apply(writes, expect or {})
+                self._writer.execute("COMMIT")
+            except BaseException:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                raise
+        return revision
+
+    def _apply(self, writes: Sequence[Put | Delete], expect: Mapping[str, int]) -> int:
+        execute = self._writer.execute
+        for key, wanted in expect.items():
+            row = execute("SELECT revision FROM entry WHERE key = ?", (key,)).fetchone()
+            found = row[0] if row else 0
+            if found != wanted:
+                raise Conflict(
+                    "store_conflict", f"{key} changed meanwhile", hint="Read it again and repeat.", key=key
+                )
+        (revision,) = execute("UPDATE counter SET revision = revision + 1 RETURNING revision").fetchone()
+        for write in writes:
+            if isinstance(write, Delete):
+                execute("DELETE FROM entry WHERE key = ?", (write.key,))
+            else:
+                text = json.dumps(write.value, separators=(",", ":"), ensure_ascii=False)
+                execute("INSERT OR REPLACE INTO entry VALUES (?, ?, ?)", (write.key, text, revision))
+        return int(revision)
+
+    def close(self) -> None:
+        with self._lock:
+            for connection in [*self._readers, self._writer]:
+                connection.close()
+            self._readers.clear()
+
+
+def _entry(row: tuple[str, str, int]) -> Entry:
+    return Entry(row[0], json.loads(row[1]), row[2])
