@@ -106,7 +106,15 @@ class Cancelled(TriuneError):
 KINDS: dict[str, type[TriuneError]] = {
     kind.__name__: kind
     for kind in (
-        Failed, Invalid, NotFound, Conflict, Stale, Denied, Unsupported, Unreachable, Cancelled,
+        Failed,
+        Invalid,
+        NotFound,
+        Conflict,
+        Stale,
+        Denied,
+        Unsupported,
+        Unreachable,
+        Cancelled,
     )
 }
 

@@ -42,9 +42,7 @@ def parse_publish(text: str) -> Publish:
             raise Invalid("bad_publish", f"{host_ip!r} is not an IPv4 address", hint=_HINT) from None
         if host_ip == "0.0.0.0":  # noqa: S104 - the user's way to say "every address"
             host_ip = None
-    return Publish(
-        host_port=int(numbers[0]), guest_port=int(numbers[1]), host_ip=host_ip, protocol=protocol or "tcp"
-    )
+    return Publish(host_port=int(numbers[0]), guest_port=int(numbers[1]), host_ip=host_ip, protocol=protocol or "tcp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -243,8 +243,9 @@ class Credentials:
 class OciStore(Protocol):
     """An engine with a store of OCI images (Docker)."""
 
-    def load_tree(self, tar: Iterator[bytes], reference: str, *, command: Sequence[str],
-                  labels: Mapping[str, str]) -> OciForm:
+    def load_tree(
+        self, tar: Iterator[bytes], reference: str, *, command: Sequence[str], labels: Mapping[str, str]
+    ) -> OciForm:
         """Make a one-layer image of a root tree's tar stream."""
 
     def load_archive(self, archive: Iterator[bytes], reference: str) -> OciForm:

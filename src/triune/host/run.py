@@ -8,12 +8,21 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from triune.domain.errors import Failed, Unsupported
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_KEPT = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "TMPDIR")
+_KEPT = (
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "SSL_CERT_FILE",
+    "TMPDIR",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +64,7 @@ def run(
     last lines of its error output when it fails and `check` is set.
     """
     words = [os.fspath(word) for word in argv]
-    source = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin or subprocess.DEVNULL}
+    source: dict[str, Any] = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin or subprocess.DEVNULL}
     try:
         done = subprocess.run(
             words,
@@ -65,7 +74,7 @@ def run(
             env=environment(env),
             cwd=cwd,
             check=False,
-            **source,  # type: ignore[call-overload]
+            **source,
         )
     except FileNotFoundError:
         raise tool_missing(words[0]) from None

@@ -120,9 +120,7 @@ class SqliteStore:
             row = execute("SELECT revision FROM entry WHERE key = ?", (key,)).fetchone()
             found = row[0] if row else 0
             if found != wanted:
-                raise Conflict(
-                    "store_conflict", f"{key} changed meanwhile", hint="Read it again and repeat.", key=key
-                )
+                raise Conflict("store_conflict", f"{key} changed meanwhile", hint="Read it again and repeat.", key=key)
         (revision,) = execute("UPDATE counter SET revision = revision + 1 RETURNING revision").fetchone()
         for write in writes:
             if isinstance(write, Delete):

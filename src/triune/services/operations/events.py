@@ -75,7 +75,11 @@ class Events:
         with self._lock:
             self._sequence += 1
             event = Event(
-                sequence=self._sequence, time=datetime.now(UTC), type=kind, subject=subject, data=dict(data or {})
+                sequence=self._sequence,
+                time=datetime.now(UTC),
+                type=kind,
+                subject=subject,
+                data=dict(data or {}),
             )
             if keep:
                 self._keep(event)
@@ -84,7 +88,12 @@ class Events:
         return event
 
     def _keep(self, event: Event) -> None:
-        value = {"time": event.time.isoformat(), "type": event.type, "subject": event.subject, "data": event.data}
+        value = {
+            "time": event.time.isoformat(),
+            "type": event.type,
+            "subject": event.subject,
+            "data": event.data,
+        }
         writes: list[Put | Delete] = [Put(_key(event.sequence), value)]
         if event.sequence % 100 == 0 and event.sequence > _KEPT:
             old = self._store.scan(_PREFIX, limit=500)

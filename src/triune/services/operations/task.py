@@ -1,0 +1,110 @@
+"""A running operation, as the work inside it sees it: progress, cancellation, and the journal of intents."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from triune.domain.errors import Cancelled
+from triune.domain.operation import Operation
+from triune.host.faults import crash_point
+from triune.services.operations.events import Events
+from triune.services.operations.record import PREFIX, to_value
+from triune.store import Put, Store
+
+_REPORT_INTERVAL = 0.1
+
+
+class Task:
+    """Implements `domain.operation.Progress`; one per operation.
+
+    What an operation is about to create is written down first (`intend`), so that a failure or a crash can be
+    undone; `keep` says that what was made stays, whatever happens afterwards.
+    """
+
+    def __init__(self, operation: Operation, store: Store, events: Events) -> None:
+        self.operation = operation
+        self.journal: list[dict[str, Any]] = []
+        self.ended = threading.Event()
+        self.cancelled = threading.Event()
+        self._store = store
+        self._events = events
+        self._reported = 0.0
+        self._shielded = False
+
+    def step(self, name: str, text: str) -> None:
+        """Begin a step; recorded before its work begins."""
+        self.check()
+        now = datetime.now(UTC)
+        steps = (*self.operation.steps, (name, text, now))
+        self.operation = replace(self.operation, steps=steps, text=text, fraction=None)
+        self.save(durable=False)
+        self._tell()
+        crash_point(f"{self.operation.kind}:{name}")
+
+    def report(self, fraction: float | None, text: str = "") -> None:
+        """Tell progress within the step; not recorded, at most ten times a second."""
+        self.check()
+        self.operation = replace(self.operation, fraction=fraction, text=text or self.operation.text)
+        if time.monotonic() - self._reported >= _REPORT_INTERVAL:
+            self._reported = time.monotonic()
+            self._tell(keep=False)
+
+    def check(self) -> None:
+        """Raise Cancelled if asked to stop."""
+        if self.cancelled.is_set() and not self._shielded:
+            raise Cancelled(
+                "cancelled",
+                f"{self.operation.kind} of {self.operation.resource.partition('/')[2]} was cancelled",
+                hint="What it had made was removed again.",
+            )
+
+    def intend(self, kind: str, *, redo: bool = False, **data: Any) -> None:
+        """Write down durably what is about to be made, so that the handler `kind` can undo it.
+
+        With `redo` the handler runs only after a crash: it finishes the work instead of undoing it.
+        """
+        self.journal.append({"kind": kind, "redo": redo, "data": data})
+        self.save()
+        crash_point(f"{self.operation.kind}:intend-{kind}")
+
+    def keep(self) -> None:
+        """What was made so far stays: forget the intents, and be past cancelling."""
+        crash_point(f"{self.operation.kind}:before-keep")
+        self.journal.clear()
+        self._shielded = True
+        self.operation = replace(self.operation, may_cancel=False)
+        self.save()
+        crash_point(f"{self.operation.kind}:after-keep")
+
+    def shield(self) -> None:
+        """From here on cancelling has no effect (undoing, or finishing what can't be left half-done)."""
+        self._shielded = True
+
+    def update(self, change: Callable[[Operation], Operation], *, durable: bool = True) -> None:
+        """Change the record, keep it and tell it."""
+        self.operation = change(self.operation)
+        self.save(durable=durable)
+        self._tell()
+
+    def save(self, *, durable: bool = True) -> None:
+        """Write the record."""
+        key = PREFIX + self.operation.id
+        self._store.commit([Put(key, to_value(self.operation, self.journal))], durable=durable)
+
+    def _tell(self, *, keep: bool = True) -> None:
+        operation = self.operation
+        data = {
+            "id": operation.id,
+            "kind": operation.kind,
+            "state": operation.state.value,
+            "text": operation.text,
+            "fraction": operation.fraction,
+            "step": operation.steps[-1][0] if operation.steps else None,
+        }
+        kind = f"operation.{operation.state.value if operation.state.ended else 'progress'}"
+        self._events.publish(kind, operation.resource, data, keep=keep)
