@@ -1,0 +1,1 @@
+"""What Triune does with engines and store. Knows engines only through `engines.base`."""

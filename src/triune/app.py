@@ -1,0 +1,123 @@
+"""The wiring: settings in, services out. Nothing below imports this."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from triune.domain.errors import Invalid
+from triune.engines.base import Engine, Watch
+from triune.engines.registry import EngineSettings, engines
+from triune.services.images import Images
+from triune.services.instances import Instances
+from triune.services.networks import Networks, NetworkSettings
+from triune.services.operations import Events, Operations
+from triune.store import SqliteStore
+
+log = logging.getLogger(__name__)
+
+CONFIG = Path("/etc/triune/triune.toml")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The daemon's configuration: `/etc/triune/triune.toml`, or the environment as `TRIUNE_<NAME>`.
+
+    `data` holds images, disks and the database; `socket` is the API; `group` may use it. The tables `engines` and
+    `network` of the file set the fields of EngineSettings and NetworkSettings.
+    """
+
+    data: Path = Path("/var/lib/triune")
+    socket: Path = Path("/run/triune/triune.sock")
+    group: str = "triune"
+    engines: EngineSettings = field(default_factory=lambda: EngineSettings(state_dir=Path("/var/lib/triune/instances")))
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+
+    @classmethod
+    def load(cls, path: Path = CONFIG) -> Settings:
+        """Read the file, then the environment. Raises Invalid on an unknown key or a bad value."""
+        table: dict[str, Any] = {}
+        if path.exists():
+            try:
+                table = tomllib.loads(path.read_text())
+            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+                raise Invalid("bad_config", f"{path} is not valid TOML: {error}", hint=f"Edit {path}.") from None
+        for name in ("data", "socket", "group"):
+            if value := os.environ.get(f"TRIUNE_{name.upper()}"):
+                table[name] = value
+        data = Path(table.pop("data", cls.__dataclass_fields__["data"].default))
+        engine_table = {"state_dir": data / "instances", **table.pop("engines", {})}
+        if fake := os.environ.get("TRIUNE_FAKE_ENGINES"):
+            engine_table["fake"] = fake.split(",")
+        return cls(
+            data=data,
+            engines=_section(EngineSettings, engine_table, path),
+            network=_section(NetworkSettings, table.pop("network", {}), path),
+            **_typed(cls, table, path),
+        )
+
+
+def _section(kind: Any, table: dict[str, Any], path: Path) -> Any:
+    return kind(**_typed(kind, table, path))
+
+
+def _typed(kind: Any, table: dict[str, Any], path: Path) -> dict[str, Any]:
+    known = {field.name: str(field.type) for field in fields(kind)}
+    for key in table:
+        if key not in known:
+            raise Invalid(
+                "bad_config", f"{path} has an unknown key {key!r}", hint=f"Known keys: {', '.join(sorted(known))}."
+            )
+    typed: dict[str, Any] = {}
+    for key, value in table.items():
+        if known[key].startswith("Path"):
+            value = Path(value)
+        elif known[key].startswith("tuple"):
+            value = tuple(value)
+        typed[key] = value
+    return typed
+
+
+class Triune:
+    """Everything the API serves, wired together."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.store = SqliteStore(settings.data / "triune.db")
+        self.events = Events(self.store)
+        self.operations = Operations(self.store, self.events)
+        self.engines: dict[str, Engine] = engines(settings.engines)
+        self.images = Images(settings.data / "images", self.engines, self._image_users)
+        self.networks = Networks(self.store, self.engines, settings.network)
+        self.instances = Instances(self.engines, self.images, self.networks, self.operations, self.events, self.store)
+        self._watches: list[Watch] = []
+
+    def start(self) -> None:
+        """Mend what a crash left, bring the network up, listen to the engines."""
+        for removed in self.images.sweep():
+            log.info("removed a leftover of an interrupted build or download: %s", removed)
+        self.networks.start()
+        for operation in self.operations.recover():
+            log.warning("operation %s (%s %s) was interrupted", operation.id, operation.kind, operation.resource)
+        self._watches = [engine.watch(self.instances.heard) for engine in self.engines.values()]
+        self.events.publish("daemon.started", "daemon")
+
+    def close(self) -> None:
+        """Stop listening and finish what runs; instances and network go on without us."""
+        for watch in self._watches:
+            watch.close()
+        self.operations.close()
+        self.networks.close()
+        self.instances.close()
+        self.store.close()
+
+    def _image_users(self) -> dict[str, list[str]]:
+        users: dict[str, list[str]] = {}
+        for instance in self.instances.list().instances:
+            if instance.image:
+                users.setdefault(instance.image, []).append(instance.name)
+        return users

@@ -1,0 +1,145 @@
+"""Reading: every engine at once, none of them able to hold the others up."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import TypeVar
+
+from triune.domain.errors import NotFound, TriuneError, Unreachable
+from triune.domain.instance import Instance, InstanceDetail, Stats
+from triune.engines.base import Engine
+from triune.store import Store
+
+T = TypeVar("T")
+
+PATIENCE = 2.0
+INTENT = "instances/"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineProblem:
+    """An engine that could not be read, and why."""
+
+    engine: str
+    error: TriuneError
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All instances that could be read, by name, and the engines that could not."""
+
+    instances: Sequence[Instance]
+    problems: Sequence[EngineProblem]
+
+
+class Inventory:
+    """What is on this host, read from the engines each time."""
+
+    def __init__(self, engines: Mapping[str, Engine], store: Store) -> None:
+        self._engines = engines
+        self._store = store
+        # A hung engine may keep its thread; it gets no second one (see _ask).
+        self._pool = ThreadPoolExecutor(3 * len(engines) + 1, thread_name_prefix="inventory")
+        self._stuck: dict[str, Future[object]] = {}
+        self._lock = threading.Lock()
+
+    def list(self) -> Listing:
+        """Every instance of every engine, sorted by name, within about two seconds."""
+        answers, problems = self._ask("list", {name: engine.list for name, engine in self._engines.items()})
+        found = [instance for rows in answers.values() for instance in rows]
+        return Listing(sorted(found, key=lambda instance: (instance.name, instance.engine)), problems)
+
+    def stats(self) -> Mapping[str, Stats]:
+        """Counters of every running instance."""
+        answers, _ = self._ask("stats", {name: engine.stats for name, engine in self._engines.items()})
+        return {name: stats for rows in answers.values() for name, stats in rows.items()}
+
+    def get(self, name: str) -> InstanceDetail:
+        """One instance with everything known of it. Raises NotFound or Unreachable."""
+        return self.engine_of(name).get(name)
+
+    def engine_of(self, name: str) -> Engine:
+        """The engine that has this instance.
+
+        Raises NotFound("instance_not_found") with the nearest names, or Unreachable when it may be on an engine
+        that does not answer.
+        """
+        entry = self._store.get(INTENT + name)
+        if entry is not None and entry.value["engine"] in self._engines:
+            return self._engines[entry.value["engine"]]
+        listing = self.list()
+        for instance in listing.instances:
+            if instance.name == name:
+                return self._engines[instance.engine]
+        raise _not_found(name, listing)
+
+    def find(self, name: str) -> Instance | None:
+        """The row of one instance, or None; engines that don't answer are passed over."""
+        return next((instance for instance in self.list().instances if instance.name == name), None)
+
+    def _ask(self, what: str, calls: Mapping[str, Callable[[], T]]) -> tuple[dict[str, T], list[EngineProblem]]:
+        futures: dict[str, Future[T]] = {}
+        problems: list[EngineProblem] = []
+        for name, call in calls.items():
+            with self._lock:
+                stuck = self._stuck.get(name)
+                if stuck is not None and not stuck.done():
+                    problems.append(EngineProblem(name, _silent(name)))
+                    continue
+                self._stuck.pop(name, None)
+            futures[name] = self._pool.submit(call)
+        wait(futures.values(), timeout=PATIENCE)
+        answers: dict[str, T] = {}
+        for name, future in futures.items():
+            if not future.done():
+                with self._lock:
+                    self._stuck[name] = future  # type: ignore[assignment]
+                problems.append(EngineProblem(name, _silent(name)))
+                continue
+            error = future.exception()
+            if error is None:
+                answers[name] = future.result()
+            elif isinstance(error, TriuneError):
+                problems.append(EngineProblem(name, error))
+            else:
+                raise error
+        return answers, problems
+
+    def close(self) -> None:
+        """Free the threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _silent(engine: str) -> Unreachable:
+    return Unreachable(
+        "engine_unreachable",
+        f"{engine} did not answer within {PATIENCE:g} seconds",
+        hint="See what is wrong with it: triune doctor",
+        engine=engine,
+    )
+
+
+def _not_found(name: str, listing: Listing) -> TriuneError:
+    if listing.problems:
+        away = ", ".join(problem.engine for problem in listing.problems)
+        return Unreachable(
+            "engine_unreachable",
+            f"there is no instance {name!r} on the engines that answer, and {away} can't be reached",
+            hint="See what is wrong: triune doctor",
+        )
+    near = nearest(name, (instance.name for instance in listing.instances))
+    return NotFound(
+        "instance_not_found",
+        f"there is no instance {name!r}",
+        hint=f"Did you mean {near!r}?" if near else "See all: triune list",
+        name=name,
+    )
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The most similar of some names, if any is near enough."""
+    return next(iter(difflib.get_close_matches(name, list(names), 1)), None)

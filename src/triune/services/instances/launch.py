@@ -1,0 +1,187 @@
+"""Launching: from a spec to a running instance, undoable at every step."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from triune.domain.errors import Conflict, Failed, Invalid, Unsupported
+from triune.domain.image import FormKind
+from triune.domain.instance import InstanceSpec, WaitFor
+from triune.domain.network import Nic
+from triune.engines.base import Command, Engine, LaunchPlan
+from triune.services.images import Images
+from triune.services.instances import policy
+from triune.services.instances.inventory import INTENT, Inventory, nearest
+from triune.services.networks import Networks
+from triune.services.operations import Task
+from triune.store import Put, Store
+
+AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchRequest:
+    """A spec and how to carry it out. `spec.engine` may be "auto". `timeout` in seconds is for becoming ready."""
+
+    spec: InstanceSpec
+    wait: WaitFor = WaitFor.READY
+    user_data: str | None = None
+    timeout: float = 180.0
+    start: bool = True
+
+
+class Launcher:
+    """Checks requests, and carries them out inside an operation."""
+
+    def __init__(
+        self,
+        engines: Mapping[str, Engine],
+        inventory: Inventory,
+        images: Images,
+        networks: Networks,
+        store: Store,
+    ) -> None:
+        self._engines = engines
+        self._inventory = inventory
+        self._images = images
+        self._networks = networks
+        self._store = store
+
+    def checked(self, request: LaunchRequest) -> LaunchRequest:
+        """Refuse what can be refused at once; returns the request with the engine chosen."""
+        spec = request.spec
+        policy.check(spec)
+        self._require_free(spec.name)
+        engine = self._engine(spec)
+        if spec.network is not None:
+            self._networks.get(spec.network)
+            self._networks.check_ports(spec.name, spec.publish, native=engine.ports is not None)
+        elif spec.publish:
+            raise Invalid(
+                "publish_without_network",
+                f"{spec.name} has no network to publish ports of",
+                hint="Leave --network out, or leave --publish out.",
+            )
+        return replace(request, spec=replace(spec, engine=engine.name))
+
+    def run(self, request: LaunchRequest, task: Task) -> dict[str, Any]:
+        """The work of the operation; returns the instance as JSON-safe facts."""
+        spec = request.spec
+        engine = self._engines[spec.engine]
+        task.step("image", f"preparing {spec.image}")
+        form, image = self._images.form(spec.image, engine.form_kind, task)
+        self._require_free(spec.name)
+        task.intend("instance", engine=engine.name, name=spec.name)
+        nics = self._nics(spec, task)
+        plan = LaunchPlan(
+            spec=spec,
+            form=form,
+            image=image,
+            created=datetime.now(UTC),
+            nics=nics,
+            machine_id=secrets.token_hex(16),
+            user_data=request.user_data,
+        )
+        engine.check(plan)
+        task.step("create", f"creating {spec.name}")
+        engine.create(plan, task)
+        self._record(plan)
+        if request.start:
+            task.step("start", f"starting {spec.name}")
+            engine.start(spec.name, task)
+        task.keep()
+        if request.start:
+            self._settle(request, engine, task)
+        return {"name": spec.name, "engine": engine.name, "addresses": [nic.address for nic in nics]}
+
+    def _engine(self, spec: InstanceSpec) -> Engine:
+        if spec.engine not in (AUTO, ""):
+            if spec.engine not in self._engines:
+                near = nearest(spec.engine, self._engines)
+                known = ", ".join(self._engines)
+                raise Invalid(
+                    "unknown_engine",
+                    f"there is no engine {spec.engine!r}",
+                    hint=f"Did you mean {near!r}?" if near else f"Engines are {known}.",
+                )
+            engine = self._engines[spec.engine]
+            self._require_available(engine)
+            self._images.require(spec.image, engine.form_kind)
+            return engine
+        # The order of the registry is the order of preference.
+        kinds = self._images.kinds(spec.image)
+        for engine in self._engines.values():
+            if engine.form_kind in kinds and engine.probe().available:
+                return engine
+        raise Unsupported(
+            "no_engine",
+            f"no engine of this host can run {spec.image}",
+            hint="See what is missing: triune doctor",
+        )
+
+    def _require_available(self, engine: Engine) -> None:
+        probe = engine.probe()
+        if not probe.available:
+            raise Unsupported("engine_unavailable", f"{engine.title} can't be used: {probe.reason}", hint=probe.hint)
+
+    def _require_free(self, name: str) -> None:
+        found = self._inventory.find(name)
+        if found is not None:
+            raise Conflict(
+                "instance_exists",
+                f"there is an instance {name!r} already ({found.engine}, {found.state.value})",
+                hint=f"Choose another name, or remove it: triune rm {name}",
+                engine=found.engine,
+            )
+
+    def _nics(self, spec: InstanceSpec, task: Task) -> tuple[Nic, ...]:
+        if spec.network is None:
+            return ()
+        task.step("network", "reserving an address and a name")
+        nic = self._networks.reserve(spec.network, spec.name)
+        self._networks.register(spec.name, nic)
+        if spec.publish and self._engines[spec.engine].ports is None:
+            self._networks.publish(spec.name, nic.address, spec.publish)
+        return (nic,)
+
+    def _record(self, plan: LaunchPlan) -> None:
+        spec = asdict(plan.spec)
+        value = {"engine": plan.spec.engine, "created": plan.created.isoformat(), "spec": spec}
+        self._store.commit([Put(INTENT + plan.spec.name, value)])
+
+    def _settle(self, request: LaunchRequest, engine: Engine, task: Task) -> None:
+        spec = request.spec
+        # An OCI image's command is its main process: the engine has started it. A system runs it once it is up.
+        later = bool(spec.command) and engine.form_kind is not FormKind.OCI
+        if request.wait is WaitFor.READY or later:
+            task.step("ready", f"waiting until {spec.name} is ready")
+            engine.wait_ready(spec.name, request.timeout, task)
+        if later:
+            task.step("command", f"starting {spec.command[0]}")
+            start_command(engine, spec)
+
+
+def start_command(engine: Engine, spec: InstanceSpec) -> None:
+    """Start the launch command in a system as the transient systemd unit `triune-command`."""
+    if engine.commands is None:
+        raise Unsupported(
+            "no_commands", f"{engine.title} can't run a command here: {engine.probe().missing.get('commands', '')}"
+        )
+    unit: Sequence[str] = ("systemd-run", "--quiet", "--unit=triune-command", "--property=Restart=on-failure")
+    variables = [f"--setenv={key}={value}" for key, value in spec.env.items()]
+    session = engine.commands.open(spec.name, Command((*unit, *variables, "--", *spec.command)))
+    said = b""
+    while (chunk := session.read()) is not None:
+        said = (said + chunk[1])[-1000:]
+    status = session.wait()
+    if status != 0:
+        raise Failed(
+            "command_failed",
+            f"{spec.command[0]} could not be started in {spec.name}: {said.decode(errors='replace').strip()}",
+            hint=f"Look inside: triune shell {spec.name}",
+            status=status,
+        )

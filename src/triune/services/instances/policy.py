@@ -1,0 +1,83 @@
+"""One check of the final configuration, for every way that leads to an instance."""
+
+from __future__ import annotations
+
+import os
+
+from triune.domain.errors import Invalid
+from triune.domain.instance import InstanceSpec
+from triune.domain.names import instance_name, single_line
+from triune.domain.network import Publish
+from triune.domain.units import format_size
+
+_SMALLEST_MEMORY = 4 * 2**20
+
+
+def check(spec: InstanceSpec) -> None:
+    """Raise Invalid if this may not become an instance on this host."""
+    instance_name(spec.name)
+    _check_text(spec)
+    _check_limits(spec)
+    _check_ports(spec.publish)
+    for volume in spec.volumes:
+        if not volume.target.startswith("/") or ".." in volume.target.split("/"):
+            raise Invalid(
+                "bad_volume",
+                f"the volume's target {volume.target!r} is not an absolute path",
+                hint="Write it as VOLUME:/path or /folder:/path.",
+            )
+
+
+def _check_text(spec: InstanceSpec) -> None:
+    for key, value in spec.env.items():
+        if not key or "=" in key:
+            raise Invalid("bad_env", f"{key!r} is not the name of a variable", hint="Write it as --env NAME=VALUE.")
+        single_line(key, "the name of an environment variable")
+        single_line(value, f"the environment variable {key}")
+    for key, value in spec.settings.items():
+        single_line(key, "the name of a setting")
+        single_line(value, f"the setting {key}")
+    for volume in spec.volumes:
+        single_line(volume.source, "the volume's source")
+        single_line(volume.target, "the volume's target")
+    for word in spec.command:
+        if "\0" in word:
+            raise Invalid("control_character", "the command contains a NUL character", hint="Remove it.")
+
+
+def _check_limits(spec: InstanceSpec) -> None:
+    if spec.memory is not None:
+        host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if spec.memory > host:
+            raise Invalid(
+                "memory_exceeds_host",
+                f"{format_size(spec.memory)} of memory is more than this host has ({format_size(host)})",
+                hint="Ask for less: --memory",
+            )
+        if spec.memory < _SMALLEST_MEMORY:
+            raise Invalid(
+                "memory_too_small",
+                f"{format_size(spec.memory)} of memory is too little for any instance",
+                hint="Ask for at least 4 MiB; a size without a unit is in bytes.",
+            )
+    if spec.cpus is not None and spec.cpus > (os.cpu_count() or 1) * 16:
+        raise Invalid(
+            "cpus_exceed_host",
+            f"{spec.cpus:g} CPUs are far more than this host has ({os.cpu_count()})",
+            hint="Ask for less: --cpus",
+        )
+    if spec.disk is not None and spec.disk < 2**20:
+        raise Invalid(
+            "disk_too_small",
+            f"a disk of {format_size(spec.disk)} is too small",
+            hint="Ask for at least 1 MiB; a size without a unit is in bytes.",
+        )
+
+
+def _check_ports(ports: tuple[Publish, ...]) -> None:
+    seen: set[tuple[str | None, int, str]] = set()
+    for port in ports:
+        key = (port.host_ip, port.host_port, port.protocol)
+        if key in seen:
+            raise Invalid("bad_publish", f"port {port} is published twice", hint="Name each host port once.")
+        seen.add(key)
