@@ -72,14 +72,12 @@ def _typed(kind: Any, table: dict[str, Any], path: Path) -> dict[str, Any]:
             raise Invalid(
                 "bad_config", f"{path} has an unknown key {key!r}", hint=f"Known keys: {', '.join(sorted(known))}."
             )
-    typed: dict[str, Any] = {}
-    for key, value in table.items():
-        if known[key].startswith("Path"):
-            value = Path(value)
-        elif known[key].startswith("tuple"):
-            value = tuple(value)
-        typed[key] = value
-    return typed
+    convert = {"Path": Path, "tuple": tuple}
+    return {key: convert.get(known[key].partition("[")[0], _same)(value) for key, value in table.items()}
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 class Triune:

@@ -173,7 +173,7 @@ def start_command(engine: Engine, spec: InstanceSpec) -> None:
         )
     unit: Sequence[str] = ("systemd-run", "--quiet", "--unit=triune-command", "--property=Restart=on-failure")
     variables = [f"--setenv={key}={value}" for key, value in spec.env.items()]
-    session = engine.commands.open(spec.name, Command((*unit, *variables, "--", *spec.command)))
+    session = engine.commands.open(spec.name, Command(argv=(*unit, *variables, "--", *spec.command)))
     said = b""
     while (chunk := session.read()) is not None:
         said = (said + chunk[1])[-1000:]
