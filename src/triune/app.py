@@ -25,9 +25,9 @@ CONFIG = Path("/etc/triune/triune.toml")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The daemon's configuration: `/etc/triune/triune.toml`, or the environment as `TRIUNE_<NAME>`.
+    """The daemon's configuration: `/etc/triune/triune.toml` (or the file that TRIUNE_CONFIG names).
 
-    `data` holds images, disks and the database; `socket` is the API; `group` may use it. The tables `engines` and
+    TRIUNE_DATA, TRIUNE_SOCKET and TRIUNE_GROUP in the environment win over the file. `data` holds images, disks and the database; `socket` is the API; `group` may use it. The tables `engines` and
     `network` of the file set the fields of EngineSettings and NetworkSettings.
     """
 
@@ -38,8 +38,9 @@ class Settings:
     network: NetworkSettings = field(default_factory=NetworkSettings)
 
     @classmethod
-    def load(cls, path: Path = CONFIG) -> Settings:
+    def load(cls) -> Settings:
         """Read the file, then the environment. Raises Invalid on an unknown key or a bad value."""
+        path = Path(os.environ.get("TRIUNE_CONFIG", CONFIG))
         table: dict[str, Any] = {}
         if path.exists():
             try:

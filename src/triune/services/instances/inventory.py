@@ -81,7 +81,7 @@ class Inventory:
         """The row of one instance, or None; engines that don't answer are passed over."""
         return next((instance for instance in self.list().instances if instance.name == name), None)
 
-    def _ask(self, what: str, calls: Mapping[str, Callable[[], T]]) -> tuple[dict[str, T], list[EngineProblem]]:
+    def _ask(self, what: str, calls: Mapping[str, Callable[[], T]]) -> tuple[dict[str, T], Sequence[EngineProblem]]:
         futures: dict[str, Future[T]] = {}
         problems: list[EngineProblem] = []
         for name, call in calls.items():

@@ -1,0 +1,224 @@
+"""Operations: progress, locks, cancellation, undo after failure, recovery after a crash."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from triune.domain.errors import Conflict, Failed, NotFound
+from triune.domain.operation import OperationState
+from triune.services.operations import Events, Operations, Task
+from triune.store import SqliteStore
+
+
+class House:
+    """A store and a runner that can be torn down and opened again, as by a restart."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.undone: list[Mapping[str, Any]] = []
+        self.open()
+
+    def open(self) -> None:
+        self.store = SqliteStore(self.path)
+        self.events = Events(self.store)
+        self.operations = Operations(self.store, self.events, workers=4)
+        self.operations.handlers["thing"] = self.undo
+
+    def undo(self, data: Mapping[str, Any]) -> None:
+        if data.get("stubborn"):
+            raise Failed("stubborn", "it will not go")
+        self.undone.append(data)
+
+    def close(self) -> None:
+        self.operations.close()
+        self.store.close()
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    house = House(tmp_path / "db")
+    yield house
+    house.close()
+
+
+def test_a_finished_operation_keeps_its_steps_and_result_over_a_restart(house: House) -> None:
+    def work(task: Task) -> dict[str, int]:
+        task.step("one", "first")
+        task.step("two", "second")
+        task.report(0.5, "half-way")
+        return {"answer": 42}
+
+    operation = house.operations.submit("launch", "instances/a", work)
+    done = house.operations.wait(operation.id, 5)
+    assert (done.state, done.result) == (OperationState.DONE, {"answer": 42})
+    house.close()
+    house.open()
+    again = house.operations.get(operation.id)
+    assert [name for name, _, _ in again.steps] == ["one", "two"]
+    assert again.result == {"answer": 42}
+
+
+def test_failure_undoes_intents_in_reverse_order(house: House) -> None:
+    def work(task: Task) -> None:
+        task.intend("thing", n=1)
+        task.intend("thing", n=2)
+        task.intend("thing", redo=True, n=3)
+        raise Failed("broken", "it broke", hint="mend it")
+
+    done = house.operations.wait(house.operations.submit("launch", "instances/a", work).id, 5)
+    assert done.state is OperationState.FAILED
+    assert done.error is not None
+    assert (done.error["code"], done.error["hint"]) == ("broken", "mend it")
+    assert [data["n"] for data in house.undone] == [2, 1]
+
+
+def test_what_is_kept_is_not_undone(house: House) -> None:
+    def work(task: Task) -> None:
+        task.intend("thing", n=1)
+        task.keep()
+        raise Failed("late", "too late to undo")
+
+    done = house.operations.wait(house.operations.submit("launch", "instances/a", work).id, 5)
+    assert done.state is OperationState.FAILED
+    assert house.undone == []
+
+
+def test_an_unexpected_exception_is_told_and_undone(house: House) -> None:
+    def work(task: Task) -> None:
+        task.intend("thing", n=1)
+        raise ZeroDivisionError("oops")
+
+    done = house.operations.wait(house.operations.submit("launch", "instances/a", work).id, 5)
+    assert done.error is not None
+    assert done.error["code"] == "internal"
+    assert "ZeroDivisionError" in done.error["message"]
+    assert len(house.undone) == 1
+
+
+def test_what_cannot_be_undone_is_told_and_tried_again_later(house: House) -> None:
+    def work(task: Task) -> None:
+        task.intend("thing", stubborn=True)
+        raise Failed("broken", "it broke")
+
+    done = house.operations.wait(house.operations.submit("launch", "instances/a", work).id, 5)
+    assert done.error is not None
+    assert done.error["details"]["leftovers"][0]["reason"] == "it will not go"
+    handled = []
+    house.operations.handlers["thing"] = handled.append
+    house.operations.settle()
+    house.operations.settle()
+    assert handled == [{"stubborn": True}]
+
+
+def test_a_busy_resource_names_the_action_that_holds_it(house: House) -> None:
+    gate = threading.Event()
+    first = house.operations.submit("stop", "instances/a", lambda task: gate.wait(5), locks=["instances/a"])
+    with pytest.raises(Conflict) as caught:
+        house.operations.submit("delete", "instances/a", lambda task: None, locks=["instances/b", "instances/a"])
+    assert "stop" in caught.value.message
+    assert first.id in caught.value.hint
+    gate.set()
+    house.operations.wait(first.id, 5)
+    again = house.operations.submit("delete", "instances/a", lambda task: None, locks=["instances/b", "instances/a"])
+    assert house.operations.wait(again.id, 5).state is OperationState.DONE
+
+
+def test_cancelling_undoes_and_releases(house: House) -> None:
+    started = threading.Event()
+
+    def work(task: Task) -> None:
+        task.intend("thing", n=1)
+        started.set()
+        for _ in range(500):
+            task.report(None)
+            threading.Event().wait(0.01)
+
+    operation = house.operations.submit("image-build", "images/x", work, locks=["images/x"])
+    started.wait(5)
+    house.operations.cancel(operation.id)
+    done = house.operations.wait(operation.id, 5)
+    assert done.state is OperationState.CANCELLED
+    assert house.undone == [{"n": 1}]
+    with pytest.raises(Conflict):
+        house.operations.cancel(operation.id)
+    assert house.operations.locks.holder("images/x") is None
+
+
+def test_an_unknown_operation_is_not_found(house: House) -> None:
+    with pytest.raises(NotFound):
+        house.operations.get("nope")
+
+
+def crash(house: House, *, redo: bool = False, keep: bool = False) -> str:
+    """Leave an operation as a killed daemon does: in the store, running, with its journal."""
+    reached, forever = threading.Event(), threading.Event()
+
+    def work(task: Task) -> None:
+        task.intend("thing", redo=redo, n=7)
+        if keep:
+            task.keep()
+        reached.set()
+        forever.wait(20)
+
+    operation = house.operations.submit("launch", "instances/a", work, locks=["instances/a"])
+    assert reached.wait(5)
+    snapshot = [(entry.key, entry.value) for entry in house.store.scan("operations/")]
+    forever.set()
+    house.operations.wait(operation.id, 5)
+    house.close()
+    house.open()
+    from triune.store import Put
+
+    house.store.commit([Put(key, value) for key, value in snapshot])
+    return operation.id
+
+
+@pytest.mark.parametrize("redo", [False, True])
+def test_after_a_crash_intents_are_handled_and_the_operation_is_marked(house: House, redo: bool) -> None:
+    operation_id = crash(house, redo=redo)
+    house.undone.clear()
+    interrupted = house.operations.recover()
+    assert [operation.id for operation in interrupted] == [operation_id]
+    assert house.operations.get(operation_id).state is OperationState.INTERRUPTED
+    assert [data["n"] for data in house.undone] == [7]
+    assert house.operations.recover() == []
+
+
+def test_after_a_crash_what_was_kept_stays(house: House) -> None:
+    operation_id = crash(house, keep=True)
+    house.undone.clear()
+    house.operations.recover()
+    assert house.operations.get(operation_id).state is OperationState.INTERRUPTED
+    assert house.undone == []
+
+
+def test_history_pages_newest_first(house: House) -> None:
+    ids = []
+    for number in range(5):
+        operation = house.operations.submit("start", f"instances/{number}", lambda task: None)
+        house.operations.wait(operation.id, 5)
+        ids.append(operation.id)
+        threading.Event().wait(0.002)
+    first = house.operations.list(limit=3)
+    rest = house.operations.list(limit=3, before=first[-1].id)
+    assert [operation.id for operation in [*first, *rest]] == ids[::-1]
+
+
+def test_events_are_numbered_kept_and_a_laggard_is_dropped(house: House) -> None:
+    slow = house.events.subscribe()
+    for number in range(1100):
+        house.events.publish("instance.changed", f"instances/{number}", keep=number < 10)
+    assert slow.lagged
+    kept = house.events.since(0)
+    assert [event.sequence for event in kept] == sorted(event.sequence for event in kept)
+    assert len(kept) == 10
+    last = house.events.sequence
+    house.close()
+    house.open()
+    assert house.events.publish("daemon.started", "daemon").sequence > 10
+    assert last >= 1100
