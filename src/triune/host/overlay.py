@@ -1,0 +1,54 @@
+"""Overlay mounts, and taking mounts away again."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from triune.domain.names import single_line
+from triune.host import syscalls
+
+# mount(2) passes one page of options.
+_MAX_OPTIONS = 4095
+
+
+def options(lower: Path, upper: Path, work: Path) -> str:
+    """The option string; `:`, `,` and `\\` in a path are escaped as overlayfs reads them.
+
+    Raises Invalid on control characters, ValueError when it is too long.
+    """
+    parts = []
+    for key, path in (("lowerdir", lower), ("upperdir", upper), ("workdir", work)):
+        text = single_line(str(path), f"The path {key}")
+        # The option parser takes a backslash before any character as quoting it; lowerdir is split at colons.
+        escaped = text.replace("\\", "\\\\").replace(",", "\\,")
+        parts.append(f"{key}={escaped.replace(':', chr(92) + ':') if key == 'lowerdir' else escaped}")
+    text = ",".join(parts)
+    if len(os.fsencode(text)) > _MAX_OPTIONS:
+        raise ValueError("The paths of this overlay are too long")
+    return text
+
+
+def mount(lower: Path, upper: Path, work: Path, target: Path, *, devices: bool = False) -> None:
+    """Mount the overlay at `target`; device files in it work only with `devices`. Raises OSError."""
+    flags = 0 if devices else syscalls.MS_NODEV
+    syscalls.mount("overlay", target, "overlay", flags, options(lower, upper, work))
+
+
+def is_mounted(path: Path) -> bool:
+    """Whether `path` (trusted, no link) is a mount point. False when it does not exist."""
+    return path.is_mount()
+
+
+def unmount(path: Path) -> None:
+    """Take away every mount at `path`, lazily where it is still in use. Not mounted or gone: succeed."""
+    while True:
+        try:
+            syscalls.umount(path)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.ENOENT):
+                return
+            if error.errno != errno.EBUSY:
+                raise
+            syscalls.umount(path, syscalls.UMOUNT_NOFOLLOW | syscalls.MNT_DETACH)
