@@ -1,0 +1,109 @@
+"""A real daemon on the real engines, with its own data folder, socket, bridge and nftables table."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+CACHE = Path(os.environ.get("TRIUNE_TEST_CACHE", "/var/tmp/triune-tests"))
+TRIUNE = Path(sys.executable).with_name("triune")
+BRIDGE = "tritest0"
+NETWORK = "tritest0"
+TABLE = "triune_test"
+DOMAIN = "tritest.internal"
+
+
+class Daemon:
+    """Start, kill and ask a daemon. Everything it makes is under one folder and under names of its own."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.socket = data / "triune.sock"
+        self.log = data / "daemon.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        data.mkdir(parents=True, exist_ok=True)
+        config = data / "triune.toml"
+        config.write_text(
+            f'data = "{data}"\nsocket = "{self.socket}"\n\n[network]\n'
+            f'name = "{NETWORK}"\nbridge = "{BRIDGE}"\ntable = "{TABLE}"\ndomain = "{DOMAIN}"\n'
+        )
+        self.env = {**os.environ, "TRIUNE_CONFIG": str(config), "TRIUNE_HOST": str(self.socket), "NO_COLOR": "1"}
+
+    def start(self, crash_at: str = "") -> None:
+        """Start it and wait until it answers."""
+        env = {**self.env, "TRIUNE_CRASH_AT": crash_at} if crash_at else self.env
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen([TRIUNE, "serve"], env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        deadline = time.monotonic() + 40
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise AssertionError(f"the daemon ended at start: {self.tail()}")
+            if self.run("version", "--format", "json", check=False).returncode == 0 and self.socket.exists():
+                try:
+                    self.json("ops", "list")
+                    return
+                except AssertionError:
+                    pass
+            time.sleep(0.1)
+        raise AssertionError(f"the daemon does not answer: {self.tail()}")
+
+    def stop(self) -> None:
+        """End it as an administrator would."""
+        if self.process and self.process.poll() is None:
+            self.process.terminate()
+            assert self.process.wait(30) == 0, self.tail()
+
+    def kill(self) -> None:
+        """End it as the kernel would."""
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait(10)
+
+    def died(self, timeout: float = 90) -> None:
+        """Wait until it has killed itself at its crash point."""
+        assert self.process is not None
+        status = self.process.wait(timeout)
+        assert status == -signal.SIGKILL, f"ended with {status}: {self.tail()}"
+
+    def tail(self) -> str:
+        """The last of its log."""
+        return self.log.read_text(errors="replace")[-3000:] if self.log.exists() else ""
+
+    def run(
+        self, *argv: str, check: bool = True, stdin: bytes = b"", timeout: float = 240
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run `triune …` against it."""
+        done = subprocess.run([TRIUNE, *argv], env=self.env, input=stdin, capture_output=True, timeout=timeout)
+        if check and done.returncode != 0:
+            raise AssertionError(f"triune {' '.join(argv)}: {done.returncode}\n{done.stdout!r}\n{done.stderr.decode()}")
+        return done
+
+    def json(self, *argv: str) -> Any:
+        """Run a command with `--format json` and return what it printed."""
+        return json.loads(self.run(*argv, "--format", "json").stdout)
+
+    def exec(self, name: str, *argv: str, check: bool = True) -> str:
+        """Run a command inside and return its output."""
+        return self.run("exec", name, "--", *argv, check=check).stdout.decode()
+
+    def launch(self, image: str, name: str, engine: str, *options: str, command: Sequence[str] = ()) -> None:
+        """Launch and wait until ready."""
+        tail = ("--", *command) if command else ()
+        self.run("launch", image, name, "--engine", engine, *options, *tail)
+
+    def names(self) -> Mapping[str, dict[str, Any]]:
+        """The inventory by name."""
+        return {row["name"]: row for row in self.json("list")}
+
+    def remove_all(self, prefix: str) -> None:
+        """Remove every instance whose name begins with the prefix."""
+        for name in self.names():
+            if name.startswith(prefix):
+                self.run("rm", name, "--yes", "--force", "--adopted", check=False)

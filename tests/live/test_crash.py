@@ -1,0 +1,85 @@
+"""`kill -9` of the daemon at every step of launch and delete: nothing half-made is left, for each engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.live.daemon import CACHE, Daemon
+from tests.live.system_fixtures import IMAGE, ENGINES, built_image
+from tests.live.traces import traces
+
+pytestmark = [pytest.mark.live, pytest.mark.net, pytest.mark.timeout(900)]
+
+PREFIX = "tcrash-"
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Daemon]:
+    daemon = Daemon(CACHE / "data")
+    daemon.start()
+    built_image(daemon)
+    daemon.remove_all(PREFIX)
+    yield daemon
+    daemon.kill()
+    daemon.start()
+    daemon.remove_all(PREFIX)
+    daemon.stop()
+
+
+def crash_points(daemon: Daemon, name: str, kind: str) -> list[str]:
+    """The steps that the newest operation of this kind went through, as crash points."""
+    (operation,) = [op for op in daemon.json("ops", "list") if op["kind"] == kind and op["resource"].endswith(name)][:1]
+    return [f"{kind}:{step['name']}" for step in operation["steps"]]
+
+
+@pytest.mark.parametrize("engine", [pytest.param(engine, marks=getattr(pytest.mark, engine)) for engine in ENGINES])
+def test_killed_at_every_step_of_launch_and_delete(daemon: Daemon, engine: str) -> None:
+    name = f"{PREFIX}{engine}"
+    launch = ("launch", IMAGE, name, "--engine", engine, "--wait", "running", "--publish", "18980:80")
+    daemon.run(*launch)
+    daemon.run("rm", name, "--yes", "--force")
+    clean = traces(daemon, PREFIX)
+    launching = [
+        "launch:intend-instance",
+        *crash_points(daemon, name, "launch"),
+        "launch:before-keep",
+        "launch:after-keep",
+    ]
+    deleting = ["delete:intend-instance", *crash_points(daemon, name, "delete")]
+    assert {"launch:create", "launch:start", "launch:network"} <= set(launching)
+    assert {"delete:delete", "delete:release"} <= set(deleting)
+
+    for point in launching:
+        crash(daemon, point, *launch)
+        if point == "launch:after-keep":
+            assert daemon.names()[name]["state"] == "running"
+            daemon.run("rm", name, "--yes", "--force")
+        settled(daemon, clean, point)
+
+    for point in deleting:
+        daemon.run(*launch)
+        crash(daemon, point, "rm", name, "--yes", "--force")
+        settled(daemon, clean, point)
+
+
+def crash(daemon: Daemon, point: str, *command: str) -> None:
+    """Run the command against a daemon that dies at this point, then start it again as usual."""
+    daemon.stop()
+    daemon.start(crash_at=point)
+    failed = daemon.run(*command, check=False)
+    daemon.died()
+    assert failed.returncode != 0, f"{point}: the client did not notice"
+    daemon.start()
+
+
+def settled(daemon: Daemon, clean: dict[str, set[str]], point: str) -> None:
+    """Compare with the clean host, giving the kernel a moment to let go of devices."""
+    deadline = time.monotonic() + 10
+    while (found := traces(daemon, PREFIX)) != clean and time.monotonic() < deadline:
+        time.sleep(0.2)
+    left = {kind: sorted(found[kind] ^ clean[kind]) for kind in clean if found[kind] != clean[kind]}
+    assert not left, f"after a crash at {point}: {left}"
+    assert not [name for name in daemon.names() if name.startswith(PREFIX)], point
