@@ -197,7 +197,7 @@ def remove_tree(path: Path) -> None:
 
 
 def _entries(fd: int) -> list[str]:
-    return os.listdir(fd)  # noqa: PTH208 - of a descriptor
+    return os.listdir(fd)
 
 
 def _empty(top: int) -> None:
