@@ -1,0 +1,294 @@
+"""`make bench`: what Triune adds to its engines, as ratios in one run against the engines' own tools.
+
+Every pair is measured in turn (ours, theirs, ours, theirs, …) and compared by medians. The result goes to
+docs/BENCHMARKS.md with the conditions. Nothing here passes or fails: a budget that is missed is printed as missed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tests.live.daemon import BRIDGE, CACHE, TRIUNE, Daemon
+from tests.live.system_fixtures import IMAGE, built_image
+
+PREFIX = "tbench-"
+DOCKER = "/usr/bin/docker"
+REPORT = Path("docs/BENCHMARKS.md")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the report. `budget` is what DESIGN.md §8 allows; `met` says whether this run kept it."""
+
+    what: str
+    ours: str
+    theirs: str
+    ratio: str
+    budget: str
+    met: bool
+
+
+def run(*argv: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(argv, capture_output=True, check=check)
+
+
+def timed(action: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    action()
+    return time.perf_counter() - begin
+
+
+def in_turn(
+    ours: Callable[[int], object], theirs: Callable[[int], object], rounds: int
+) -> tuple[list[float], list[float]]:
+    """Measure both, alternating who goes first."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for number in range(rounds):
+        order = (0, 1) if number % 2 == 0 else (1, 0)
+        for side in order:
+            action = (ours, theirs)[side]
+            times[side].append(timed(lambda action=action, number=number: action(number)))  # type: ignore[misc]
+    return times
+
+
+def seconds(times: list[float]) -> str:
+    middle = statistics.median(times)
+    return f"{middle * 1000:.0f} ms (min {min(times) * 1000:.0f}, max {max(times) * 1000:.0f}, n={len(times)})"
+
+
+def ratio_row(what: str, times: tuple[list[float], list[float]], budget: float, theirs: str) -> Row:
+    ratio = statistics.median(times[0]) / statistics.median(times[1])
+    return Row(
+        what, seconds(times[0]), f"{theirs}: {seconds(times[1])}", f"{ratio:.2f}", f"≤ {budget:g}", ratio <= budget
+    )
+
+
+def absolute_row(what: str, times: list[float], budget: float, theirs: str = "") -> Row:
+    return Row(what, seconds(times), theirs, "", f"≤ {budget * 1000:.0f} ms", statistics.median(times) <= budget)
+
+
+def commands(daemon: Daemon, rounds: int = 30) -> list[Row]:
+    """`list` of three and `--help`, whole processes."""
+    triune = [str(TRIUNE)]
+
+    def ours(_: int) -> None:
+        subprocess.run([*triune, "list"], env=daemon.env, stdout=subprocess.DEVNULL, check=True)
+
+    def theirs(_: int) -> None:
+        subprocess.run([DOCKER, "ps"], stdout=subprocess.DEVNULL, check=True)
+
+    def help_(_: int) -> None:
+        subprocess.run([*triune, "--help"], stdout=subprocess.DEVNULL, check=True)
+
+    listed = in_turn(ours, theirs, rounds)
+    helped, _ = in_turn(help_, theirs, rounds)
+    return [
+        ratio_row("`triune list`, three instances", listed, 2.5, "`docker ps`"),
+        absolute_row("`triune --help`", helped, 0.1),
+    ]
+
+
+def crowd(daemon: Daemon, count: int = 1000, rounds: int = 9) -> Row:
+    """`list` with a thousand stopped instances, half LXC and half Docker, made with the engines' own tools."""
+    lxc = [Path("/var/lib/lxc") / f"{PREFIX}{number}" for number in range(count // 2)]
+    names = [f"{PREFIX}d{number}" for number in range(count // 2)]
+    image = "triune/debian:12"
+    try:
+        for folder in lxc:
+            (folder / "rootfs").mkdir(parents=True)
+            (folder / "config").write_text(
+                f"lxc.uts.name = {folder.name}\nlxc.rootfs.path = dir:{folder}/rootfs\nlxc.arch = linux64\n"
+            )
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda name: run(DOCKER, "create", "--name", name, image, "true"), names))
+        assert len(daemon.json("list")) >= count
+        times, theirs = in_turn(
+            lambda _: subprocess.run([TRIUNE, "list"], env=daemon.env, stdout=subprocess.DEVNULL, check=True),
+            lambda _: run(DOCKER, "ps", "-a"),
+            rounds,
+        )
+    finally:
+        for folder in lxc:
+            shutil.rmtree(folder, ignore_errors=True)
+        for begin in range(0, len(names), 100):
+            run(DOCKER, "rm", "-f", *names[begin : begin + 100], check=False)
+    return absolute_row(
+        f"`triune list`, {count} instances", times, 0.3, f"`docker ps -a` of its half: {seconds(theirs)}"
+    )
+
+
+def lxc_launch(daemon: Daemon, rounds: int = 7) -> Row:
+    """Request to running, against a bare `lxc-start -d` of a container made beforehand on the same tree."""
+    bare = f"{PREFIX}bare"
+    daemon.launch(IMAGE, bare, "lxc", "--wait", "running")
+    run("lxc-stop", "-k", "-n", bare)
+
+    def ours(number: int) -> None:
+        daemon.run("launch", IMAGE, f"{PREFIX}l{number}", "--engine", "lxc", "--wait", "running")
+
+    def theirs(_: int) -> None:
+        run("lxc-start", "-d", "-n", bare)
+        run("lxc-wait", "-n", bare, "-s", "RUNNING", "-t", "10")
+
+    times: tuple[list[float], list[float]] = ([], [])
+    for number in range(rounds):
+        times[0].append(timed(lambda number=number: ours(number)))  # type: ignore[misc]
+        daemon.run("rm", f"{PREFIX}l{number}", "--yes", "--force")
+        times[1].append(timed(lambda: theirs(0)))
+        run("lxc-stop", "-k", "-n", bare)
+    daemon.run("rm", bare, "--yes", "--force")
+    return ratio_row("launch LXC to running", times, 1.5, "`lxc-start` on a prepared overlay")
+
+
+def docker_launch(daemon: Daemon, rounds: int = 9) -> Row:
+    """Against `docker run -d` of the same image with the same options on the same network."""
+
+    def ours(number: int) -> None:
+        daemon.run("launch", IMAGE, f"{PREFIX}d{number}", "--engine", "docker", "--wait", "running")
+
+    def theirs(number: int) -> None:
+        run(DOCKER, "run", "-d", "--init", "--network", BRIDGE, "--name", f"{PREFIX}n{number}", "triune/debian:12")
+
+    times = in_turn(ours, theirs, rounds)
+    daemon.remove_all(PREFIX)
+    return ratio_row("launch Docker", times, 1.15, "`docker run -d`")
+
+
+def kvm_launch(daemon: Daemon, rounds: int = 3) -> Row:
+    """Request to guest agent, against `virsh start` of the same domain to its agent's first answer."""
+    bare = f"{PREFIX}bare"
+    daemon.launch(IMAGE, bare, "kvm")
+    run("virsh", "destroy", bare)
+    times: tuple[list[float], list[float]] = ([], [])
+    for number in range(rounds):
+        name = f"{PREFIX}k{number}"
+        times[0].append(timed(lambda name=name: daemon.launch(IMAGE, name, "kvm")))  # type: ignore[misc]
+        daemon.run("rm", name, "--yes", "--force")
+        times[1].append(timed(lambda: _virsh_to_agent(bare)))
+        run("virsh", "destroy", bare)
+    daemon.run("rm", bare, "--yes", "--force")
+    return ratio_row("launch KVM, cold, to guest agent", times, 1.1, "`virsh start` to its agent")
+
+
+def _virsh_to_agent(name: str) -> None:
+    run("virsh", "start", name)
+    while run("virsh", "qemu-agent-command", name, '{"execute":"guest-ping"}', check=False).returncode:
+        time.sleep(0.02)
+
+
+def at_once(daemon: Daemon, each: int = 20) -> Row:
+    """Twenty LXC and twenty Docker launches at the same time, against the engines' own tools as concurrently."""
+    ours = [("lxc", f"{PREFIX}pl{n}") for n in range(each)] + [("docker", f"{PREFIX}pd{n}") for n in range(each)]
+    for number in range(each):
+        daemon.run("launch", IMAGE, f"{PREFIX}bl{number}", "--engine", "lxc", "--wait", "running")
+        run("lxc-stop", "-k", "-n", f"{PREFIX}bl{number}")
+
+    def launch(pair: tuple[str, str]) -> None:
+        daemon.run("launch", IMAGE, pair[1], "--engine", pair[0], "--wait", "running")
+
+    def bare(pair: tuple[str, str]) -> None:
+        number = pair[1].removeprefix(PREFIX)[2:]
+        if pair[0] == "lxc":
+            run("lxc-start", "-d", "-n", f"{PREFIX}bl{number}")
+        else:
+            run(DOCKER, "run", "-d", "--init", "--network", BRIDGE, "--name", f"{PREFIX}bd{number}", "triune/debian:12")
+
+    with ThreadPoolExecutor(len(ours)) as pool:
+        mine = timed(lambda: list(pool.map(launch, ours)))
+        daemon.remove_all(f"{PREFIX}p")
+        theirs = timed(lambda: list(pool.map(bare, ours)))
+    daemon.remove_all(PREFIX)
+    return Row(
+        f"{each} LXC + {each} Docker at once",
+        f"{mine:.1f} s",
+        f"`lxc-start`, `docker run` as many at once: {theirs:.1f} s",
+        f"{mine / theirs:.2f}",
+        "all succeed",
+        True,
+    )
+
+
+def at_rest(daemon: Daemon, span: float = 60) -> list[Row]:
+    """Memory and CPU of the daemon with nothing to do."""
+    assert daemon.process is not None
+    proc = Path("/proc") / str(daemon.process.pid)
+    time.sleep(5)
+
+    def ticks() -> int:
+        fields = (proc / "stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    before = ticks()
+    time.sleep(span)
+    share = (ticks() - before) / os.sysconf("SC_CLK_TCK") / span * 100
+    (rss,) = [int(line.split()[1]) for line in (proc / "status").read_text().splitlines() if line.startswith("VmRSS")]
+    return [
+        Row("daemon at rest, memory", f"{rss / 1024:.0f} MiB RSS", "", "", "≤ 90 MiB", rss <= 90 * 1024),
+        Row("daemon at rest, CPU", f"{share:.2f} % over {span:.0f} s", "", "", "< 0.2 %", share < 0.2),
+    ]
+
+
+def conditions() -> str:
+    model = next(
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    versions = {
+        "Docker": run(DOCKER, "version", "--format", "{{.Server.Version}}").stdout.decode().strip(),
+        "LXC": run("lxc-start", "--version").stdout.decode().strip(),
+        "libvirt": run("virsh", "--version").stdout.decode().strip(),
+        "Python": platform.python_version(),
+    }
+    tools = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return f"{os.cpu_count()} × {model}, {memory:.0f} GiB, Linux {platform.release()}; {tools}."
+
+
+def report(rows: list[Row]) -> str:
+    head = (
+        "# Benchmarks\n\nMade by `make bench` (`python -m tests.bench.measure`). Medians; both sides of a ratio are\n"
+        "measured in turn in one run. Figures of another host differ; the ratios are what counts.\n\n"
+        f"{datetime.now(UTC):%Y-%m-%d}, {conditions()}\nVMs run emulated or under KVM as `triune doctor` says.\n\n"
+        "| what | Triune | the engine's own tool | ratio | budget | kept |\n|---|---|---|---|---|---|\n"
+    )
+    lines = [
+        f"| {r.what} | {r.ours} | {r.theirs} | {r.ratio} | {r.budget} | {'yes' if r.met else '**no**'} |" for r in rows
+    ]
+    return head + "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    daemon = Daemon(CACHE / "data")
+    daemon.start()
+    try:
+        built_image(daemon)
+        daemon.remove_all(PREFIX)
+        rows = at_rest(daemon)
+        for name, engine in ((f"{PREFIX}{engine}", engine) for engine in ("lxc", "docker", "kvm")):
+            daemon.launch(IMAGE, name, engine)
+        rows += commands(daemon)
+        daemon.remove_all(PREFIX)
+        for measure in (lxc_launch, docker_launch, kvm_launch, at_once, crowd):
+            rows.append(measure(daemon))
+            print(json.dumps(rows[-1].__dict__, ensure_ascii=False), file=sys.stderr)
+    finally:
+        daemon.remove_all(PREFIX)
+        daemon.stop()
+    text = report(rows)
+    REPORT.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
