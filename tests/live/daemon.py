@@ -40,7 +40,9 @@ class Daemon:
         """Start it and wait until it answers."""
         env = {**self.env, "TRIUNE_CRASH_AT": crash_at} if crash_at else self.env
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen([TRIUNE, "serve"], env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(
+                [TRIUNE, "serve"], env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
         deadline = time.monotonic() + 40
         while time.monotonic() < deadline:
             if self.process.poll() is not None:

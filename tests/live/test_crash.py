@@ -6,9 +6,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-
 from tests.live.daemon import CACHE, Daemon
-from tests.live.system_fixtures import IMAGE, ENGINES, built_image
+from tests.live.system_fixtures import ENGINES, IMAGE, built_image
 from tests.live.traces import traces
 
 pytestmark = [pytest.mark.live, pytest.mark.net, pytest.mark.timeout(900)]

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
 from tests.live.daemon import BRIDGE, CACHE, DOMAIN, Daemon
 from tests.live.host_daemons import restart_dockerd, restart_libvirtd, saved_ruleset
 from tests.live.system_fixtures import ENGINES, IMAGE, built_image
@@ -188,5 +187,3 @@ def test_docker_that_comes_later(daemon: Daemon) -> None:
         assert b"docker" in listed.stderr
         assert fetch_inside(daemon, NAMES["lxc"], f"http://{NAMES['kvm']}/") == NAMES["kvm"]
     expect_all(daemon, patience=40)
-
-
