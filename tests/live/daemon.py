@@ -15,7 +15,6 @@ from typing import Any
 CACHE = Path(os.environ.get("TRIUNE_TEST_CACHE", "/var/tmp/triune-tests"))
 TRIUNE = Path(sys.executable).with_name("triune")
 BRIDGE = "tritest0"
-NETWORK = "tritest0"
 TABLE = "triune_test"
 DOMAIN = "tritest.internal"
 
@@ -32,7 +31,8 @@ class Daemon:
         config = data / "triune.toml"
         config.write_text(
             f'data = "{data}"\nsocket = "{self.socket}"\n\n[network]\n'
-            f'name = "{NETWORK}"\nbridge = "{BRIDGE}"\ntable = "{TABLE}"\ndomain = "{DOMAIN}"\n'
+            f'name = "{BRIDGE}"\ntable = "{TABLE}"\ndomain = "{DOMAIN}"\nlabel = "{TABLE}"\n'
+            f'folder = "{data}/network"\ncandidates = ["10.93.0.0/16", "10.94.0.0/16"]\n'
         )
         self.env = {**os.environ, "TRIUNE_CONFIG": str(config), "TRIUNE_HOST": str(self.socket), "NO_COLOR": "1"}
 

@@ -123,7 +123,7 @@ def after_filter_flush(daemon: Daemon) -> None:
 
 
 def after_our_table_is_gone(daemon: Daemon) -> None:
-    subprocess.run(["nft", "delete", "table", "inet", "triune_test"], check=True)
+    subprocess.run(["nft", "delete", "table", "ip", "triune_test"], check=True)
 
 
 def after_flush_and_docker_restart(daemon: Daemon) -> None:

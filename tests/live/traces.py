@@ -20,7 +20,7 @@ def _files(root: Path) -> set[str]:
 
 def _rules() -> set[str]:
     """Our rules without their handles and counters, so that a rewritten table compares equal."""
-    listed = subprocess.run(["nft", "-j", "list", "table", "inet", TABLE], capture_output=True, check=False).stdout
+    listed = subprocess.run(["nft", "-j", "list", "table", "ip", TABLE], capture_output=True, check=False).stdout
     rules = json.loads(listed)["nftables"] if listed else []
     return {json.dumps(_stripped(item), sort_keys=True) for item in rules}
 

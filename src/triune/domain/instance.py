@@ -46,7 +46,10 @@ class VolumeMount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceSpec:
-    """What a launch asks for. Sizes in bytes; None means the engine's default (often: no limit)."""
+    """What a launch asks for. Sizes in bytes; None means the engine's default (often: no limit).
+
+    `network` "" is the host's default network, None is no network at all.
+    """
 
     name: str
     image: str
@@ -54,7 +57,7 @@ class InstanceSpec:
     cpus: float | None = None
     memory: int | None = None
     disk: int | None = None
-    network: str | None = "triune0"
+    network: str | None = ""
     publish: tuple[Publish, ...] = ()
     volumes: tuple[VolumeMount, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)

@@ -57,6 +57,8 @@ class Launcher:
         policy.check(spec)
         self._require_free(spec.name)
         engine = self._engine(spec)
+        if spec.network == "":
+            spec = replace(spec, network=self._networks.default)
         if spec.network is not None:
             self._networks.get(spec.network)
             self._networks.check_ports(spec.name, spec.publish, native=engine.ports is not None)

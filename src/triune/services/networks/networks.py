@@ -85,6 +85,11 @@ class Networks:
 
     # Networks
 
+    @property
+    def default(self) -> str:
+        """Name of the network that instances join unless told otherwise."""
+        return self._settings.name
+
     def list(self) -> builtins.list[Network]:
         """Every network, by name."""
         return [_network(entry) for entry in self._store.scan(_CONFIG)]
