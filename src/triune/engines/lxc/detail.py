@@ -1,0 +1,160 @@
+"""Everything known of one container. Isolation is read from the running init, not from what was configured."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from triune.domain.errors import Failed
+from triune.domain.instance import InstanceDetail, State
+from triune.engines.lxc import mark as marks
+from triune.engines.lxc import spec
+from triune.engines.lxc.client import Client
+from triune.engines.lxc.inventory import Inventory
+from triune.engines.lxc.mark import Mark
+from triune.engines.lxc.stats import PAYLOAD
+from triune.host import beneath, cgroup
+
+_SECCOMP = {"0": "off", "1": "strict", "2": "filter"}
+_DISK_PATIENCE_S = 0.25
+
+
+def detail(client: Client, inventory: Inventory, name: str) -> InstanceDetail:
+    """Read it. Raises NotFound."""
+    row = inventory.row(name)
+    folder = client.folder(name)
+    try:
+        mark = marks.read(folder)
+    except Failed:
+        mark = None
+    items = list(spec.parse((folder / "config").read_text(errors="replace")))
+    pid = client.init_pid(name) if row.state is not State.STOPPED else None
+    memory, uptime, process = None, None, None
+    if pid is not None:
+        try:
+            process = isolation_of(pid)
+            memory = cgroup.group_of(pid, PAYLOAD).memory_bytes()
+            uptime = uptime_of(pid)
+        except OSError:
+            pid = None
+    return InstanceDetail(
+        instance=row,
+        uptime_s=uptime,
+        memory_used_bytes=memory,
+        disk_used_bytes=_disk_used(folder, mark),
+        kernel=os.uname().release,
+        isolation=process or configured_isolation(items),
+        network=_network(items, mark, row.addresses),
+        devices=_devices(items, mark, folder),
+        settings=mark.settings if mark else {},
+        command=mark.command if mark else (),
+    )
+
+
+def uptime_of(pid: int) -> float:
+    """Seconds since the process started. Raises OSError when it is gone."""
+    # Field 22 of proc_pid_stat(5); the command's name in brackets may itself hold brackets and spaces.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started)
+
+
+def isolation_of(pid: int) -> Mapping[str, Any]:
+    """What separates a running container from the host. Raises OSError when its init is gone."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
+    id_map = [
+        [int(number) for number in line.split()] for line in Path(f"/proc/{pid}/uid_map").read_text().splitlines()
+    ]
+    mapped = all(outside != 0 for _, outside, _ in id_map)
+    try:
+        profile = Path(f"/proc/{pid}/attr/apparmor/current").read_text().strip()
+    except OSError:
+        profile = "none: this kernel has no AppArmor" if not apparmor_enabled() else "unconfined"
+    return {
+        "kernel": "shared",
+        "boundary": "user namespace" if mapped else "none (privileged)",
+        "privileged": not mapped,
+        "id_map": id_map,
+        "seccomp": _SECCOMP.get(status.get("Seccomp", "").strip(), "unknown"),
+        "apparmor": profile,
+        "capabilities": status.get("CapBnd", "").strip(),
+    }
+
+
+def configured_isolation(items: list[tuple[str, str]]) -> Mapping[str, Any]:
+    """What a stopped container's configuration asks for."""
+    maps = [value.split() for key, value in items if key == "lxc.idmap" and value.startswith("u ")]
+    id_map = [[int(part) for part in fields[1:4]] for fields in maps if len(fields) >= 4]
+    return {
+        "kernel": "shared",
+        "boundary": "user namespace" if id_map else "none (privileged)",
+        "privileged": not id_map,
+        "id_map": id_map,
+    }
+
+
+def apparmor_enabled() -> bool:
+    """Whether the kernel has AppArmor switched on."""
+    try:
+        return Path("/sys/module/apparmor/parameters/enabled").read_text().strip() == "Y"
+    except OSError:
+        return False
+
+
+def _disk_used(folder: Path, mark: Mark | None) -> int | None:
+    """What the container alone keeps on disk: its upper layer, or an adopted one's whole root. None: takes too long."""
+    return beneath.disk_usage(folder / ("upper" if mark else "rootfs"), deadline=time.monotonic() + _DISK_PATIENCE_S)
+
+
+def _network(
+    items: list[tuple[str, str]], mark: Mark | None, addresses: tuple[str, ...]
+) -> tuple[Mapping[str, Any], ...]:
+    if mark:
+        return tuple(
+            {
+                "network": card.network,
+                "interface": card.host_interface,
+                "mac": card.mac,
+                "addresses": [card.address],
+                "published": list(mark.publish) if index == 0 else [],
+            }
+            for index, card in enumerate(mark.cards)
+        )
+    links = [value for key, value in items if key.endswith(".link")]
+    macs = [value for key, value in items if key.endswith(".hwaddr")]
+    return tuple(
+        {
+            "network": link,
+            "interface": None,
+            "mac": macs[index] if index < len(macs) else None,
+            "addresses": list(addresses) if index == 0 else [],
+            "published": [],
+        }
+        for index, link in enumerate(links)
+    )
+
+
+def _devices(items: list[tuple[str, str]], mark: Mark | None, folder: Path) -> tuple[Mapping[str, Any], ...]:
+    found: list[Mapping[str, Any]] = []
+    if mark:
+        found.append(
+            {"type": "disk", "source": str(folder / "upper"), "target": "/", "lower": str(mark.tree), "shared": True}
+        )
+    else:
+        found += [{"type": "disk", "source": value, "target": "/"} for key, value in items if key == "lxc.rootfs.path"]
+    for key, value in items:
+        fields = value.split()
+        if key == "lxc.mount.entry" and len(fields) >= 4:
+            source, target = (part.replace("\\040", " ") for part in fields[:2])
+            found.append(
+                {
+                    "type": "mount",
+                    "source": source,
+                    "target": "/" + target.lstrip("/"),
+                    "read_only": "ro" in fields[3].split(","),
+                }
+            )
+    return tuple(found)

@@ -1,0 +1,340 @@
+"""Making, starting, stopping, renaming and removing containers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from triune.domain.errors import Conflict, Failed, Invalid, TriuneError, Unsupported
+from triune.domain.image import TreeForm
+from triune.domain.instance import State
+from triune.domain.names import instance_name
+from triune.domain.operation import Progress
+from triune.engines.base import LaunchPlan
+from triune.engines.lxc import detail, layers, seed, spec
+from triune.engines.lxc import mark as marks
+from triune.engines.lxc import settings as settings_module
+from triune.engines.lxc.client import Client
+from triune.engines.lxc.mark import Mark
+from triune.engines.lxc.settings import Settings
+from triune.host import beneath, cgroup, idmap, run
+from triune.host.idmap import IdRange
+
+_HOOK = "pre-start.sh"
+_POLL_S = 0.03
+_KILL_PATIENCE_S = 15.0
+_RANGE = 65536
+# Written beside `config` before a rename moves the folder, and put in its place after.
+_RENAMED_CONFIG = "config.renamed"
+
+
+class Lifecycle:
+    """What changes containers. Calls for one name must not overlap: the caller locks names."""
+
+    def __init__(self, client: Client, state_dir: Path) -> None:
+        self._client = client
+        self._state_dir = state_dir
+
+    # making
+
+    def check(self, plan: LaunchPlan) -> None:
+        """Raise Invalid or Unsupported if `create` would refuse."""
+        given = self._accept(plan)
+        ids = None if given.privileged else self._shared_range()
+        spec.serialise(spec.config_items(plan, given, ids, self._facts(plan.spec.name)))
+
+    def _accept(self, plan: LaunchPlan) -> Settings:
+        """Everything that can be said without looking at id ranges; returns the parsed settings."""
+        instance_name(plan.spec.name)
+        if not isinstance(plan.form, TreeForm):
+            raise Invalid("wrong_form", "A system container starts from a root tree", hint="Use an image with one.")
+        if not plan.form.path.is_dir():
+            raise Failed(
+                "tree_missing", f"The tree {plan.form.path} of {plan.image} is not there", hint="Build it again."
+            )
+        self._client.binding()
+        given = settings_module.parse(plan.spec.settings)
+        if plan.spec.disk is not None:
+            raise Unsupported(
+                "no_disk_limit",
+                "The size of a system container's root can't be limited: it lives in a folder of the host",
+                hint="Leave out --disk, or launch a virtual machine: --engine kvm.",
+            )
+        if plan.user_data is not None and not plan.form.cloud_init:
+            raise Unsupported(
+                "no_cloud_init",
+                f"{plan.image} has no cloud-init to read user data",
+                hint="Build an image with it: triune image build --package cloud-init",
+            )
+        if given.apparmor not in (None, "unconfined") and not detail.apparmor_enabled():
+            raise Unsupported("no_apparmor", "This kernel has no AppArmor", hint="Leave out the setting apparmor.")
+        _require_controllers(plan, given)
+        _require_volumes(plan)
+        return given
+
+    def create(self, plan: LaunchPlan, progress: Progress) -> None:
+        """Make it, stopped; undo everything when that fails."""
+        given = self._accept(plan)
+        name = plan.spec.name
+        folder = self._client.folder(name)
+        if (folder / "config").exists():
+            raise Conflict(
+                "instance_exists", f"There is a system container {name!r} already", hint="Choose another name."
+            )
+        self.delete(name)
+        progress.step("lxc-lower", "sharing the image's tree")
+        try:
+            folder.mkdir(parents=True, mode=0o700)
+        except FileExistsError:
+            raise Conflict(
+                "folder_taken", f"{folder} exists and is not a container", hint="Move it away, or choose another name."
+            ) from None
+        try:
+            self._build(plan, given, folder, progress)
+        except BaseException:
+            with suppress(TriuneError, OSError):
+                self.delete(name)
+            raise
+
+    def _build(self, plan: LaunchPlan, given: Settings, folder: Path, progress: Progress) -> None:
+        with layers.locked(self._state_dir):
+            mark = self._mark(plan, given)
+            # The mark first: it is the claim on the id range and on the shared layer.
+            marks.write(folder, mark)
+            layers.mount_lower(mark)
+        items = spec.config_items(plan, given, mark.id_map, self._facts(plan.spec.name))
+        progress.step("lxc-upper", "making its own layer")
+        layers.make_folders(folder, mark)
+        shutil.copyfile(Path(__file__).with_name(_HOOK), folder / _HOOK)
+        (folder / _HOOK).chmod(0o755)
+        progress.step("lxc-mount", "mounting its root and giving it an identity")
+        layers.mount_root(folder, mark)
+        assert isinstance(plan.form, TreeForm)  # noqa: S101 - `_accept` has refused other forms
+        seed.seed(folder / "rootfs", plan.spec.name, mark, plan.user_data, cloud_init=plan.form.cloud_init)
+        marks.write(folder, replace(mark, seeded=True))
+        # Last, so that a container LXC sees is a complete one.
+        progress.step("lxc-config", "writing its configuration")
+        marks.write_file(folder / "config", spec.serialise(items).encode(), 0o644)
+
+    def _mark(self, plan: LaunchPlan, given: Settings) -> Mark:
+        ids = None if given.privileged else self._own_range() if given.isolated else self._shared_range()
+        assert isinstance(plan.form, TreeForm)  # noqa: S101 - `_accept` has refused other forms
+        return Mark(
+            image=plan.image,
+            created=plan.created,
+            tree=plan.form.path,
+            lower=layers.lower_path(self._state_dir, plan.form.path, ids),
+            state_dir=self._state_dir,
+            id_map=ids,
+            settings=dict(plan.spec.settings),
+            command=plan.spec.command,
+            machine_id=plan.machine_id,
+            cards=tuple(spec.cards(plan.nics)),
+            publish=tuple(str(port) for port in plan.spec.publish),
+            volumes=tuple(spec.binds(plan.spec.volumes)),
+        )
+
+    def _facts(self, name: str) -> spec.HostFacts:
+        mounted = cgroup.hierarchies()
+        folder = self._client.folder(name)
+        return spec.HostFacts(
+            cgroups={controller: mounted.version(controller) for controller in ("memory", "cpu", "pids")},
+            apparmor=detail.apparmor_enabled(),
+            folder=folder,
+            hook=folder / _HOOK,
+            python=Path(sys.executable),
+            architecture=os.uname().machine,
+        )
+
+    def _granted(self) -> IdRange:
+        granted = idmap.subordinate_range()
+        if granted is None or granted.count < _RANGE:
+            raise Unsupported(
+                "no_subordinate_ids",
+                "root has no range of 65536 subordinate ids in /etc/subuid and /etc/subgid",
+                hint="Run: usermod --add-subuids 1000000-1000999999 --add-subgids 1000000-1000999999 root",
+            )
+        return granted
+
+    def _shared_range(self) -> IdRange:
+        return IdRange(self._granted().base, _RANGE)
+
+    def _own_range(self) -> IdRange:
+        """The first range nobody has; the lock must be held until it is in a mark."""
+        granted = self._granted()
+        taken = {mark.id_map for mark in layers.all_marks(self._client.path)}
+        for index in range(1, granted.count // _RANGE):
+            candidate = IdRange(granted.base + index * _RANGE, _RANGE)
+            if candidate not in taken:
+                return candidate
+        raise Unsupported(
+            "no_free_id_range",
+            "Every range of root's subordinate ids is taken",
+            hint="Give root more in /etc/subuid and /etc/subgid, or leave out idmap=isolated.",
+        )
+
+    # running
+
+    def start(self, name: str) -> None:
+        """Start it; nothing to do when it runs."""
+        folder = self._client.require(name)
+        self._settle(folder)
+        if name in self._client.active():
+            return
+        if (mark := marks.read(folder)) is not None:
+            layers.mount_root(folder, mark)
+        self._client.start(name)
+        if name not in self._client.active():
+            raise Failed("start_failed", f"{name} ended as soon as it had started", hint=f"See why: triune logs {name}")
+
+    def stop(self, name: str, timeout: float, force: bool, progress: Progress) -> None:
+        """Shut it down, as `Engine.stop` says."""
+        self._client.require(name)
+        if name not in self._client.active():
+            return
+        if timeout > 0 or not force:
+            if self._client.state(name) is State.PAUSED:
+                self._client.unfreeze(name)
+            self._client.ask_shutdown(name)
+            if self._stopped_within(name, timeout, progress):
+                return
+        if not force:
+            raise Failed(
+                "stop_timeout",
+                f"{name} did not shut down within {timeout:g} s",
+                hint=f"Kill it: triune stop {name} --force",
+            )
+        self.kill(name)
+
+    def kill(self, name: str) -> None:
+        """Kill all its processes and wait until LXC has let go of it. Stopped: nothing to do."""
+        if name not in self._client.active():
+            return
+        self._client.kill(name)
+        if not self._stopped_within(name, _KILL_PATIENCE_S, None):
+            raise Failed("kill_failed", f"{name} could not be killed", hint=f"See its processes: lxc-info -n {name}")
+
+    def _stopped_within(self, name: str, timeout: float, progress: Progress | None) -> bool:
+        deadline = time.monotonic() + timeout
+        while name in self._client.active():
+            if progress:
+                progress.check()
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL_S)
+        return True
+
+    # renaming
+
+    def rename(self, name: str, new: str) -> None:
+        """Rename a stopped container. A crash leaves it under one name or the other, whole."""
+        instance_name(new)
+        folder = self._client.require(name)
+        self._settle(folder)
+        target = self._client.folder(new)
+        if target.exists():
+            raise Conflict("instance_exists", f"There is {new!r} already", hint="Choose another name.")
+        if name in self._client.active():
+            raise Conflict(
+                "instance_running", f"{name} is running and keeps its name", hint=f"Stop it: triune stop {name}"
+            )
+        mark = marks.read(folder)
+        if mark is None:
+            run.run(["lxc-copy", "-P", self._client.path, "-n", name, "-N", new, "--rename"])
+            return
+        layers.unmount_root(folder)
+        text = (folder / "config").read_text()
+        marks.write_file(folder / _RENAMED_CONFIG, spec.renamed(text, folder, target).encode(), 0o644)
+        folder.rename(target)
+        self._settle(target)
+        layers.mount_root(target, mark)
+        seed.rename(target / "rootfs", name, new, mark)
+
+    def _settle(self, folder: Path) -> None:
+        """Finish or forget a rename that was cut off."""
+        pending = folder / _RENAMED_CONFIG
+        try:
+            items = dict(spec.parse(pending.read_text()))
+        except FileNotFoundError:
+            return
+        if items.get("lxc.uts.name") == folder.name:
+            pending.rename(folder / "config")
+        else:
+            pending.unlink()
+
+    # removing
+
+    def delete(self, name: str) -> None:
+        """Remove it and everything of it, however far it had come. Gone: succeed."""
+        folder = self._client.folder(name)
+        if "/" in name or name in ("", ".", "..") or not folder.is_dir():
+            return
+        mark = marks.read(folder)
+        if mark is None and (folder / "config").exists():
+            self._destroy_adopted(name)
+            return
+        if mark is None:
+            _remove_claim(folder)
+            return
+        self.kill(name)
+        layers.unmount_root(folder)
+        (folder / "config").unlink(missing_ok=True)
+        for entry in list(os.scandir(folder)):
+            if entry.is_dir(follow_symlinks=False):
+                _remove_tree(Path(entry.path))
+            elif entry.name != marks.FILE:
+                Path(entry.path).unlink(missing_ok=True)
+        layers.release_lower(self._client.path, mark, folder)
+        # The mark last: as long as it is there, a second call goes on where this one was cut off.
+        (folder / marks.FILE).unlink()
+        folder.rmdir()
+
+    def _destroy_adopted(self, name: str) -> None:
+        self.kill(name)
+        self._client.tool("lxc-destroy", name, check=True)
+
+
+def _remove_claim(folder: Path) -> None:
+    """Remove a folder whose making got no further than the mark's temporary file; anything else is not ours."""
+    (folder / f".{marks.FILE}.new").unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _remove_tree(path: Path) -> None:
+    try:
+        beneath.remove_tree(path)
+    except OSError as error:
+        raise Failed(
+            "not_removed",
+            f"{path} can't be removed: {error.strerror}",
+            hint=f"Look for mounts or immutable files in it (findmnt, lsattr -R {path}), then remove it again.",
+        ) from None
+
+
+def _require_controllers(plan: LaunchPlan, given: Settings) -> None:
+    mounted = cgroup.hierarchies()
+    for asked, controller in (
+        (plan.spec.memory, "memory"),
+        (plan.spec.cpus, "cpu"),
+        (given.pids, "pids"),
+    ):
+        if asked is not None and mounted.version(controller) is None:
+            raise Unsupported(
+                "no_controller",
+                f"This host's control groups have no {controller} controller",
+                hint=f"Leave the limit out, or enable {controller} on the kernel's command line.",
+            )
+
+
+def _require_volumes(plan: LaunchPlan) -> None:
+    for volume in spec.binds(plan.spec.volumes):
+        if not Path(volume.source).exists():
+            raise Invalid(
+                "volume_missing", f"There is no {volume.source} on this host", hint=f"Run: mkdir -p {volume.source}"
+            )

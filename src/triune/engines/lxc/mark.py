@@ -1,0 +1,137 @@
+"""The mark: `triune.json` beside the container's LXC configuration. It says that we made it, and from what.
+
+A container with a mark but no configuration is half-made: invisible to LXC, removed by `delete`. Format, version 1:
+
+    {"version": 1, "image", "created" (ISO 8601), "tree" (lower root), "lower" (mounted id-mapped view of it, or the
+     tree itself), "state_dir", "id_map": [base, count] or null, "settings": {}, "command": [], "machine_id",
+     "cards": [{"network", "bridge", "mac", "address", "prefix", "gateway", "domain", "host_interface"}],
+     "publish": [], "volumes": [{"source", "target", "read_only"}], "seeded": bool}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from triune.domain.errors import Failed
+from triune.host.idmap import IdRange
+
+FILE = "triune.json"
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """One network card as it was reserved."""
+
+    network: str
+    bridge: str
+    mac: str
+    address: str
+    prefix: int
+    gateway: str
+    domain: str
+    host_interface: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bind:
+    """One host folder or file seen inside."""
+
+    source: str
+    target: str
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """What `triune.json` holds. `lower` is where the shared layer is mounted for this id range."""
+
+    image: str
+    created: datetime
+    tree: Path
+    lower: Path
+    state_dir: Path
+    id_map: IdRange | None
+    settings: dict[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = ()
+    machine_id: str = ""
+    cards: tuple[Card, ...] = ()
+    publish: tuple[str, ...] = ()
+    volumes: tuple[Bind, ...] = ()
+    seeded: bool = False
+
+
+def dump(mark: Mark) -> bytes:
+    """The mark as JSON."""
+    data: dict[str, Any] = {
+        "version": _VERSION,
+        **asdict(mark),
+        "created": mark.created.isoformat(),
+        "tree": str(mark.tree),
+        "lower": str(mark.lower),
+        "state_dir": str(mark.state_dir),
+        "id_map": [mark.id_map.base, mark.id_map.count] if mark.id_map else None,
+    }
+    return json.dumps(data, indent=1).encode() + b"\n"
+
+
+def parse(text: bytes) -> Mark:
+    """Read `dump`'s output. Raises ValueError when it is not a mark."""
+    try:
+        data = json.loads(text)
+        if data["version"] != _VERSION:
+            raise ValueError(f"unknown version {data['version']!r}")
+        return Mark(
+            image=str(data["image"]),
+            created=datetime.fromisoformat(data["created"]),
+            tree=Path(data["tree"]),
+            lower=Path(data["lower"]),
+            state_dir=Path(data["state_dir"]),
+            id_map=IdRange(*map(int, data["id_map"])) if data["id_map"] else None,
+            settings={str(key): str(value) for key, value in data["settings"].items()},
+            command=tuple(map(str, data["command"])),
+            machine_id=str(data["machine_id"]),
+            cards=tuple(Card(**card) for card in data["cards"]),
+            publish=tuple(map(str, data["publish"])),
+            volumes=tuple(Bind(**volume) for volume in data["volumes"]),
+            seeded=bool(data["seeded"]),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a mark: {error!r}") from None
+
+
+def read(folder: Path) -> Mark | None:
+    """The mark of the container in this folder; None where there is none. Raises Failed("mark_unreadable")."""
+    path = folder / FILE
+    try:
+        return parse(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        raise Failed(
+            "mark_unreadable",
+            f"The file {path} can't be read: {error}",
+            hint=f"Restore it, or remove it to treat {folder.name} as a container made by hand.",
+        ) from None
+
+
+def write(folder: Path, mark: Mark) -> None:
+    """Write it in one step, readable by root only."""
+    write_file(folder / FILE, dump(mark))
+
+
+def write_file(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Replace a file of ours in one step, on disk before it has its name."""
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fdatasync(fd)
+    fresh.rename(path)

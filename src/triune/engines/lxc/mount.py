@@ -1,0 +1,27 @@
+"""`python -m triune.engines.lxc.mount FOLDER`: mount the root of one container. The pre-start hook calls it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from triune.domain.errors import TriuneError
+from triune.engines.lxc import layers, mark
+
+
+def main(folder: Path) -> int:
+    """Mount what is not mounted; 1 with a sentence on standard error when that fails."""
+    try:
+        found = mark.read(folder)
+        if found is None:
+            sys.stderr.write(f"{folder} holds no container made by Triune\n")
+            return 1
+        layers.mount_root(folder, found)
+    except TriuneError as error:
+        sys.stderr.write(f"{error.message}. {error.hint}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

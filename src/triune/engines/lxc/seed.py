@@ -1,0 +1,180 @@
+"""What makes a new container itself before its first start: name, addresses, machine id, host keys, user data.
+
+The tree may be hostile (an imported image with /etc a link to the host's): everything goes through
+`host.beneath`, and a path that leads nowhere sensible fails the launch instead of being followed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import json
+from pathlib import Path
+from typing import Any
+
+from triune.domain.errors import Failed
+from triune.domain.names import single_line
+from triune.engines.lxc.mark import Card, Mark
+from triune.host.beneath import Root
+
+_UNITS = "etc/systemd/system"
+# These mount the kernel's own file systems, which a user namespace may not.
+MASKED = ("sys-kernel-debug.mount", "sys-kernel-tracing.mount", "sys-kernel-config.mount")
+_KEYS_UNIT = """\
+[Unit]
+Description=Make the SSH host keys of this container
+ConditionPathExistsGlob=!/etc/ssh/ssh_host_*_key
+Before=ssh.service sshd.service ssh.socket sshd.socket
+
+[Service]
+Type=oneshot
+ExecStart=/usr/bin/ssh-keygen -A
+"""
+
+
+def seed(rootfs: Path, name: str, mark: Mark, user_data: str | None, *, cloud_init: bool) -> None:
+    """Write the identity into the mounted root. Raises Failed("hostile_tree")."""
+    base = mark.id_map.base if mark.id_map else 0
+    try:
+        with Root(rootfs, owner=(base, base)) as root:
+            root.mkdirs("etc")
+            _write_names(root, name, mark.cards)
+            _write_machine_id(root, mark.machine_id)
+            if root.exists("usr/lib/systemd/systemd") or root.exists("lib/systemd/systemd"):
+                _write_systemd(root, mark)
+            _hide_host_keys(root)
+            if cloud_init:
+                _write_cloud_seed(root, name, mark, user_data)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Failed("disk_full", f"No space is left for {name}", hint="Make room, then launch again.") from None
+        raise Failed(
+            "hostile_tree",
+            f"The image's tree can't be given to {name}: {error.filename or rootfs}: {error.strerror}",
+            hint="The image is damaged or hostile; build or import it again.",
+        ) from None
+
+
+def _write_names(root: Root, name: str, cards: tuple[Card, ...]) -> None:
+    root.write_bytes("etc/hostname", f"{single_line(name, 'The name')}\n".encode())
+    root.write_bytes("etc/hosts", hosts(name, cards).encode())
+    if cards:
+        lines = [f"nameserver {cards[0].gateway}", f"search {single_line(cards[0].domain, 'The domain')}"]
+        root.write_bytes("etc/resolv.conf", "\n".join([*lines, ""]).encode())
+
+
+def hosts(name: str, cards: tuple[Card, ...]) -> str:
+    """The text of /etc/hosts."""
+    lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"]
+    lines.append(own_line(name, cards))
+    return "\n".join([*lines, ""])
+
+
+def own_line(name: str, cards: tuple[Card, ...]) -> str:
+    """The line of /etc/hosts that tells the container's own name."""
+    if cards:
+        return f"{cards[0].address}\t{name}.{cards[0].domain} {name}"
+    return f"127.0.1.1\t{name}"
+
+
+def _write_machine_id(root: Root, machine_id: str) -> None:
+    if not machine_id:
+        return
+    data = f"{single_line(machine_id, 'The machine id')}\n".encode()
+    root.write_bytes("etc/machine-id", data, 0o444)
+    # On most systems a link to the former; where it is a file, it is a second copy.
+    if root.exists("var/lib/dbus/machine-id", follow=False):
+        root.write_bytes("var/lib/dbus/machine-id", data, 0o444)
+
+
+def _write_systemd(root: Root, mark: Mark) -> None:
+    root.mkdirs(_UNITS)
+    if mark.id_map:
+        for unit in MASKED:
+            root.symlink(f"{_UNITS}/{unit}", "/dev/null")
+    if root.exists("usr/lib/systemd/systemd-networkd") or root.exists("lib/systemd/systemd-networkd"):
+        root.mkdirs("etc/systemd/network")
+        for index, card in enumerate(mark.cards):
+            text = networkd(index, card)
+            root.write_bytes(f"etc/systemd/network/05-triune-eth{index}.network", text.encode())
+
+
+def networkd(index: int, card: Card) -> str:
+    """A systemd.network(5) unit for an address that is there already: networkd keeps it and asks no DHCP server."""
+    lines = ["[Match]", f"Name=eth{index}", "", "[Network]", f"Address={card.address}/{card.prefix}"]
+    if index == 0:
+        lines += [f"Gateway={card.gateway}", f"DNS={card.gateway}", f"Domains={card.domain}"]
+    lines += ["KeepConfiguration=static", "LinkLocalAddressing=no", "IPv6AcceptRA=no"]
+    return "\n".join([*(single_line(line, "The network unit") for line in lines), ""])
+
+
+def _hide_host_keys(root: Root) -> None:
+    """Host keys that came with the tree are everybody's: remove them here, and have systemd make new ones."""
+    try:
+        names = root.names("etc/ssh")
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return
+        raise
+    keys = fnmatch.filter(names, "ssh_host_*_key*")
+    for key in keys:
+        root.unlink(f"etc/ssh/{key}")
+    if keys and root.exists("usr/bin/ssh-keygen"):
+        wants = f"{_UNITS}/multi-user.target.wants"
+        root.mkdirs(wants)
+        root.write_bytes(f"{_UNITS}/triune-ssh-host-keys.service", _KEYS_UNIT.encode())
+        root.symlink(f"{wants}/triune-ssh-host-keys.service", f"/{_UNITS}/triune-ssh-host-keys.service")
+
+
+def _write_cloud_seed(root: Root, name: str, mark: Mark, user_data: str | None) -> None:
+    """Cloud-init's NoCloud source; its files are YAML, of which JSON is a part."""
+    folder = "var/lib/cloud/seed/nocloud"
+    root.mkdirs(folder)
+    meta = {"instance-id": mark.machine_id or name, "local-hostname": name}
+    root.write_bytes(f"{folder}/meta-data", _json(meta), 0o600)
+    root.write_bytes(f"{folder}/user-data", (user_data or "#cloud-config\n{}\n").encode(), 0o600)
+    root.write_bytes(f"{folder}/network-config", _json(_netplan(mark.cards)), 0o600)
+
+
+def _netplan(cards: tuple[Card, ...]) -> dict[str, Any]:
+    """Network configuration, version 2."""
+    ethernets: dict[str, Any] = {}
+    for index, card in enumerate(cards):
+        ethernets[f"eth{index}"] = {"addresses": [f"{card.address}/{card.prefix}"]}
+        if index == 0:
+            ethernets["eth0"] |= {
+                "routes": [{"to": "0.0.0.0/0", "via": card.gateway}],
+                "nameservers": {"addresses": [card.gateway], "search": [card.domain]},
+            }
+    return {"version": 2, "ethernets": ethernets}
+
+
+def _json(data: dict[str, Any]) -> bytes:
+    return json.dumps(data).encode() + b"\n"
+
+
+def rename(rootfs: Path, old: str, new: str, mark: Mark) -> None:
+    """Change the name that `seed` wrote; what the guest wrote itself stays. Raises Failed("hostile_tree")."""
+    base = mark.id_map.base if mark.id_map else 0
+    try:
+        with Root(rootfs, owner=(base, base)) as root:
+            if _read(root, "etc/hostname").strip() == old.encode():
+                root.write_bytes("etc/hostname", f"{new}\n".encode())
+            before = own_line(old, mark.cards).encode()
+            lines = _read(root, "etc/hosts").split(b"\n")
+            if before in lines:
+                after = own_line(new, mark.cards).encode()
+                root.write_bytes("etc/hosts", b"\n".join(after if line == before else line for line in lines))
+    except OSError as error:
+        raise Failed(
+            "hostile_tree",
+            f"The name inside {new} can't be changed: {error.filename or rootfs}: {error.strerror}",
+            hint="Set it inside: hostnamectl set-hostname",
+        ) from None
+
+
+def _read(root: Root, path: str) -> bytes:
+    try:
+        return root.read_bytes(path)
+    except OSError:
+        return b""

@@ -1,0 +1,272 @@
+"""From a launch plan to LXC configuration. Pure: what it needs to know of the host is passed in.
+
+`Items` are (key, value) pairs in order; `serialise` is the only place that makes configuration text of them. The
+format is lxc.container.conf(5): one `key = value` per line, no quoting, so control characters are refused.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from triune.domain.errors import Invalid
+from triune.domain.image import TreeForm
+from triune.domain.instance import InstanceSpec, VolumeMount
+from triune.domain.names import single_line
+from triune.domain.network import Nic
+from triune.engines.base import LaunchPlan
+from triune.engines.lxc.mark import Bind, Card
+from triune.engines.lxc.settings import Settings
+from triune.host.idmap import IdRange
+
+Items = list[tuple[str, str]]
+
+SHARED_CONFIG = Path("/usr/share/lxc/config")
+CPU_PERIOD_US = 100_000
+_KEY = re.compile(r"lxc(?:\.[a-zA-Z0-9_]+)+", re.ASCII)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_SIZES = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostFacts:
+    """What the configuration depends on: cgroup version (1, 2, None) of each controller, AppArmor, our own paths."""
+
+    cgroups: Mapping[str, int | None]
+    apparmor: bool
+    folder: Path
+    hook: Path
+    python: Path
+    architecture: str
+
+
+def config_items(plan: LaunchPlan, settings: Settings, ids: IdRange | None, host: HostFacts) -> Items:
+    """The whole configuration of one container. Raises Invalid on anything that cannot be said in it."""
+    assert isinstance(plan.form, TreeForm)  # noqa: S101 - `lifecycle.check` has refused other forms
+    items: Items = [("lxc.include", str(SHARED_CONFIG / "common.conf"))]
+    if ids:
+        items.append(("lxc.include", str(SHARED_CONFIG / "userns.conf")))
+    if settings.nesting:
+        items.append(("lxc.include", str(SHARED_CONFIG / "nesting.conf")))
+    items += [
+        ("lxc.arch", host.architecture),
+        *_naming(plan.spec.name, host.folder),
+    ]
+    if ids:
+        items += [("lxc.idmap", f"{kind} 0 {ids.base} {ids.count}") for kind in ("u", "g")]
+    if plan.form.init != "/sbin/init":
+        items.append(("lxc.init.cmd", _init(plan.form.init)))
+    items += _confinement(settings, ids, host)
+    items += _hook(host)
+    items += _console(host.folder)
+    items += _limits(plan.spec, settings, host.cgroups)
+    for index, card in enumerate(cards(plan.nics)):
+        items += _card(index, card)
+    for volume in binds(plan.spec.volumes):
+        items.append(("lxc.mount.entry", _mount_entry(volume, ids is not None)))
+    items += [("lxc.environment", f"{_variable(key)}={value}") for key, value in sorted(plan.spec.env.items())]
+    if settings.autostart:
+        items.append(("lxc.start.auto", "1"))
+    return items
+
+
+def _naming(name: str, folder: Path) -> Items:
+    """The items that hold the container's name."""
+    return [("lxc.uts.name", name), ("lxc.rootfs.path", f"dir:{folder / 'rootfs'}")]
+
+
+def _init(init: str) -> str:
+    # liblxc splits this at white space and knows plain quotes only.
+    if not init.startswith("/") or any(char.isspace() or char in "\"'" for char in init):
+        raise Invalid(
+            "bad_init", f"{init!r} can't be the init of a container", hint="Give an absolute path without spaces."
+        )
+    return init
+
+
+def _confinement(settings: Settings, ids: IdRange | None, host: HostFacts) -> Items:
+    if not host.apparmor:
+        return [("lxc.apparmor.profile", "unconfined")]
+    items = [("lxc.apparmor.profile", settings.apparmor or "generated")]
+    # systemd of today needs it for its own units' sandboxes; without a user namespace it would weaken the profile.
+    if items[0][1] == "generated" and (ids or settings.nesting):
+        items.append(("lxc.apparmor.allow_nesting", "1"))
+    return items
+
+
+def _hook(host: HostFacts) -> Items:
+    # liblxc hands the line to a shell and appends arguments of its own, so this one value is quoted for it. Both
+    # paths are of our own installation.
+    return [("lxc.hook.version", "1"), ("lxc.hook.pre-start", shlex.join([str(host.hook), str(host.python)]))]
+
+
+def _console(folder: Path) -> Items:
+    return [
+        ("lxc.console.logfile", str(folder / "console.log")),
+        ("lxc.console.size", "1MB"),
+        ("lxc.console.rotate", "1"),
+    ]
+
+
+def _limits(spec: InstanceSpec, settings: Settings, cgroups: Mapping[str, int | None]) -> Items:
+    items: Items = []
+    if spec.memory is not None:
+        if cgroups.get("memory") == 1:
+            items.append(("lxc.cgroup.memory.limit_in_bytes", str(spec.memory)))
+        else:
+            items.append(("lxc.cgroup2.memory.max", str(spec.memory)))
+    if spec.cpus is not None:
+        quota = max(1000, round(spec.cpus * CPU_PERIOD_US))
+        if cgroups.get("cpu") == 1:
+            items.append(("lxc.cgroup.cpu.cfs_period_us", str(CPU_PERIOD_US)))
+            items.append(("lxc.cgroup.cpu.cfs_quota_us", str(quota)))
+        else:
+            items.append(("lxc.cgroup2.cpu.max", f"{quota} {CPU_PERIOD_US}"))
+    if settings.pids is not None:
+        prefix = "lxc.cgroup" if cgroups.get("pids") == 1 else "lxc.cgroup2"
+        items.append((f"{prefix}.pids.max", str(settings.pids)))
+    return items
+
+
+def cards(nics: Iterable[Nic]) -> list[Card]:
+    """Network cards; the host's side is named after the MAC address, unique and within the kernel's 15 characters."""
+    return [
+        Card(
+            network=nic.network.name,
+            bridge=nic.network.bridge,
+            mac=nic.mac,
+            address=nic.address,
+            prefix=nic.network.prefix,
+            gateway=nic.network.gateway,
+            domain=nic.network.domain,
+            host_interface=f"tl{nic.mac.replace(':', '')}",
+        )
+        for nic in nics
+    ]
+
+
+def _card(index: int, card: Card) -> Items:
+    key = f"lxc.net.{index}"
+    items = [
+        (f"{key}.type", "veth"),
+        (f"{key}.link", card.bridge),
+        (f"{key}.flags", "up"),
+        (f"{key}.name", f"eth{index}"),
+        (f"{key}.veth.pair", card.host_interface),
+        (f"{key}.hwaddr", card.mac),
+        (f"{key}.ipv4.address", f"{card.address}/{card.prefix}"),
+    ]
+    if index == 0:
+        items.append((f"{key}.ipv4.gateway", card.gateway))
+    return items
+
+
+def binds(volumes: Iterable[VolumeMount]) -> list[Bind]:
+    """Checked volumes. Raises Invalid("bad_volume")."""
+    checked = []
+    for volume in volumes:
+        for what, path in (("source", volume.source), ("target", volume.target)):
+            single_line(path, f"The volume's {what}")
+            if not path.startswith("/") or ".." in PurePosixPath(path).parts:
+                raise Invalid(
+                    "bad_volume",
+                    f"The volume's {what} {path!r} is not an absolute path",
+                    hint="Write it as /host/folder:/path/inside.",
+                )
+        if PurePosixPath(volume.target) == PurePosixPath("/"):
+            raise Invalid("bad_volume", "A volume can't take the place of the root", hint="Name a folder below /.")
+        checked.append(Bind(source=volume.source, target=volume.target, read_only=volume.read_only))
+    return checked
+
+
+def _mount_entry(volume: Bind, mapped: bool) -> str:
+    """One fstab(5) line; `idmap=container` shows the folder's owners to the guest as they are."""
+    create = "file" if Path(volume.source).is_file() else "dir"
+    choices = ["bind", f"create={create}"]
+    if volume.read_only:
+        choices.append("ro")
+    if mapped:
+        choices.append("idmap=container")
+    target = volume.target.strip("/")
+    return f"{_fstab(volume.source)} {_fstab(target)} none {','.join(choices)} 0 0"
+
+
+def _fstab(path: str) -> str:
+    return path.replace("\\", "\\134").replace(" ", "\\040").replace("#", "\\043")
+
+
+def _variable(name: str) -> str:
+    if not _VARIABLE.fullmatch(name):
+        raise Invalid(
+            "bad_variable", f"{name!r} is not the name of an environment variable", hint="Use A-Z, 0-9 and '_'."
+        )
+    return name
+
+
+def serialise(items: Iterable[tuple[str, str]]) -> str:
+    """Configuration text. Raises Invalid on a control character or a key that is not one."""
+    lines = ["# Made by Triune. Edit it as you like; it is read at every start."]
+    for key, value in items:
+        if not _KEY.fullmatch(key.replace("-", "_")):
+            raise Invalid("bad_config_key", f"{key!r} is not an LXC configuration key", hint="Report this as a bug.")
+        single_line(value, f"The value of {key}")
+        if value != value.strip():
+            raise Invalid("bad_config_value", f"The value of {key} begins or ends with a space", hint="Remove it.")
+        lines.append(f"{key} = {value}")
+    return "\n".join(lines) + "\n"
+
+
+def parse(text: str) -> Iterator[tuple[str, str]]:
+    """The (key, value) pairs of a configuration file, as liblxc reads them; includes are not followed."""
+    for line in text.splitlines():
+        stripped = line.strip()
+        if not stripped or stripped.startswith("#"):
+            continue
+        key, equals, value = stripped.partition("=")
+        if equals:
+            yield key.strip(), value.strip()
+
+
+def renamed(text: str, old: Path, new: Path) -> str:
+    """The configuration after its folder moved: name and paths below `old` change, all else stays."""
+    items: Items = []
+    for key, value in parse(text):
+        if key == "lxc.uts.name" and value == old.name:
+            items.append((key, new.name))
+        elif key in ("lxc.rootfs.path", "lxc.console.logfile", "lxc.hook.pre-start", "lxc.log.file"):
+            items.append((key, value.replace(f"{old}/", f"{new}/")))
+        else:
+            items.append((key, value))
+    return serialise(items)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits that a configuration sets, None where it sets none."""
+
+    cpus: float | None = None
+    memory_bytes: int | None = None
+
+
+def limits(items: Iterable[tuple[str, str]]) -> Limits:
+    """Read cpu and memory limits of either cgroup version out of a configuration."""
+    found = dict(items)
+    memory = found.get("lxc.cgroup2.memory.max") or found.get("lxc.cgroup.memory.limit_in_bytes")
+    quota, _, period = found.get("lxc.cgroup2.cpu.max", "").partition(" ")
+    if not quota:
+        quota = found.get("lxc.cgroup.cpu.cfs_quota_us", "")
+        period = found.get("lxc.cgroup.cpu.cfs_period_us", "")
+    cpus = int(quota) / int(period or CPU_PERIOD_US) if _whole(quota) and _whole(period or "1") else None
+    return Limits(cpus=cpus, memory_bytes=_size(memory) if memory else None)
+
+
+def _whole(text: str) -> bool:
+    return text.isascii() and text.isdigit() and int(text) > 0
+
+
+def _size(text: str) -> int | None:
+    match = re.fullmatch(r"(\d{1,18})([kmgt]?)b?", text.strip().lower(), re.ASCII)
+    return int(match[1]) * _SIZES[match[2]] if match else None
