@@ -1,0 +1,68 @@
+"""KVM: the device, whether it truly runs a guest, and nested virtualization."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+
+from triune.domain.finding import Finding
+from triune.host.probe.cpu import parse_cpuinfo
+from triune.host.probe.view import Facts, View, missing, ok, unknown, warning
+
+AREA = "kvm"
+_EMULATED = "virtual machines run emulated, several times slower"
+
+
+def probe(view: View) -> Sequence[Finding]:
+    """The device proved by running a guest, and nesting."""
+    return [_device(view), _nested(view)]
+
+
+def _device(view: View) -> Finding:
+    if not view.files.exists("/dev/kvm"):
+        return _no_device(view)
+    if not view.root:
+        sentence = "/dev/kvm is there, but only root can prove that it runs guests."
+        return unknown("kvm.device", AREA, sentence, "sudo triune doctor", device=True)
+    if not view.live:
+        return unknown("kvm.device", AREA, "/dev/kvm is there; it was not tried.", device=True)
+    if view.tools.find("qemu-system-x86_64") is None:
+        sentence = "/dev/kvm is there; without QEMU it cannot be proved."
+        return unknown("kvm.device", AREA, sentence, "triune setup", device=True)
+    proof = importlib.import_module("triune.host.kvm").prove()
+    facts: Facts = {"device": True, "usable": bool(proof.usable), "reason": str(proof.reason)}
+    if proof.usable:
+        return ok("kvm.device", AREA, "/dev/kvm ran a test guest: virtual machines are hardware-accelerated.", **facts)
+    sentence = f"/dev/kvm opens but does not run a guest ({_inline(facts['reason'])}): {_EMULATED}."
+    return warning("kvm.device", AREA, sentence, **facts)
+
+
+def _inline(reason: object) -> str:
+    """A reason as part of a sentence: one line, no full stop."""
+    return " ".join(str(reason).split()).rstrip(".") or "no reason known"
+
+
+def _no_device(view: View) -> Finding:
+    cpu = parse_cpuinfo(view.files.text("/proc/cpuinfo") or "")
+    facts: Facts = {"device": False, "usable": False}
+    module = {"Intel VT-x": "kvm_intel", "AMD-V": "kvm_amd"}.get(cpu.virtualization or "")
+    if module is None:
+        return missing("kvm.device", AREA, f"There is no /dev/kvm: {_EMULATED}.", **facts)
+    sentence = f"There is no /dev/kvm, though the processor has {cpu.virtualization}: {_EMULATED}."
+    return missing("kvm.device", AREA, sentence, f"modprobe {module}", **facts)
+
+
+def _nested(view: View) -> Finding:
+    for module in ("kvm_intel", "kvm_amd"):
+        value = view.files.text(f"/sys/module/{module}/parameters/nested")
+        if value is None:
+            continue
+        if value.strip() in ("Y", "1"):
+            return ok("kvm.nested", AREA, "Virtual machines can run virtual machines (nested is on).", nested=True)
+        vendor = module.removeprefix("kvm_")
+        option = f"echo 'options {module} nested=1' > /etc/modprobe.d/kvm-nested.conf"
+        fix = f"{option} && modprobe -r {module} && modprobe {module}"
+        sentence = f"Nested virtualization is off in kvm_{vendor}: a VM cannot run accelerated VMs itself."
+        return warning("kvm.nested", AREA, sentence, fix, nested=False, optional=True)
+    sentence = "Nested virtualization: no, neither kvm_intel nor kvm_amd is loaded."
+    return missing("kvm.nested", AREA, sentence, nested=False, optional=True)

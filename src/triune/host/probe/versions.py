@@ -1,0 +1,152 @@
+"""Programs: which versions are installed, which of their daemons answer."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from triune.domain.finding import Finding
+from triune.host import bindings
+from triune.host.probe.view import Facts, View, missing, ok, unknown, warning
+
+AREA = "programs"
+DOCKER_SOCKET = "/run/docker.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program to look for. `optional` ones are not needed by anything Triune does by itself."""
+
+    id: str
+    title: str
+    argv: tuple[str, ...]
+    package: str | None
+    optional: bool = False
+
+
+PROGRAMS = (
+    Program("qemu", "QEMU", ("qemu-system-x86_64", "--version"), "qemu-system-x86"),
+    Program("libvirt", "libvirt", ("libvirtd", "--version"), "libvirt-daemon-system"),
+    Program("lxc", "LXC", ("lxc-start", "--version"), "lxc"),
+    Program("docker", "Docker", ("dockerd", "--version"), "docker.io"),
+    Program("containerd", "containerd", ("containerd", "--version"), "containerd"),
+    Program("runc", "runc", ("runc", "--version"), "runc"),
+    Program("crun", "crun", ("crun", "--version"), "crun", optional=True),
+    Program("gvisor", "gVisor (runsc)", ("runsc", "--version"), "runsc", optional=True),
+    Program("kata", "Kata Containers", ("kata-runtime", "--version"), None, optional=True),
+)
+
+
+def parse_version(text: str) -> str | None:
+    """The first version number in what a program said of itself: `QEMU emulator version 7.2.9 (Debian…)` → 7.2.9."""
+    match = re.search(r"(?<![\w.])v?(\d{1,9}(?:\.\d{1,9})+)", text, re.ASCII)
+    if match and match.group(1) != "0.0":
+        return match.group(1)
+    # gVisor's releases are dates: `runsc version release-20240729.0`, or `0.0~20221219.0` as Debian writes it.
+    dated = re.search(r"(?<!\d)20\d{6}(?:\.\d{1,9})?", text, re.ASCII)
+    return dated.group(0) if dated else None
+
+
+def probe(view: View) -> Sequence[Finding]:
+    """Every program, the daemons behind them, the bindings, and Docker clients that hide each other."""
+    found = [_program(view, program) for program in PROGRAMS]
+    return [*found, *_docker_clients(view), *_docker_daemon(view), _libvirt_daemon(view), _bindings(view)]
+
+
+def _program(view: View, program: Program) -> Finding:
+    facts: Facts = {"optional": True} if program.optional else {}
+    name = f"programs.{program.id}"
+    result = view.tools.run(*program.argv)
+    if result is None:
+        fix = f"apt-get install -y --no-install-recommends {program.package}" if program.package else None
+        return missing(name, AREA, f"{program.title} is not installed.", fix, version=None, **facts)
+    version = parse_version((result.stdout + result.stderr).decode(errors="replace"))
+    if version is None:
+        return unknown(name, AREA, f"{program.title} is installed but does not tell its version.", version=None)
+    return ok(name, AREA, f"{program.title} {version}.", version=version, **facts)
+
+
+def docker_info(view: View) -> Mapping[str, Any] | None:
+    """Docker's own account of itself (`GET /info`), or None where it does not answer."""
+    answer = view.tools.ask(DOCKER_SOCKET, "/info")
+    return answer if isinstance(answer, dict) else None
+
+
+def _docker_daemon(view: View) -> list[Finding]:
+    if view.tools.find("dockerd") is None and not view.files.exists(DOCKER_SOCKET):
+        return []
+    if not view.root and not os.access(view.files.path(DOCKER_SOCKET), os.W_OK):
+        return [unknown("programs.docker-daemon", AREA, "Docker's socket is closed to you.", "sudo triune doctor")]
+    info = docker_info(view)
+    if info is None:
+        sentence = "Docker's daemon does not answer on its socket."
+        return [missing("programs.docker-daemon", AREA, sentence, "triune setup", answers=False)]
+    facts: Facts = {
+        "answers": True,
+        "version": info.get("ServerVersion"),
+        "storage": info.get("Driver"),
+        "cgroup_driver": info.get("CgroupDriver"),
+        "runtimes": sorted(info.get("Runtimes") or {}),
+    }
+    sentence = (
+        f"Docker's daemon {facts['version']} answers; storage {facts['storage']}, cgroups by {facts['cgroup_driver']}."
+    )
+    return [ok("programs.docker-daemon", AREA, sentence, **facts), _live_restore(info)]
+
+
+def _live_restore(info: Mapping[str, Any]) -> Finding:
+    enabled = bool(info.get("LiveRestoreEnabled"))
+    if enabled:
+        return ok("programs.live-restore", AREA, "Docker's containers outlive a restart of its daemon.", enabled=True)
+    sentence = "Docker's live-restore is off: a restart of its daemon stops every container."
+    return warning("programs.live-restore", AREA, sentence, "triune setup --live-restore", enabled=False)
+
+
+def _docker_clients(view: View) -> list[Finding]:
+    """A second `docker` earlier on PATH may be another program, or speak to another engine."""
+    folders = dict.fromkeys((os.environ.get("PATH", "") + ":/usr/local/bin:/usr/bin").split(":"))
+    clients: dict[str, str] = {}
+    for folder in folders:
+        path = view.files.path(f"{folder}/docker") if folder.startswith("/") else None
+        if path is not None and path.is_file():
+            clients.setdefault(str(Path(path).resolve()), f"{folder}/docker")
+    if len(clients) < 2:
+        return []
+    first, *others = clients.values()
+    sentence = f"Several docker clients: {first} comes first, then {', '.join(others)}; Triune uses none of them."
+    return [warning("programs.docker-clients", AREA, sentence, clients=[first, *others], optional=True)]
+
+
+def _libvirt_daemon(view: View) -> Finding:
+    name = "programs.libvirt-daemon"
+    if view.tools.find("virsh") is None:
+        sentence = "libvirt's client is not installed."
+        return missing(name, AREA, sentence, "apt-get install -y --no-install-recommends libvirt-clients")
+    if not view.root:
+        return unknown(name, AREA, "Only root may ask libvirt's system daemon.", "sudo triune doctor")
+    uri = view.tools.text("virsh", "-c", "qemu:///system", "uri")
+    if uri is None:
+        return missing(name, AREA, "libvirt's daemon does not answer.", "triune setup", answers=False)
+    return ok(name, AREA, "libvirt's daemon answers at qemu:///system.", answers=True)
+
+
+def _bindings(view: View) -> Finding:
+    name = "programs.bindings"
+    if not view.live:
+        return unknown(name, AREA, "Python bindings were not tried.")
+    lacking = []
+    for module in ("libvirt", "lxc"):
+        try:
+            bindings.load(module)
+        except ImportError:
+            lacking.append(module)
+    if lacking:
+        packages = " ".join(f"python3-{module}" for module in lacking)
+        sentence = f"This Python cannot load the bindings of {' and '.join(lacking)}."
+        fix = f"apt-get install -y --no-install-recommends {packages}"
+        return missing(name, AREA, sentence, fix, lacking=lacking)
+    return ok(name, AREA, "The distribution's Python bindings of libvirt and liblxc load.", lacking=[])
