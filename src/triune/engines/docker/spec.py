@@ -1,0 +1,218 @@
+"""From a launch plan to the body of Docker's "create container" request. Pure.
+
+Field names are the Docker Engine API's (ContainerCreate, v1.41 to v1.44).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from triune.domain.errors import Invalid, Unsupported
+from triune.domain.image import OciForm
+from triune.domain.instance import InstanceSpec, VolumeMount
+from triune.domain.names import instance_name, single_line
+from triune.domain.network import Nic, Publish
+from triune.engines.base import LaunchPlan
+from triune.engines.docker import settings
+
+MANAGED = "triune.managed"
+IMAGE = "triune.image"
+CREATED = "triune.created"
+SETTINGS = "triune.settings"
+COMMAND = "triune.command"
+CPUS = "triune.cpus"
+MEMORY = "triune.memory"
+
+# Programs that reap orphans and pass on signals themselves; a second init before them would not be PID 1's job.
+_INITS = frozenset(
+    {
+        "init",
+        "systemd",
+        "docker-init",
+        "tini",
+        "dumb-init",
+        "catatonit",
+        "s6-svscan",
+        "runit",
+        "runsvdir",
+        "openrc-init",
+    }
+)
+_VOLUME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{1,254}", re.ASCII)
+_ENV_KEY = re.compile(r"[^=\s]+")
+_NANO = 10**9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abilities:
+    """What the engine at hand can do that changes the request.
+
+    `endpoint_mac`: the card's MAC address belongs to the endpoint (API 1.44) instead of the container.
+    `disk_limit`: why a container's disk cannot be limited here, or None when it can.
+    """
+
+    endpoint_mac: bool = False
+    disk_limit: str | None = "this storage driver cannot limit a container's disk"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStart:
+    """What an image runs by itself."""
+
+    entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+
+
+def create_body(plan: LaunchPlan, image: ImageStart, abilities: Abilities) -> dict[str, Any]:
+    """Return the request's body. `image` decides whether an init is put before the command.
+
+    Raises Invalid or Unsupported for what Docker cannot do.
+    """
+    spec = plan.spec
+    instance_name(spec.name)
+    form = _form(plan)
+    _refuse_user_data(plan)
+    config, host = settings.parse(spec.settings)
+    command = [single_line(word, "the command") for word in spec.command]
+    body: dict[str, Any] = {
+        "Image": form.id,
+        "Hostname": spec.name,
+        "Env": _environment(spec.env),
+        "Labels": _labels(plan),
+        "ExposedPorts": {_port(publish): {} for publish in spec.publish},
+        **({"Cmd": command} if command else {}),
+        **config,
+    }
+    runs = config.get("Entrypoint") or image.entrypoint or command or image.command
+    host.setdefault("Init", not _is_init(runs))
+    host.setdefault("RestartPolicy", {"Name": "no", "MaximumRetryCount": 0})
+    host |= _limits(spec, abilities)
+    host["Mounts"] = [_mount(volume) for volume in spec.volumes]
+    network = _network(plan.nics, spec, abilities)
+    host |= network.pop("HostConfig")
+    return body | network | {"HostConfig": host}
+
+
+def _form(plan: LaunchPlan) -> OciForm:
+    if not isinstance(plan.form, OciForm):
+        raise Unsupported(
+            "form_missing",
+            f"the image {plan.image} has no form for app containers",
+            hint="Pull it with: triune image pull docker:NAME, or build one of your own: triune image build",
+        )
+    return plan.form
+
+
+def _refuse_user_data(plan: LaunchPlan) -> None:
+    if plan.user_data is not None:
+        raise Unsupported(
+            "no_cloud_init",
+            "app containers run one command and no cloud-init, so user data would be ignored",
+            hint="Leave it out and use --env or a volume, or launch with --engine lxc or kvm.",
+        )
+
+
+def _environment(env: Mapping[str, str]) -> list[str]:
+    for key in env:
+        if not _ENV_KEY.fullmatch(single_line(key, "the name of an environment variable")):
+            raise Invalid("bad_env", f"{key!r} is no name for an environment variable", hint="Write it as KEY=VALUE.")
+    return [f"{key}={single_line(value, f'the environment variable {key}')}" for key, value in env.items()]
+
+
+def _labels(plan: LaunchPlan) -> dict[str, str]:
+    spec = plan.spec
+    labels = {
+        MANAGED: "1",
+        IMAGE: single_line(plan.image, "the image's name"),
+        CREATED: plan.created.isoformat(),
+        SETTINGS: json.dumps(dict(spec.settings), sort_keys=True),
+        COMMAND: json.dumps(list(spec.command)),
+    }
+    if spec.cpus is not None:
+        labels[CPUS] = f"{spec.cpus:g}"
+    if spec.memory is not None:
+        labels[MEMORY] = str(spec.memory)
+    return labels
+
+
+def _is_init(command: Sequence[str]) -> bool:
+    return bool(command) and PurePosixPath(command[0]).name in _INITS
+
+
+def _limits(spec: InstanceSpec, abilities: Abilities) -> dict[str, Any]:
+    limits: dict[str, Any] = {}
+    if spec.cpus is not None:
+        limits["NanoCpus"] = round(spec.cpus * _NANO)
+    if spec.memory is not None:
+        limits["Memory"] = spec.memory
+    if spec.disk is not None:
+        if abilities.disk_limit is not None:
+            raise Unsupported(
+                "disk_limit_unsupported",
+                f"Docker cannot limit the disk of {spec.name}: {abilities.disk_limit}",
+                hint="Leave out --disk, or keep Docker's data on btrfs, zfs, or xfs mounted with pquota.",
+            )
+        limits["StorageOpt"] = {"size": str(spec.disk)}
+    return limits
+
+
+def _mount(volume: VolumeMount) -> dict[str, Any]:
+    single_line(volume.source, "a volume's source")
+    target = single_line(volume.target, "a volume's target")
+    if not target.startswith("/") or PurePosixPath(target) == PurePosixPath("/"):
+        raise Invalid("bad_volume", f"{target!r} is no place for a volume", hint="Write it as SOURCE:/absolute/path.")
+    kind = "bind" if volume.source.startswith("/") else "volume"
+    if kind == "volume" and not _VOLUME.fullmatch(volume.source):
+        raise Invalid(
+            "bad_volume",
+            f"{volume.source!r} is neither an absolute folder of the host nor a volume's name",
+            hint="Write it as NAME:/path or /folder:/path; a name has letters, digits, '_', '.' and '-'.",
+        )
+    return {"Type": kind, "Source": volume.source, "Target": target, "ReadOnly": volume.read_only}
+
+
+def _port(publish: Publish) -> str:
+    return f"{publish.guest_port}/{publish.protocol}"
+
+
+def _bindings(ports: Sequence[Publish]) -> dict[str, list[dict[str, str]]]:
+    bindings: dict[str, list[dict[str, str]]] = {}
+    for publish in ports:
+        binding = {"HostIp": publish.host_ip or "", "HostPort": str(publish.host_port)}
+        bindings.setdefault(_port(publish), []).append(binding)
+    return bindings
+
+
+def _network(nics: Sequence[Nic], spec: InstanceSpec, abilities: Abilities) -> dict[str, Any]:
+    if len(nics) > 1:
+        raise Unsupported(
+            "one_network", "an app container can be launched into one network", hint="Name a single --network."
+        )
+    if not nics:
+        if spec.publish:
+            raise Invalid(
+                "publish_without_network",
+                f"{spec.name} has no network, so none of its ports can be published",
+                hint="Leave out --publish, or choose a --network.",
+            )
+        return {"HostConfig": {"NetworkMode": "none"}}
+    (nic,) = nics
+    name = single_line(nic.network.name, "the network's name")
+    endpoint: dict[str, Any] = {"IPAMConfig": {"IPv4Address": nic.address}}
+    host = {
+        "NetworkMode": name,
+        "Dns": [nic.network.gateway],
+        "DnsSearch": [nic.network.domain],
+        "PortBindings": _bindings(spec.publish),
+    }
+    result: dict[str, Any] = {"HostConfig": host, "NetworkingConfig": {"EndpointsConfig": {name: endpoint}}}
+    if abilities.endpoint_mac:
+        endpoint["MacAddress"] = nic.mac
+    else:
+        result["MacAddress"] = nic.mac
+    return result
