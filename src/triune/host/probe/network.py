@@ -117,7 +117,9 @@ def _neighbours(view: View) -> Finding:
     limits = {name: view.files.number(f"{folder}/{name}") for name in ("gc_thresh1", "gc_thresh2", "gc_thresh3")}
     hard = limits["gc_thresh3"]
     if hard is None:
-        return missing("network.neighbours", AREA, "The ARP table's limits cannot be read.", optional=True, **limits)
+        return missing(
+            "network.neighbours", AREA, "The ARP table's limits cannot be read.", optional=True, neighbours=None
+        )
     if hard >= _NEIGHBOURS:
         return ok("network.neighbours", AREA, f"The ARP table holds {hard} neighbours.", **limits)
     sentence = f"The ARP table holds {hard} neighbours: some {hard * 3 // 4} instances that talk to the host fill it."
