@@ -12,12 +12,14 @@ import os
 import re
 import shutil
 import signal
+import socket
+import struct
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from triune.domain.errors import Failed, Invalid, TriuneError
+from triune.domain.errors import Failed, Invalid
 from triune.domain.names import single_line
 from triune.host.net import link_name
 from triune.host.run import run
@@ -243,19 +245,55 @@ def reload(service: Service) -> None:
             os.kill(pid, signal.SIGHUP)
 
 
-def leases(service: Service) -> dict[str, str]:
-    """Address to MAC of every lease that has not expired."""
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One line of the leases file. `client_id` is what the client calls itself, empty for none."""
+
+    address: str
+    mac: str
+    client_id: bytes
+
+
+def leases(service: Service) -> list[Lease]:
+    """Every lease that has not expired."""
     try:
         lines = service.leases_file.read_text().splitlines()
     except OSError:
-        return {}
+        return []
     now = time.time()
-    found: dict[str, str] = {}
+    found: list[Lease] = []
     for line in lines:
         words = line.split()
-        if len(words) >= 4 and words[0].isdigit() and (words[0] == "0" or int(words[0]) > now):
-            found[words[2]] = words[1]
+        if len(words) >= 5 and words[0].isdigit() and (words[0] == "0" or int(words[0]) > now):
+            identity = b"" if words[4] == "*" else bytes.fromhex(words[4].replace(":", ""))
+            found.append(Lease(words[2], words[1], identity))
     return found
+
+
+def end_lease(service: Service, address: str) -> bool:
+    """Take a lease back as if its client had released it (RFC 2131, 4.4.6); True when there was one.
+
+    A lease keeps its address and its name alive in DNS until it expires, whatever the files say.
+    """
+    lease = next((one for one in leases(service) if one.address == address), None)
+    if lease is None:
+        return False
+    packet = _release_packet(lease, service.gateway)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender, contextlib.suppress(OSError):
+        # Bound to the bridge, the packet counts as received there though it never leaves the host.
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, service.bridge.encode())
+        sender.sendto(packet, (service.gateway, 67))
+    return True
+
+
+def _release_packet(lease: Lease, server: str) -> bytes:
+    client = socket.inet_aton(lease.address)
+    chaddr = bytes.fromhex(lease.mac.replace(":", ""))
+    head = struct.pack("!BBBB4sHH4s12x16s192x", 1, 1, len(chaddr), 0, os.urandom(4), 0, 0, client, chaddr)
+    options = bytes([53, 1, 7, 54, 4]) + socket.inet_aton(server)
+    if lease.client_id:
+        options += bytes([61, len(lease.client_id)]) + lease.client_id
+    return head + b"\x63\x82\x53\x63" + options + b"\xff"
 
 
 def reachable(service: Service) -> bool:
@@ -264,13 +302,3 @@ def reachable(service: Service) -> bool:
         return all(parent.stat().st_mode & 0o001 for parent in service.folder.resolve().parents)
     except OSError:
         return False
-
-
-def version() -> str | None:
-    """dnsmasq's version, or None where it is not installed."""
-    try:
-        text = run(["dnsmasq", "--version"], check=False).text
-    except TriuneError:
-        return None
-    found = re.search(r"version (\S+)", text)
-    return found.group(1) if found else None

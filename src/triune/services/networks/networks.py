@@ -192,7 +192,7 @@ class Networks:
         service = self._service(wanted)
 
         def foreign(mac: str) -> Collection[str]:
-            leased = {address for address, owner in dnsmasq.leases(service).items() if owner != mac}
+            leased = {lease.address for lease in dnsmasq.leases(service) if lease.mac != mac}
             met = {address for address, owner in net.neighbours(wanted.bridge).items() if owner != mac}
             return leased | met | self._engine_addresses()
 
@@ -245,7 +245,9 @@ class Networks:
             if held is None:
                 return
             network = self.get(held.network)
-            dnsmasq.remove_host(self._service(network), instance)
+            service = self._service(network)
+            dnsmasq.remove_host(service, instance)
+            dnsmasq.end_lease(service, held.address)
             net.forget_neighbour(network.bridge, held.address)
             self._write_hosts()
 
@@ -261,6 +263,8 @@ class Networks:
             if held.registered:
                 dnsmasq.write_host(service, new, *_host(held, network))
             dnsmasq.remove_host(service, instance)
+            # The lease goes by the old name; the client keeps its address, which is reserved, when it renews.
+            dnsmasq.end_lease(service, held.address)
             self._write_hosts()
 
     # Ports
@@ -278,6 +282,7 @@ class Networks:
             else:
                 self._ports.delete(instance)
             self._apply_rules()
+            self.settle_ports()
 
     def published(self) -> Mapping[str, Sequence[Publish]]:
         """Ports of every instance, those published by engines themselves too."""
