@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 
 from triune.domain.finding import Finding
+from triune.host.kvm import libvirt_reprobes, prove
 from triune.host.probe.cpu import parse_cpuinfo
 from triune.host.probe.view import Facts, View, missing, ok, unknown, warning
 
@@ -14,8 +14,8 @@ _EMULATED = "virtual machines run emulated, several times slower"
 
 
 def probe(view: View) -> Sequence[Finding]:
-    """The device proved by running a guest, and nesting."""
-    return [_device(view), _nested(view)]
+    """The device proved by running a guest, who may open it, and nesting."""
+    return [_device(view), *_access(view), _nested(view)]
 
 
 def _device(view: View) -> Finding:
@@ -29,12 +29,22 @@ def _device(view: View) -> Finding:
     if view.tools.find("qemu-system-x86_64") is None:
         sentence = "/dev/kvm is there; without QEMU it cannot be proved."
         return unknown("kvm.device", AREA, sentence, "triune setup", device=True)
-    proof = importlib.import_module("triune.host.kvm").prove()
+    proof = prove()
     facts: Facts = {"device": True, "usable": bool(proof.usable), "reason": str(proof.reason)}
     if proof.usable:
         return ok("kvm.device", AREA, "/dev/kvm ran a test guest: virtual machines are hardware-accelerated.", **facts)
-    sentence = f"/dev/kvm opens but does not run a guest ({_inline(facts['reason'])}): {_EMULATED}."
+    sentence = f"{_inline(facts['reason'])}; {_EMULATED}."
     return warning("kvm.device", AREA, sentence, **facts)
+
+
+def _access(view: View) -> list[Finding]:
+    """Nothing where there is no device to open."""
+    if not (view.live and view.files.exists("/dev/kvm")):
+        return []
+    reason = libvirt_reprobes()
+    if reason is None:
+        return [ok("kvm.access", AREA, "QEMU's user may open /dev/kvm, so libvirt keeps what it learnt of QEMU.")]
+    return [warning("kvm.access", AREA, f"{_inline(reason)}.", "chgrp kvm /dev/kvm && chmod 660 /dev/kvm")]
 
 
 def _inline(reason: object) -> str:

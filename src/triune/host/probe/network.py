@@ -123,8 +123,6 @@ def _neighbours(view: View) -> Finding:
     if hard >= _NEIGHBOURS:
         return ok("network.neighbours", AREA, f"The ARP table holds {hard} neighbours.", **limits)
     sentence = f"The ARP table holds {hard} neighbours: some {hard * 3 // 4} instances that talk to the host fill it."
-    values = (
-        f"net.ipv4.neigh.default.gc_thresh2 = {_NEIGHBOURS // 2}\\nnet.ipv4.neigh.default.gc_thresh3 = {_NEIGHBOURS}\\n"
-    )
-    fix = f"printf '{values}' | tee /etc/sysctl.d/60-triune-arp.conf | sysctl -p -"
+    setting = f"net.ipv4.neigh.default.gc_thresh3 = {_NEIGHBOURS}"
+    fix = f"echo '{setting}' | tee /etc/sysctl.d/60-triune-arp.conf | sysctl -p -"
     return warning("network.neighbours", AREA, sentence, fix, **limits)

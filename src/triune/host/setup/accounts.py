@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import grp
+import os
 from dataclasses import dataclass
 
 from triune.host.idmap import subordinate_range
+from triune.host.kvm import libvirt_reprobes
 from triune.host.setup.machine import Machine
 from triune.host.setup.step import Say
 
@@ -86,3 +89,23 @@ class SubordinateIds:
         for name in ("subuid", "subgid"):
             lines = self.machine.files.lines(f"/etc/{name}")
             self.machine.write(f"/etc/{name}", "\n".join([*lines, f"root:{fresh[0]}:{fresh[1]}"]) + "\n")
+
+
+@dataclass(slots=True)
+class KvmAccess:
+    """QEMU's user may open /dev/kvm; udev grants that where it runs. Else every start of a VM waits for libvirt."""
+
+    machine: Machine
+    title: str = "Access to /dev/kvm"
+    needed: bool = False
+
+    def gap(self) -> str | None:
+        """Whether QEMU's user is kept out."""
+        reason = libvirt_reprobes() if self.machine.files.exists("/dev/kvm") else None
+        return "give it to group kvm" if reason else None
+
+    def fill(self, say: Say) -> None:
+        """Do as udev's rule does: root:kvm, 0660."""
+        device = self.machine.files.path("/dev/kvm")
+        os.chown(device, 0, grp.getgrnam("kvm").gr_gid)
+        device.chmod(0o660)

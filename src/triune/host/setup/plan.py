@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from triune.domain.errors import Denied, Failed, TriuneError
-from triune.host.setup.accounts import Group, SubordinateIds
+from triune.host.setup.accounts import Group, KvmAccess, SubordinateIds
 from triune.host.setup.daemons import LiveRestore, daemons
 from triune.host.setup.machine import Machine
 from triune.host.setup.packages import Packages
@@ -27,7 +27,13 @@ class Options:
 def plan(options: Options) -> list[Step]:
     """The steps, in the order in which they are to be done. Looks at nothing yet."""
     machine = options.machine
-    steps: list[Step] = [Packages(machine), Group(machine), SubordinateIds(machine), *daemons(machine)]
+    steps: list[Step] = [
+        Packages(machine),
+        Group(machine),
+        SubordinateIds(machine),
+        KvmAccess(machine),
+        *daemons(machine),
+    ]
     # On a host that had Docker before us its configuration is its owner's; ours to set only where Docker is ours too.
     if options.live_restore or not machine.tools.find("dockerd"):
         steps.append(LiveRestore(machine))
