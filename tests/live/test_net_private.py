@@ -391,6 +391,8 @@ def test_a_removed_bridge_comes_back_with_its_ports(lab: Lab, pair: tuple[Guest,
     assert eventually(lambda: "tnet-late" in sh("ip", "link", "show", "master", BRIDGE, check=False)) < 1
     eventually(lambda: all(all_ways(lab, *pair).values()), within=20)
     assert pair[0].can("tcp", lab.nic("late").address, 80) is not None
+    # dnsmasq 2.90 goes on with a DHCP socket bound to the bridge that was.
+    pair[1].dhcp()
 
 
 def test_a_removed_address_and_a_bridge_set_down_come_back(lab: Lab, pair: tuple[Guest, Guest]) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from triune.domain.errors import Failed, Invalid
 from triune.domain.names import single_line
-from triune.host.net import link_name
+from triune.host.net import link, link_name
 from triune.host.run import run
 
 _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}", re.ASCII)
@@ -126,10 +126,15 @@ def prepare(service: Service) -> None:
 
 def start(service: Service) -> bool:
     """Make sure it runs; True when it had to be started. Raises Failed("name_server") with what dnsmasq said."""
-    if running(service) is not None:
+    # Its DHCP socket is bound to the bridge's index: one that was removed and made again needs it started anew.
+    found = link(service.bridge)
+    index = str(found.index) if found else ""
+    bound = service.folder / "bridge-index"
+    if running(service) is not None and bound.exists() and bound.read_text() == index:
         return False
     stop(service)
     prepare(service)
+    bound.write_text(index)
     try:
         # It goes into the background by itself, once it listens: a session of its own, no child of ours.
         run(service.argv(), timeout=20)

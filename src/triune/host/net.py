@@ -128,6 +128,11 @@ def delete_link(name: str) -> None:
         run(["ip", "link", "delete", "dev", name], check=False)
 
 
+def set_mac(name: str, mac: str) -> None:
+    """Give an interface this MAC."""
+    run(["ip", "link", "set", "dev", link_name(name), "address", mac])
+
+
 def set_up(name: str) -> None:
     """Bring an interface up."""
     run(["ip", "link", "set", "dev", link_name(name), "up"])

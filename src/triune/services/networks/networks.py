@@ -353,14 +353,17 @@ class Networks:
                 f"the interface {network.bridge} exists already and is no bridge",
                 hint=f"Rename it: ip link set dev {network.bridge} name other0",
             )
+        mac = _bridge_mac(network.name)
         if link is None:
-            digest = hashlib.sha256(f"bridge\0{network.name}".encode()).hexdigest()
-            mac = "02:" + ":".join(digest[at : at + 2] for at in range(0, 10, 2))
             net.create_bridge(network.bridge, mac)
-            net.set_sysctl(f"net/ipv6/conf/{network.bridge}/disable_ipv6", "1")
             back = self._rejoin(network.bridge)
             mended.append(f"bridge {network.bridge}" + (f" with {len(back)} of its ports" if back else ""))
             link = net.link(network.bridge)
+        elif link.mac != mac:
+            # Somebody else made it, such as dockerd starting before us: its MAC would change with its ports.
+            net.set_mac(network.bridge, mac)
+            mended.append(f"MAC of {network.bridge}")
+        net.set_sysctl(f"net/ipv6/conf/{network.bridge}/disable_ipv6", "1")
         address = ipaddress.IPv4Interface(f"{network.gateway}/{network.prefix}")
         if address not in net.addresses(network.bridge).get(network.bridge, ()):
             net.add_address(network.bridge, address)
@@ -484,6 +487,11 @@ class Networks:
         """Pids of the name servers that run."""
         found = [dnsmasq.running(self._service(network)) for network in self.list()]
         return [pid for pid in found if pid is not None]
+
+
+def _bridge_mac(name: str) -> str:
+    digest = hashlib.sha256(f"bridge\0{name}".encode()).hexdigest()
+    return "02:" + ":".join(digest[at : at + 2] for at in range(0, 10, 2))
 
 
 def _host(held: Reservation, network: Network) -> tuple[str, Sequence[str], str | None]:
