@@ -12,6 +12,8 @@ from typing import Any
 from triune.store import Delete, Put, Store
 
 _PREFIX = "events/"
+_NUMBERS = "event-numbers"
+_AHEAD = 1000
 _KEPT = 5000
 _QUEUE = 1000
 
@@ -62,18 +64,29 @@ class Events:
         self._store = store
         self._lock = threading.Lock()
         self._subscriptions: list[Subscription] = []
-        last = store.scan(_PREFIX, limit=1, reverse=True)
-        self._sequence = int(last[0].key.removeprefix(_PREFIX)) if last else 0
+        # Numbers of events that are not kept must not come again after a restart: they are taken in advance.
+        taken = store.get(_NUMBERS)
+        self._sequence = self._taken = int(taken.value["taken"]) if taken else 0
+        first = store.scan(_PREFIX, limit=1)
+        self._forgotten = int(first[0].key.removeprefix(_PREFIX)) - 1 if first else self._sequence
 
     @property
     def sequence(self) -> int:
         """Number of the newest event."""
         return self._sequence
 
+    @property
+    def forgotten(self) -> int:
+        """Events up to this number may be gone: who has seen fewer must read everything anew."""
+        return self._forgotten
+
     def publish(self, kind: str, subject: str, data: Mapping[str, Any] | None = None, *, keep: bool = True) -> Event:
         """Number it, keep it, deliver it."""
         with self._lock:
             self._sequence += 1
+            if self._sequence > self._taken:
+                self._taken = self._sequence + _AHEAD
+                self._store.commit([Put(_NUMBERS, {"taken": self._taken})])
             event = Event(
                 sequence=self._sequence,
                 time=datetime.now(UTC),
@@ -96,8 +109,10 @@ class Events:
         }
         writes: list[Put | Delete] = [Put(_key(event.sequence), value)]
         if event.sequence % 100 == 0 and event.sequence > _KEPT:
-            old = self._store.scan(_PREFIX, limit=500)
-            writes += [Delete(entry.key) for entry in old if entry.key < _key(event.sequence - _KEPT)]
+            limit = _key(event.sequence - _KEPT)
+            old = [entry.key for entry in self._store.scan(_PREFIX, limit=500) if entry.key < limit]
+            writes += [Delete(key) for key in old]
+            self._forgotten = max([self._forgotten, *(int(key.removeprefix(_PREFIX)) for key in old)])
         self._store.commit(writes, durable=False)
 
     def since(self, sequence: int, limit: int = 1000) -> list[Event]:

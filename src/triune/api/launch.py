@@ -1,0 +1,47 @@
+"""From the body of a launch to what the instances service takes."""
+
+from __future__ import annotations
+
+from triune.api.schemas import LaunchBody
+from triune.domain.errors import Invalid
+from triune.domain.instance import InstanceSpec, VolumeMount
+from triune.domain.network import parse_publish
+from triune.domain.units import parse_size
+from triune.services.instances import LaunchRequest
+
+
+def launch_request(body: LaunchBody) -> LaunchRequest:
+    """Parse sizes, ports and volumes. Raises Invalid."""
+    spec = InstanceSpec(
+        name=body.name,
+        image=body.image,
+        engine=body.engine,
+        cpus=body.cpus,
+        memory=size(body.memory),
+        disk=size(body.disk),
+        network=body.network,
+        publish=tuple(parse_publish(text) for text in body.publish),
+        volumes=tuple(parse_volume(text) for text in body.volumes),
+        env=body.env,
+        command=tuple(body.command),
+        settings=body.settings,
+    )
+    return LaunchRequest(spec=spec, wait=body.wait, user_data=body.user_data, timeout=body.timeout, start=body.start)
+
+
+def size(value: int | str | None) -> int | None:
+    """Bytes. Raises Invalid."""
+    return parse_size(value) if isinstance(value, str) else value
+
+
+def parse_volume(text: str) -> VolumeMount:
+    """Parse `SOURCE:/path[:ro]`. Raises Invalid."""
+    source, _, rest = text.partition(":")
+    target, _, mode = rest.partition(":")
+    if not source or not target or mode not in ("", "ro", "rw"):
+        raise Invalid(
+            "bad_volume",
+            f"{text!r} is not a volume to mount",
+            hint="Write it like data:/srv, /srv/www:/srv/www or /etc/app:/etc/app:ro.",
+        )
+    return VolumeMount(source=source, target=target, read_only=mode == "ro")

@@ -1,0 +1,224 @@
+"""`/v1/instances`: the inventory, and what can be done with an instance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request
+from starlette.responses import Response
+
+from triune.api import pages, schemas, views
+from triune.api.idempotency import Keys
+from triune.api.launch import launch_request
+from triune.api.replies import Json
+from triune.api.routes.common import ACCEPTED, IfMatch, Run, Services, accepted, require_match
+from triune.app import Triune
+from triune.domain.errors import Conflict, Invalid, Unsupported
+from triune.domain.instance import State
+from triune.domain.operation import Operation
+
+router = APIRouter(prefix="/v1", tags=["instances"])
+
+_FILTERS = ("engine", "state", "origin", "image", "name")
+
+
+@router.get("/instances", response_model=schemas.InstanceList)
+async def list_instances(
+    triune: Services,
+    run: Run,
+    limit: pages.Limit = 100,
+    cursor: pages.Cursor = None,
+    fields: Annotated[str | None, Query(max_length=500, description="Like name,state; all if left out")] = None,
+    filtered: Annotated[
+        str | None, Query(alias="filter", max_length=1000, description="Like engine=lxc,state=running")
+    ] = None,
+) -> Response:
+    """Every instance of every engine by name, and the engines that could not be read."""
+    after = pages.decode_cursor(cursor, 2)
+    chosen = pages.parse_fields(fields, views.ROW_FIELDS)
+    wanted = pages.parse_filter(filtered, _FILTERS)
+    listing = await run.run(triune.instances.list)
+    found = listing.instances
+    if after is not None:
+        found = [one for one in found if (one.name, one.engine) > after]
+    rows = []
+    following = None
+    for one in found:
+        row = views.row(one)
+        if any(str(row[key]) not in values for key, values in wanted.items()):
+            continue
+        if len(rows) == limit:
+            following = pages.encode_cursor(rows[-1]["name"], rows[-1]["engine"])
+            break
+        rows.append(row)
+    return Json(
+        {
+            "items": rows if chosen is None else [pages.chosen(row, chosen) for row in rows],
+            "next": following,
+            "unreachable": [views.problem(problem) for problem in listing.problems],
+        }
+    )
+
+
+@router.post("/instances", status_code=202, responses=ACCEPTED)
+async def launch_instance(
+    body: schemas.LaunchBody,
+    http: Request,
+    triune: Services,
+    run: Run,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+) -> Response:
+    """Create and start an instance. Repeating it with the same Idempotency-Key within a day does nothing more."""
+    request = launch_request(body)
+    keys: Keys = http.app.state.keys
+
+    def work() -> tuple[Operation, bool]:
+        if idempotency_key is None:
+            return triune.instances.launch(request), False
+        return keys.once(idempotency_key, body.model_dump_json(), lambda: triune.instances.launch(request))
+
+    operation, replayed = await run.run(work)
+    reply = accepted(operation)
+    if replayed:
+        reply.headers["Idempotency-Replayed"] = "true"
+    return reply
+
+
+@router.get("/instances/{name}", response_model=schemas.InstanceDetail)
+async def get_instance(name: str, triune: Services, run: Run) -> Response:
+    """Everything known of one instance. The ETag is of its configuration, not of what it is doing."""
+
+    def work() -> tuple[dict[str, object], str]:
+        found = triune.instances.get(name)
+        published = [str(port) for port in triune.networks.published().get(name, ())]
+        tag = views.etag(found, triune.instances.intents().get(name))
+        return views.detail(found, restarts=triune.instances.restarts(name), published=published), tag
+
+    content, tag = await run.run(work)
+    return Json(content, headers={"ETag": tag})
+
+
+@router.patch("/instances/{name}", status_code=202, responses=ACCEPTED)
+async def change_instance(
+    name: str, body: schemas.PatchBody, triune: Services, run: Run, if_match: IfMatch = None
+) -> Response:
+    """Merge a change into the instance. Today its name can be changed."""
+    if body.model_extra:
+        raise Unsupported(
+            "setting_not_changeable",
+            f"{', '.join(sorted(body.model_extra))[:200]} of an instance can't be changed after its launch yet",
+            hint=f"Launch another one with the values you want, and remove {name}.",
+        )
+    if body.name is None:
+        raise Invalid("nothing_to_change", "the request changes nothing", hint='Send {"name": "new-name"}.')
+    new = body.name
+
+    def work() -> Operation:
+        require_match(triune, name, if_match)
+        return triune.instances.rename(name, new)
+
+    return accepted(await run.run(work))
+
+
+@router.delete("/instances/{name}", status_code=202, responses=ACCEPTED)
+async def remove_instance(
+    name: str,
+    triune: Services,
+    run: Run,
+    force: Annotated[bool, Query(description="Also if it runs")] = False,
+    adopted: Annotated[bool, Query(description="Also if Triune did not make it")] = False,
+    if_match: IfMatch = None,
+) -> Response:
+    """Remove it with its disks."""
+
+    def work() -> Operation:
+        require_match(triune, name, if_match)
+        return triune.instances.remove(name, force=force, adopted=adopted)
+
+    return accepted(await run.run(work))
+
+
+async def _act(triune: Triune, run: Run, name: str, if_match: str | None, action: Callable[[], Operation]) -> Response:
+    def work() -> Operation:
+        require_match(triune, name, if_match)
+        return action()
+
+    return accepted(await run.run(work))
+
+
+@router.post("/instances/{name}/start", status_code=202, responses=ACCEPTED)
+async def start_instance(name: str, triune: Services, run: Run, if_match: IfMatch = None) -> Response:
+    """Start it."""
+    return await _act(triune, run, name, if_match, lambda: triune.instances.start(name))
+
+
+@router.post("/instances/{name}/stop", status_code=202, responses=ACCEPTED)
+async def stop_instance(
+    name: str, triune: Services, run: Run, body: schemas.StopBody | None = None, if_match: IfMatch = None
+) -> Response:
+    """Ask it to shut down; after `timeout` seconds kill it if `force`, else the operation fails."""
+    how = body or schemas.StopBody()
+    return await _act(
+        triune, run, name, if_match, lambda: triune.instances.stop(name, timeout=how.timeout, force=how.force)
+    )
+
+
+@router.post("/instances/{name}/restart", status_code=202, responses=ACCEPTED)
+async def restart_instance(
+    name: str, triune: Services, run: Run, body: schemas.StopBody | None = None, if_match: IfMatch = None
+) -> Response:
+    """Stop it as `stop` does, and start it."""
+    how = body or schemas.StopBody()
+    return await _act(
+        triune, run, name, if_match, lambda: triune.instances.restart(name, timeout=how.timeout, force=how.force)
+    )
+
+
+@router.post("/instances/{name}/pause", status_code=202, responses=ACCEPTED)
+async def pause_instance(name: str, triune: Services, run: Run, if_match: IfMatch = None) -> Response:
+    """Freeze all its processes."""
+    return await _act(triune, run, name, if_match, lambda: triune.instances.pause(name))
+
+
+@router.post("/instances/{name}/resume", status_code=202, responses=ACCEPTED)
+async def resume_instance(name: str, triune: Services, run: Run, if_match: IfMatch = None) -> Response:
+    """Let them go on."""
+    return await _act(triune, run, name, if_match, lambda: triune.instances.resume(name))
+
+
+@router.post("/instances/{name}/rename", status_code=202, responses=ACCEPTED)
+async def rename_instance(
+    name: str, body: schemas.RenameBody, triune: Services, run: Run, if_match: IfMatch = None
+) -> Response:
+    """Give it another name, in its engine and on the network."""
+    return await _act(triune, run, name, if_match, lambda: triune.instances.rename(name, body.name))
+
+
+@router.get("/instances/{name}/stats", response_model=schemas.Stats)
+async def instance_stats(name: str, triune: Services, run: Run) -> Response:
+    """Its counters since it started."""
+
+    def work() -> dict[str, object]:
+        found = triune.instances.stats().get(name)
+        if found is not None:
+            return views.stats(name, found)
+        state = triune.instances.get(name).instance.state
+        if state in (State.RUNNING, State.PAUSED):
+            raise Conflict(
+                "no_stats", f"there are no counters of {name} at this moment", hint="Try again; it may just start."
+            )
+        raise Conflict(
+            "instance_not_running", f"{name} is {state.value}: it has no counters", hint=f"Run: triune start {name}"
+        )
+
+    return Json(await run.run(work))
+
+
+@router.get("/stats", response_model=schemas.StatsList)
+async def all_stats(triune: Services, run: Run) -> Response:
+    """Counters of every running instance."""
+    found = await run.run(triune.instances.stats)
+    items = [views.stats(name, found[name]) for name in sorted(found)]
+    return Json({"items": items, "time": datetime.now(UTC).isoformat()})

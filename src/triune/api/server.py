@@ -1,0 +1,191 @@
+"""The daemon: one per data folder, on a unix socket, until SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import grp
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from triune.api.app import create_app
+from triune.api.routes.images import forget_uploads
+from triune.app import CONFIG, Settings, Triune
+from triune.domain.errors import Conflict, Denied
+
+log = logging.getLogger(__name__)
+
+_BACKLOG = 512
+_GRACE = 5
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server without its ten ticks a second, and ending with status 0 on SIGTERM."""
+
+    def __init__(self, config: uvicorn.Config, end_streams: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._end_streams = end_streams
+        self._exit: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def main_loop(self) -> None:
+        """Sleep until asked to end."""
+        self._loop = asyncio.get_running_loop()
+        self._exit = asyncio.Event()
+        if not self.should_exit:
+            await self._exit.wait()
+
+    def stop(self) -> None:
+        """Ask it to end, from any thread."""
+        self.should_exit = True
+        if self._loop is not None and self._exit is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended already
+                self._loop.call_soon_threadsafe(self._exit.set)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGINT or SIGTERM came; a second SIGINT does not wait for connections."""
+        del frame
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.stop()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the streams first: they would go on for ever."""
+        self._end_streams()
+        await super().shutdown(sockets)
+
+
+def load_settings() -> Settings:
+    """From /etc/triune/triune.toml, or the file that TRIUNE_CONFIG names. Raises Invalid."""
+    return Settings.load(Path(os.environ.get("TRIUNE_CONFIG", CONFIG)))
+
+
+def serve(settings: Settings, *, pid_file: Path | None = None) -> None:
+    """Run the daemon in this process until it is asked to end.
+
+    Raises Conflict("daemon_running") when another one has the data folder, Denied when this user may not.
+    """
+    with _only_one(settings.data), _written(pid_file):
+        triune = Triune(settings)
+        try:
+            forget_uploads(settings.data)
+            triune.start()
+            _listen(triune)
+        finally:
+            log.info("ending")
+            triune.close()
+
+
+def make_server(triune: Triune) -> Server:
+    """The HTTP server of started services; run it with an open socket."""
+    app = create_app(triune)
+    config = uvicorn.Config(
+        app,
+        loop="asyncio",
+        http="h11",
+        ws="websockets-sansio",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        date_header=False,
+        server_header=False,
+        proxy_headers=False,
+        ws_max_size=2**20,
+        ws_per_message_deflate=False,
+        # While a command does not read its input, we don't read the connection: pongs would not be seen.
+        ws_ping_interval=None,
+        timeout_graceful_shutdown=_GRACE,
+    )
+    return Server(config, app.state.opened.close)
+
+
+def _listen(triune: Triune) -> None:
+    path = triune.settings.socket
+    listener = open_socket(path, triune.settings.group)
+    made = path.stat().st_ino
+    try:
+        log.info("listening at %s", path)
+        make_server(triune).run([listener])
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_ino == made:
+                path.unlink()
+
+
+def open_socket(path: Path, group: str) -> socket.socket:
+    """A listening unix socket, mode 0660, of the group where it exists. A stale one in its place is replaced.
+
+    It is made under another name with mode 0600 and moved there when it is ready: nobody ever sees it half-made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        before = os.umask(0o177)
+        try:
+            listener.bind(str(fresh))
+        finally:
+            os.umask(before)
+        with contextlib.suppress(KeyError, PermissionError):
+            os.chown(fresh, -1, grp.getgrnam(group).gr_gid)
+        fresh.chmod(0o660)
+        listener.listen(_BACKLOG)
+        fresh.rename(path)
+    except OSError as error:
+        listener.close()
+        fresh.unlink(missing_ok=True)
+        raise Denied(
+            "socket_denied",
+            f"can't listen at {path}: {error.strerror}",
+            hint="Run it as root, or set another socket: TRIUNE_SOCKET.",
+        ) from None
+    return listener
+
+
+@contextlib.contextmanager
+def _only_one(data: Path) -> Iterator[None]:
+    """Hold the data folder. A POSIX lock: unlike flock's, no child that inherits the file keeps it after our end."""
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o711)
+        file = (data / "lock").open("a+")
+    except OSError as error:
+        raise Denied(
+            "data_denied", f"can't use the data folder {data}: {error.strerror}", hint="Run the daemon as root."
+        ) from None
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            pid = file.read().strip()
+            raise Conflict(
+                "daemon_running",
+                f"another Triune daemon{f' (process {pid})' if pid.isdigit() else ''} uses {data}",
+                hint="Use that one, or end it first: systemctl stop triune, or kill " + (pid or "PID"),
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def _written(pid_file: Path | None) -> Iterator[None]:
+    if pid_file is None:
+        yield
+        return
+    pid_file.parent.mkdir(parents=True, exist_ok=True)
+    pid_file.write_text(f"{os.getpid()}\n")
+    try:
+        yield
+    finally:
+        pid_file.unlink(missing_ok=True)

@@ -1,0 +1,59 @@
+"""The client: the daemon's API as Python objects."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from triune.sdk.events import Events
+from triune.sdk.images import Images
+from triune.sdk.instances import Instances
+from triune.sdk.networks import Networks
+from triune.sdk.operations import Operations
+from triune.sdk.transport import Transport
+
+
+class Client:
+    """`host` is a unix socket's path or `unix:///path` (default: TRIUNE_HOST, then /run/triune/triune.sock).
+
+    Every method speaks to the daemon; none keeps a connection. All raise the errors of `triune.domain.errors`:
+    what the daemon says, or Unreachable where none answers.
+    """
+
+    def __init__(self, host: str | None = None, *, token: str | None = None) -> None:
+        self.transport = Transport(host, token=token)
+
+    @cached_property
+    def instances(self) -> Instances:
+        """VMs, system containers and app containers."""
+        return Instances(self.transport)
+
+    @cached_property
+    def images(self) -> Images:
+        """What instances start from."""
+        return Images(self.transport)
+
+    @cached_property
+    def networks(self) -> Networks:
+        """The segments that instances join."""
+        return Networks(self.transport)
+
+    @cached_property
+    def operations(self) -> Operations:
+        """Long-running actions."""
+        return Operations(self.transport)
+
+    @cached_property
+    def events(self) -> Events:
+        """What happens."""
+        return Events(self.transport)
+
+    def version(self) -> dict[str, Any]:
+        """`{name, version, api, features}` of the daemon."""
+        found: dict[str, Any] = self.transport.call("GET", "/v1")
+        return found
+
+    def host(self) -> dict[str, Any]:
+        """Facts of the host, and of each engine what works and why not the rest."""
+        found: dict[str, Any] = self.transport.call("GET", "/v1/host")
+        return found

@@ -1,0 +1,71 @@
+"""Images: list, build, pull, import, remove."""
+
+from __future__ import annotations
+
+from typing import IO, TYPE_CHECKING, Any
+
+from triune.sdk.pages import pages
+from triune.sdk.transport import Transport, segment, target
+
+if TYPE_CHECKING:
+    from triune.sdk.types import ImageRow, OperationRow
+
+_PIECE = 2**20
+
+
+class Images:
+    """What instances start from. Building, pulling and importing return the operation that does it."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self) -> list[ImageRow]:
+        """All images by name."""
+        return [row for page in pages(self._transport, "/v1/images", limit=1000) for row in page["items"]]
+
+    def get(self, name: str) -> ImageRow:
+        """One image. Raises NotFound."""
+        found: ImageRow = self._transport.call("GET", _path(name))
+        return found
+
+    def build(self, name: str, **options: Any) -> OperationRow:
+        """Build `debian/12` or `debian/13`; the options are those of `POST /v1/images` with source "build"."""
+        return self._make({"source": "build", "name": name, **options})
+
+    def pull(self, reference: str, *, username: str | None = None, password: str | None = None) -> OperationRow:
+        """Pull `docker:NAME[:TAG]` from its registry."""
+        credentials = {"username": username, "password": password or ""} if username else None
+        return self._make({"source": "pull", "name": reference, "credentials": credentials})
+
+    def import_path(self, name: str, path: str, **options: Any) -> OperationRow:
+        """Import a file of the daemon's host by its absolute path."""
+        return self._make({"source": "import", "name": name, "path": path, **options})
+
+    def import_file(self, name: str, file: IO[bytes], size: int, **options: Any) -> OperationRow:
+        """Send `size` bytes of an open file and import them; options as for `import_path`."""
+        pieces = iter(lambda: file.read(_PIECE), b"")
+        where = target("/v1/images", name=name, **options)
+        response = self._transport.open(
+            "PUT",
+            where,
+            body=pieces,
+            length=size,
+            headers={"Content-Type": "application/octet-stream"},
+            timeout=600,
+        )
+        import json
+
+        found: OperationRow = json.loads(response.read())
+        return found
+
+    def remove(self, name: str) -> None:
+        """Remove it. Raises Conflict while an instance uses it."""
+        self._transport.call("DELETE", _path(name))
+
+    def _make(self, body: dict[str, Any]) -> OperationRow:
+        found: OperationRow = self._transport.call("POST", "/v1/images", body)
+        return found
+
+
+def _path(name: str) -> str:
+    return f"/v1/images/{segment(name, slash=True)}"

@@ -1,0 +1,136 @@
+"""Instances: everything the daemon can do with them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from triune.sdk.http import ProtocolError
+from triune.sdk.inventory import inventory
+from triune.sdk.transport import Transport, segment, target
+
+if TYPE_CHECKING:
+    from triune.sdk.session import Session
+    from triune.sdk.types import EngineProblem, InstanceDetail, InstanceRow, OperationRow, StatsRow
+
+
+class Instances:
+    """VMs, system containers and app containers. What changes something returns the operation that does it."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self, filter_text: str | None = None) -> tuple[list[InstanceRow], list[EngineProblem]]:
+        """All instances by name, and the engines that could not be read; filter like `engine=lxc,state=running`."""
+        return inventory(self._transport, filter_text)
+
+    def get(self, name: str) -> InstanceDetail:
+        """Everything known of one. Raises NotFound."""
+        found: InstanceDetail = self._transport.call("GET", _path(name))
+        return found
+
+    def launch(self, *, idempotency_key: str | None = None, **request: Any) -> OperationRow:
+        """Create, start and wait for an instance.
+
+        `request` are the fields of `POST /v1/instances`: `name`, `image`, `engine` ("auto"), `cpus`, `memory`, `disk`
+        (bytes, or text like "512MiB"), `network` (None: no network), `publish` (["8080:80"]), `volumes`
+        (["data:/srv"]), `env`, `command`, `settings`, `user_data`, `wait` (ready | running | none), `timeout`
+        (seconds), `start`. The key makes repeating safe; a new one is made for each call.
+        """
+        key = idempotency_key or secrets.token_hex(16)
+        return self._change("POST", "/v1/instances", request, {"Idempotency-Key": key})
+
+    def start(self, name: str) -> OperationRow:
+        """Start it."""
+        return self._change("POST", _path(name, "start"))
+
+    def stop(self, name: str, *, timeout: float = 30, force: bool = False) -> OperationRow:
+        """Ask it to shut down; after `timeout` seconds kill it if `force`, else fail with stop_timeout."""
+        return self._change("POST", _path(name, "stop"), {"timeout": timeout, "force": force})
+
+    def restart(self, name: str, *, timeout: float = 30, force: bool = False) -> OperationRow:
+        """Stop and start it."""
+        return self._change("POST", _path(name, "restart"), {"timeout": timeout, "force": force})
+
+    def pause(self, name: str) -> OperationRow:
+        """Freeze it."""
+        return self._change("POST", _path(name, "pause"))
+
+    def resume(self, name: str) -> OperationRow:
+        """Thaw it."""
+        return self._change("POST", _path(name, "resume"))
+
+    def rename(self, name: str, new: str) -> OperationRow:
+        """Give it another name."""
+        return self._change("POST", _path(name, "rename"), {"name": new})
+
+    def remove(self, name: str, *, force: bool = False, adopted: bool = False) -> OperationRow:
+        """Remove it with its disks; `force` if it runs, `adopted` if Triune did not make it."""
+        return self._change("DELETE", target(_path(name), force=force, adopted=adopted))
+
+    def stats(self, name: str | None = None) -> Sequence[StatsRow]:
+        """Counters of one, or of every running instance."""
+        if name is not None:
+            return [self._transport.call("GET", _path(name, "stats"))]
+        found: Sequence[StatsRow] = self._transport.call("GET", "/v1/stats")["items"]
+        return found
+
+    def logs(self, name: str, *, tail: int | None = None, follow: bool = False) -> Iterator[bytes]:
+        """What it wrote, in pieces as they come; `follow` goes on for ever."""
+        where = target(_path(name, "logs"), tail=tail, follow=follow or None)
+        response = self._transport.open("GET", where, timeout=None if follow else 60)
+
+        def pieces() -> Iterator[bytes]:
+            from triune.domain.errors import Unreachable
+
+            try:
+                yield from response.chunks()
+            except (OSError, ProtocolError) as error:
+                raise Unreachable("logs_broke_off", f"the logs of {name} broke off: {error}", hint="") from None
+            finally:
+                response.close()
+
+        return pieces()
+
+    def exec(
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+        cwd: str | None = None,
+        terminal: tuple[str, int, int] | None = None,
+    ) -> Session:
+        """Run a command in it; an empty `argv` is the login shell. `terminal` is (TERM, columns, rows)."""
+        from triune.sdk.session import connect
+
+        command = {
+            "argv": list(argv),
+            "env": dict(env or {}),
+            "user": user,
+            "cwd": cwd,
+            "terminal": _terminal(terminal),
+        }
+        return connect(self._transport, _path(name, "exec"), command)
+
+    def console(self, name: str, terminal: tuple[str, int, int] = ("xterm-256color", 80, 24)) -> Session:
+        """Attach to its console; closing the session detaches."""
+        from triune.sdk.session import connect
+
+        return connect(self._transport, _path(name, "console"), {"terminal": _terminal(terminal)})
+
+    def _change(
+        self, method: str, where: str, body: object = None, headers: Mapping[str, str] | None = None
+    ) -> OperationRow:
+        found: OperationRow = self._transport.call(method, where, body, headers=headers)
+        return found
+
+
+def _path(name: str, action: str = "") -> str:
+    return f"/v1/instances/{segment(name)}" + (f"/{action}" if action else "")
+
+
+def _terminal(terminal: tuple[str, int, int] | None) -> dict[str, object] | None:
+    return None if terminal is None else {"term": terminal[0], "columns": terminal[1], "rows": terminal[2]}

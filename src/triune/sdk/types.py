@@ -1,0 +1,139 @@
+"""The shapes of the API's JSON. The command line's `--format json` prints the same."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+
+class ErrorFields(TypedDict, total=False):
+    """An error inside another object: `kind` names the class of `domain.errors`."""
+
+    kind: str
+    code: str
+    message: str
+    hint: str
+    details: dict[str, Any]
+
+
+class InstanceRow(TypedDict):
+    """One instance in a list. Sizes in bytes, `created` RFC 3339; None where there is no limit, or nothing known."""
+
+    name: str
+    engine: str
+    state: str
+    addresses: list[str]
+    image: str | None
+    origin: str
+    created: str | None
+    cpus: float | None
+    memory_bytes: int | None
+    accelerated: bool | None
+    error: str | None
+
+
+class InstanceDetail(InstanceRow):
+    """Everything known of one instance; see `domain.instance.InstanceDetail`."""
+
+    restarts: int | None
+    uptime_s: float | None
+    memory_used_bytes: int | None
+    disk_used_bytes: int | None
+    kernel: str | None
+    isolation: dict[str, Any]
+    network: list[dict[str, Any]]
+    devices: list[dict[str, Any]]
+    settings: dict[str, str]
+    command: list[str]
+
+
+class EngineProblem(TypedDict):
+    """An engine that could not be read."""
+
+    engine: str
+    error: ErrorFields
+
+
+class InstanceList(TypedDict):
+    """A page of instances, the cursor of the next one, and the engines that could not be read."""
+
+    items: list[InstanceRow]
+    next: str | None
+    unreachable: list[EngineProblem]
+
+
+class Step(TypedDict):
+    """A named step of an operation; `name` is stable."""
+
+    name: str
+    text: str
+    time: str
+
+
+class OperationRow(TypedDict):
+    """One operation. `fraction` is 0 to 1 of the current step, or None."""
+
+    id: str
+    kind: str
+    resource: str
+    state: str
+    created: str
+    started: str | None
+    ended: str | None
+    steps: list[Step]
+    text: str
+    fraction: float | None
+    may_cancel: bool
+    result: Any
+    error: ErrorFields | None
+    data: dict[str, Any]
+
+
+class EventRow(TypedDict):
+    """One event. `type` resync (without a number) means: some were lost, read everything anew."""
+
+    sequence: int
+    time: str
+    type: str
+    subject: str
+    data: dict[str, Any]
+
+
+class StatsRow(TypedDict):
+    """Counters of one running instance since it started."""
+
+    name: str
+    cpu_time_s: float
+    memory_bytes: int
+    memory_limit_bytes: int | None
+    disk_read_bytes: int
+    disk_write_bytes: int
+    net_rx_bytes: int
+    net_tx_bytes: int
+    pids: int | None
+
+
+class ImageRow(TypedDict):
+    """One image; `forms` maps the kind of form (disk, tree, oci) to its facts."""
+
+    name: str
+    digest: str
+    created: str
+    source: str
+    size: int
+    forms: dict[str, dict[str, Any]]
+    used_by: list[str]
+
+
+class NetworkRow(TypedDict):
+    """One network; `members` are the instances that hold an address in it."""
+
+    name: str
+    bridge: str
+    subnet: str
+    gateway: str
+    domain: str
+    default: bool
+    members: list[str]
+
+
+ENDED = ("done", "failed", "cancelled", "interrupted")
