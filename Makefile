@@ -1,0 +1,101 @@
+# The contributor's and the tester's menu: `make help`.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+MAKEFLAGS += --no-print-directory
+
+# The distribution's own Python: libvirt's and liblxc's bindings are built for it.
+PYTHON := /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+unexport PYTHONPATH PYTHONHOME
+
+# Engines whose absence fails the tests instead of skipping them.
+export TRIUNE_REQUIRE ?=
+
+.PHONY: help
+help: ## Show this menu
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do
+		printf '  %-12s %s\n' "$$name" "$$what"
+	done
+
+# --- the environment -------------------------------------------------------------------------------------------
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || {
+		echo "Installing python3-venv"
+		export DEBIAN_FRONTEND=noninteractive
+		apt-get update -q >/dev/null
+		apt-get install -q -y --no-install-recommends python3-venv >/dev/null
+	}
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: requirements.lock requirements-build.lock pyproject.toml | $(BIN)/pip
+	@echo "Installing Python packages"
+	$(BIN)/pip install -q --require-hashes -r requirements-build.lock
+	$(BIN)/pip install -q --require-hashes -r requirements.lock
+	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
+	touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.run
+	@echo "Installing Python packages for development"
+	$(BIN)/pip install -q --require-hashes -r requirements-dev.lock
+	touch $@
+
+# Start-up speed of the command counts, and PYTHONDONTWRITEBYTECODE may be set: compile ahead.
+.PHONY: compiled
+compiled: $(VENV)/.run
+	@$(BIN)/python -m compileall -q -j 0 src/triune $(VENV)/lib >/dev/null || true
+
+.PHONY: setup
+setup: compiled ## Install system packages, start the daemons
+	@$(BIN)/triune setup
+
+# --- what users want -------------------------------------------------------------------------------------------
+
+.PHONY: up
+up: setup ## From a fresh machine to a VM, a system and an app container that know each other
+	@$(BIN)/triune demo up
+
+.PHONY: down
+down: ## Remove the demo, and nothing else
+	@$(BIN)/triune demo down
+
+# --- what contributors want ------------------------------------------------------------------------------------
+
+.PHONY: lint
+lint: $(VENV)/.dev ## ruff, mypy, import contracts
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: $(VENV)/.dev ## Format the code
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+.PHONY: test
+test: $(VENV)/.dev compiled ## Every test, the live ones on real engines included (root)
+	@$(BIN)/triune setup
+	$(MAKE) lint
+	TRIUNE_REQUIRE=kvm,lxc,docker $(BIN)/pytest -q --color=no
+
+.PHONY: test-quick
+test-quick: $(VENV)/.dev ## Tests without root and engines, under a minute
+	@$(BIN)/pytest -q -m "not live"
+
+.PHONY: bench
+bench: $(VENV)/.dev setup ## Measure against the engines' own tools
+	$(BIN)/python -m tests.bench
+
+.PHONY: lock
+lock: $(VENV)/.dev ## Renew the locked dependencies
+	@export CUSTOM_COMPILE_COMMAND="make lock" PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS= PIP_EXTRA_INDEX_URL=
+	compile="$(BIN)/pip-compile -q --upgrade --generate-hashes --allow-unsafe --strip-extras
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host"
+	$$compile -o requirements.lock pyproject.toml
+	$(BIN)/python tools/groups.py build | $$compile -o requirements-build.lock -
+	$(BIN)/python tools/groups.py dev | $$compile -c requirements.lock -o requirements-dev.lock -

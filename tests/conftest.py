@@ -1,0 +1,54 @@
+"""What every test gets: a missing engine that is required fails instead of skipping.
+
+`TRIUNE_REQUIRE=kvm,lxc,docker` names the engines (their marks). A test with one of these marks may still skip for what
+no machine of ours has, if its reason begins with `hardware:`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+LIVE = Path(__file__).parent / "live"
+EXEMPT = "hardware:"
+
+
+def required_engines() -> frozenset[str]:
+    """The engines that must be there, from the environment."""
+    return frozenset(word for word in os.environ.get("TRIUNE_REQUIRE", "").replace(" ", "").split(",") if word)
+
+
+def skip_reason(longrepr: object) -> str:
+    """Why a test was skipped, from pytest's (path, line, reason)."""
+    reason = longrepr[2] if isinstance(longrepr, tuple) and len(longrepr) == 3 else str(longrepr)
+    return str(reason).removeprefix("Skipped: ")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn the skip of a test of a required engine into a failure."""
+    report = yield
+    marks = {mark.name for mark in item.iter_markers()} & required_engines()
+    if report.skipped and marks and not hasattr(report, "wasxfail"):
+        reason = skip_reason(report.longrepr)
+        if not reason.startswith(EXEMPT):
+            report.outcome = "failed"
+            report.longrepr = f"skipped, though TRIUNE_REQUIRE asks for {', '.join(sorted(marks))}: {reason}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Turn the skip of a whole live module into a failure when engines are required."""
+    report = yield
+    if report.outcome == "skipped" and required_engines() and LIVE in collector.path.parents:
+        reason = skip_reason(report.longrepr)
+        if not reason.startswith(EXEMPT):
+            report.outcome = "failed"
+            report.longrepr = f"skipped, though TRIUNE_REQUIRE is set: {reason}"
+    return report

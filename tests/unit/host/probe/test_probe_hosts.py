@@ -1,0 +1,163 @@
+"""What the probes say of canned hosts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from tests.trees import DEBIAN_12, INFO, NESTED_VM, TOOLS, UBUNTU_24, CannedTools, view
+
+from triune.domain.finding import Finding, FindingStatus
+from triune.host.probe import examine as examining
+from triune.host.probe.examine import PROBES, examine
+from triune.host.probe.view import View, ok
+
+OK, WARNING, MISSING = FindingStatus.OK, FindingStatus.WARNING, FindingStatus.MISSING
+
+
+def look(root: Path, tree: Mapping[str, str], **options: object) -> dict[str, Finding]:
+    findings = examine(view(root, tree, **options))
+    assert len({finding.id for finding in findings}) == len(findings), "ids are unique"
+    return {finding.id: finding for finding in findings}
+
+
+def test_debian_12_with_everything(tmp_path: Path) -> None:
+    found = look(tmp_path, DEBIAN_12)
+    expected_ok = {
+        "cpu.virtualization", "kvm.nested", "iommu.passthrough", "cgroups.version", "cgroups.limits", "namespaces.kinds",
+        "namespaces.user", "namespaces.subids", "security.seccomp", "security.apparmor", "storage.data",
+        "storage.overlay", "network.forwarding", "network.neighbours", "programs.qemu", "programs.libvirt",
+        "programs.lxc", "programs.docker", "programs.docker-daemon", "programs.live-restore",
+        "programs.libvirt-daemon", "resources.memory", "resources.limits",
+    }  # fmt: skip
+    assert {name for name in expected_ok if found[name].status is not OK} == set()
+    assert found["cpu.virtualization"].sentence == "8 × Intel(R) Xeon(R) E-2288G with Intel VT-x."
+    assert found["cgroups.version"].facts["version"] == 2
+    assert found["storage.data"].facts["filesystem"] == "btrfs", "the deepest, last mount counts"
+    assert found["programs.qemu"].facts["version"] == "7.2.17"
+    assert found["engines.docker"].facts["usable"] is True
+
+
+def test_this_kind_of_vm(tmp_path: Path) -> None:
+    found = look(tmp_path, NESTED_VM, tools=CannedTools(TOOLS, {"/info": {"LiveRestoreEnabled": False}}))
+    assert found["cpu.virtualization"].status is WARNING
+    assert found["cgroups.version"].facts == {
+        "version": 1,
+        "hybrid": True,
+        "controllers": ["blkio", "cpu", "cpuset", "freezer", "memory", "pids"],
+    }
+    assert found["cgroups.limits"].facts["lacking"] == ["disk weight"], "BFQ's own file is not what runtimes ask for"
+    assert found["security.apparmor"].status is MISSING
+    assert found["network.forwarding"].status is WARNING
+    assert found["network.forward"].facts == {"policy": "DROP", "docker": True}
+    assert found["network.neighbours"].status is WARNING
+    assert found["programs.live-restore"].fix == "triune setup --live-restore"
+    assert found["namespaces.subids"].status is MISSING
+    assert found["resources.memory"].status is WARNING
+    assert found["resources.inotify"].facts == {"value": 128, "wanted": 1024}
+    assert found["engines.lxc"].status is MISSING
+    assert "range of 65536 ids" in found["engines.lxc"].sentence
+
+
+def test_ubuntu_without_engines(tmp_path: Path) -> None:
+    found = look(tmp_path, UBUNTU_24, tools=CannedTools({}))
+    assert found["namespaces.user"].status is OK
+    assert "AppArmor" in found["namespaces.user"].sentence
+    assert found["namespaces.subids"].fix == "triune setup", "a user's range is not root's"
+    for engine in ("kvm", "lxc", "docker"):
+        assert found[f"engines.{engine}"].status is MISSING
+        assert found[f"engines.{engine}"].facts == {"engine": engine, "usable": False}
+    assert found["engines.kvm"].sentence == "KVM virtual machines cannot run: QEMU is not installed."
+    assert found["programs.qemu"].fix == "apt-get install -y --no-install-recommends qemu-system-x86"
+    assert found["kvm.nested"].status is OK, "the module that has it on counts"
+
+
+def test_an_empty_root_is_told_not_raised(tmp_path: Path) -> None:
+    found = look(tmp_path, {}, tools=CannedTools({}))
+    assert found["cgroups.version"].status is MISSING
+    assert found["namespaces.kinds"].status is MISSING
+    assert not [name for name in found if name.endswith(".unknown")], "no probe failed"
+
+
+@pytest.mark.parametrize("tree", [DEBIAN_12, NESTED_VM, UBUNTU_24, {}], ids=["debian", "vm", "ubuntu", "empty"])
+@pytest.mark.parametrize("euid", [0, 1000])
+def test_every_finding_is_one_sentence_and_at_most_one_command(
+    tmp_path: Path, tree: Mapping[str, str], euid: int
+) -> None:
+    for finding in look(tmp_path, tree, euid=euid).values():
+        assert finding.sentence.endswith("."), finding
+        assert (
+            finding.sentence[0].isupper()
+            or finding.sentence[0] in "/0123456789"
+            or finding.area == "programs"
+            or (finding.sentence.startswith(("btrfs", "cgroup")))
+        ), finding
+        assert "\n" not in finding.sentence + (finding.fix or "")
+        assert finding.as_dict()["status"] in ("ok", "warning", "missing")
+        assert finding.status is not OK or finding.fix is None, "what is well needs no mending"
+
+
+def test_as_another_user_it_says_what_it_could_not_see(tmp_path: Path) -> None:
+    found = look(tmp_path, DEBIAN_12, euid=1000)
+    for name in ("kvm.device", "network.forward", "programs.libvirt-daemon", "storage.idmap"):
+        assert found[name].status is WARNING
+        assert found[name].facts["known"] is False
+        assert found[name].fix == "sudo triune doctor"
+    assert found["engines.kvm"].facts["usable"] is None
+
+
+def test_no_device_though_the_processor_could(tmp_path: Path) -> None:
+    tree = {name: text for name, text in DEBIAN_12.items() if name != "dev/kvm"}
+    found = look(tmp_path, tree)["kvm.device"]
+    assert (found.status, found.fix) == (MISSING, "modprobe kvm_intel")
+
+
+def test_user_namespaces_switched_off(tmp_path: Path) -> None:
+    found = look(tmp_path, {**DEBIAN_12, "proc/sys/user/max_user_namespaces": "0\n"})
+    assert found["namespaces.user"].status is MISSING
+    assert found["engines.lxc"].facts["usable"] is False
+
+
+def test_firewalld_without_a_zone_for_the_bridge(tmp_path: Path) -> None:
+    tools = CannedTools({**TOOLS, "firewall-cmd --state": "running\n"}, INFO)
+    found = look(tmp_path, DEBIAN_12, tools=tools)["network.firewalld"]
+    assert found.status is WARNING
+    assert found.fix and "--add-interface=triune0" in found.fix
+
+
+def test_memory_controller_off(tmp_path: Path) -> None:
+    tree = {name: text for name, text in DEBIAN_12.items() if not name.endswith("memory.max")}
+    tree["sys/fs/cgroup/cgroup.controllers"] = "cpuset cpu io pids\n"
+    found = look(tmp_path, tree)["cgroups.limits"]
+    assert (found.status, found.facts["lacking"]) == (MISSING, ["memory"])
+    assert found.fix and "cgroup_enable=memory" in found.fix
+
+
+def test_a_broken_or_slow_probe_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examining, "_SECONDS", 0.2)
+
+    def broken(_: View) -> Sequence[Finding]:
+        raise RuntimeError("tripped")
+
+    def slow(_: View) -> Sequence[Finding]:
+        time.sleep(3)
+        return []
+
+    def fine(_: View) -> Sequence[Finding]:
+        return [ok("fine.thing", "cpu", "Fine.")]
+
+    probes = {"broken": ("cpu", broken), "slow": ("cpu", slow), "fine": ("cpu", fine)}
+    began = time.monotonic()
+    found = {finding.id: finding for finding in examine(view(tmp_path, DEBIAN_12), probes)}
+    assert time.monotonic() - began < 2
+    assert "tripped" in found["broken.unknown"].sentence
+    assert "did not finish" in found["slow.unknown"].sentence
+    assert found["fine.thing"].status is OK
+
+
+def test_every_area_has_a_title_in_the_table() -> None:
+    from triune.cli.findings import AREAS
+
+    assert {area for area, _ in PROBES.values()} <= set(AREAS)
