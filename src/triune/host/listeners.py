@@ -79,10 +79,20 @@ def owners(wanted: Iterable[Listener]) -> dict[int, str]:
         if not folder.name.isdigit() or len(found) == len(inodes):
             continue
         try:
-            links = {os.fspath(entry.readlink()) for entry in (folder / "fd").iterdir()}
+            held = [entry for entry in (folder / "fd").iterdir() if _link(entry) in inodes]
             name = (folder / "comm").read_text().strip()
         except OSError:
             continue
-        for text in links & inodes.keys():
-            found[inodes[text]] = f"{name} (pid {folder.name})"
+        for entry in held:
+            inode = inodes.get(_link(entry))
+            if inode is not None:
+                found[inode] = f"{name} (pid {folder.name})"
     return found
+
+
+def _link(entry: Path) -> str:
+    """Where a descriptor leads; empty when it was closed meanwhile."""
+    try:
+        return os.fspath(entry.readlink())
+    except OSError:
+        return ""
