@@ -1,0 +1,199 @@
+"""The connection to libvirt: opened late, kept, opened again when it breaks, never waited for more than two seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any, TypeVar
+
+from triune.domain.errors import Conflict, Denied, Failed, NotFound, TriuneError, Unreachable, Unsupported
+from triune.host import bindings
+
+T = TypeVar("T")
+
+PATIENCE = 1.8  # seconds; "within two seconds" with something left for the rest
+_KEEPALIVE = (2, 3)  # seconds between probes, and how many may stay unanswered
+
+_loop_lock = threading.Lock()
+_loop_running = False
+
+
+def library() -> ModuleType:
+    """libvirt's binding. Raises Unsupported("libvirt_missing")."""
+    try:
+        return bindings.load("libvirt")
+    except ImportError:
+        raise Unsupported(
+            "libvirt_missing", "libvirt's Python binding is not installed on this host", hint="Run: triune setup"
+        ) from None
+
+
+def agent_library() -> ModuleType:
+    """The part of libvirt's binding that speaks to guest agents."""
+    try:
+        return bindings.load("libvirt_qemu")
+    except ImportError:
+        raise Unsupported(
+            "libvirt_missing", "libvirt's Python binding is not installed on this host", hint="Run: triune setup"
+        ) from None
+
+
+def ensure_event_loop() -> None:
+    """Run libvirt's event loop in one thread of this process. Must precede the first connection."""
+    global _loop_running  # noqa: PLW0603 - libvirt's event loop is one per process
+    with _loop_lock:
+        if _loop_running:
+            return
+        virt = library()
+        virt.registerErrorHandler(lambda _context, _error: None, None)  # it prints to stderr by default
+        virt.virEventRegisterDefaultImpl()
+        threading.Thread(target=_run_loop, args=(virt,), name="libvirt-events", daemon=True).start()
+        _loop_running = True
+
+
+def _run_loop(virt: ModuleType) -> None:
+    while True:
+        with contextlib.suppress(virt.libvirtError):
+            virt.virEventRunDefaultImpl()
+
+
+def bounded(work: Callable[[], T], uri: str, seconds: float = PATIENCE) -> T:
+    """Run `work` in a thread and wait for it; raise Unreachable after `seconds`.
+
+    A socket that nobody serves accepts connections and says nothing; libvirt waits for it without an end.
+    """
+    result: list[T] = []
+    trouble: list[BaseException] = []
+
+    def attempt() -> None:
+        try:
+            result.append(work())
+        except BaseException as error:
+            trouble.append(error)
+
+    thread = threading.Thread(target=attempt, name="libvirt-call", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if trouble:
+        raise trouble[0]
+    if not result:
+        raise unreachable(uri, f"no answer within {seconds:g} s")
+    return result[0]
+
+
+def unreachable(uri: str, why: str) -> Unreachable:
+    """The error for a libvirt that does not answer."""
+    return Unreachable(
+        "engine_unreachable",
+        f"libvirt does not answer at {uri}: {why}",
+        hint="Start it: systemctl start libvirtd (or: virtlogd -d; libvirtd -d), then: triune doctor",
+    )
+
+
+class Client:
+    """One connection for all threads of the process (libvirt's connections are thread-safe)."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self._lock = threading.Lock()
+        self._connection: Any = None
+
+    def connection(self) -> Any:
+        """The open connection. Raises Unreachable, Denied or Unsupported."""
+        with self._lock:
+            if self._connection is not None and self._connection.isAlive():
+                return self._connection
+            self._connection = self.open()
+            return self._connection
+
+    def open(self) -> Any:
+        """A connection of its own, for the caller to close."""
+        virt = library()
+        ensure_event_loop()
+
+        def attempt() -> Any:
+            connection = virt.open(self.uri)
+            connection.setKeepAlive(*_KEEPALIVE)
+            return connection
+
+        with self.errors():
+            return bounded(attempt, self.uri)
+
+    def call(self, work: Callable[[Any], T], *, name: str = "", seconds: float | None = None) -> T:
+        """Do `work` on the connection, libvirt's errors made ours; once more where the connection had just died."""
+        for attempt in (0, 1):
+            connection = self.connection()
+            try:
+                with self.errors(name):
+                    if seconds is None:
+                        return work(connection)
+                    return bounded(lambda c=connection: work(c), self.uri, seconds)  # type: ignore[misc]
+            except Unreachable:
+                if attempt or connection.isAlive():
+                    raise
+        raise AssertionError
+
+    def domain(self, name: str) -> Any:
+        """The domain. Raises NotFound("instance_not_found")."""
+        return self.call(lambda connection: connection.lookupByName(name), name=name, seconds=PATIENCE)
+
+    def find(self, name: str) -> Any | None:
+        """The domain, or None."""
+        try:
+            return self.domain(name)
+        except NotFound:
+            return None
+
+    @contextlib.contextmanager
+    def errors(self, name: str = "") -> Iterator[None]:
+        """Turn libvirt's errors into ours, by their codes."""
+        virt = library()
+        try:
+            yield
+        except virt.libvirtError as error:
+            raise translate(error, name, self.uri) from error
+
+
+def translate(error: Any, name: str, uri: str) -> TriuneError:
+    """Our error for a libvirtError."""
+    virt = library()
+    code, text = error.get_error_code(), error.get_error_message() or "no message"
+    if code == virt.VIR_ERR_NO_DOMAIN:
+        return NotFound(
+            "instance_not_found", f"There is no virtual machine {name!r}", hint="See what there is: triune list"
+        )
+    if code in (virt.VIR_ERR_NO_CONNECT, virt.VIR_ERR_RPC, virt.VIR_ERR_INVALID_CONN) or _broken(virt, error):
+        return unreachable(uri, text)
+    if code in (virt.VIR_ERR_AUTH_FAILED, virt.VIR_ERR_AUTH_UNAVAILABLE, virt.VIR_ERR_ACCESS_DENIED):
+        return Denied("libvirt_denied", f"libvirt refuses: {text}", hint="Run as root or join the group libvirt.")
+    if code == virt.VIR_ERR_AGENT_UNRESPONSIVE:
+        return no_agent(name)
+    if code in (virt.VIR_ERR_OPERATION_INVALID, virt.VIR_ERR_RESOURCE_BUSY):
+        return Conflict(
+            "wrong_state", f"libvirt cannot do this with {name!r} now: {text}", hint=f"See: triune show {name}"
+        )
+    hint = f"See: triune show {name}; journalctl -u libvirtd; /var/log/libvirt/qemu/{name}.log"
+    return Failed("libvirt_failed", f"libvirt failed on {name or uri!r}: {text}", hint=hint, libvirt_code=code)
+
+
+def _broken(virt: ModuleType, error: Any) -> bool:
+    """Whether it tells of the connection: the transport's system and internal errors (closed, reset, refused)."""
+    transport = (virt.VIR_FROM_RPC, virt.VIR_FROM_REMOTE, virt.VIR_FROM_STREAMS)
+    codes = (virt.VIR_ERR_SYSTEM_ERROR, virt.VIR_ERR_INTERNAL_ERROR)
+    return error.get_error_domain() in transport and error.get_error_code() in codes
+
+
+def no_agent(name: str) -> Unsupported:
+    """The error for a guest whose agent does not answer."""
+    return Unsupported(
+        "no_guest_agent",
+        f"The guest agent of {name!r} does not answer",
+        hint=f"Install qemu-guest-agent in the guest, or use: triune console {name}",
+    )
+
+
+def not_running(name: str) -> Conflict:
+    """The error for what only a running instance can do."""
+    return Conflict("instance_not_running", f"{name!r} is not running", hint=f"Start it: triune start {name}")

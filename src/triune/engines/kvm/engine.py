@@ -1,0 +1,143 @@
+"""The KVM engine: virtual machines as ordinary libvirt domains, accelerated where that is proved, else emulated."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from triune.domain.errors import TriuneError
+from triune.domain.image import FormKind
+from triune.domain.instance import Instance, InstanceDetail, Stats
+from triune.domain.operation import Progress
+from triune.engines.base import EventSink, LaunchPlan, Probe
+from triune.engines.base import Watch as WatchProtocol
+from triune.engines.kvm import counters, inventory, seed, spec
+from triune.engines.kvm.client import Client
+from triune.engines.kvm.commands import Commands
+from triune.engines.kvm.console import Console
+from triune.engines.kvm.lifecycle import Lifecycle
+from triune.engines.kvm.logs import Logs
+from triune.engines.kvm.rename import Renaming
+from triune.engines.kvm.watch import Watch
+from triune.host import kvm
+
+_VIRTIOFSD = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd")
+_MISSING = {
+    "bridging": "A virtual machine joins any bridge by itself",
+    "oci": "QEMU has no store of OCI images",
+    "ports": "Ports of virtual machines are published by Triune's network, not by libvirt",
+}
+
+
+class KvmEngine:
+    """Implements engines.base.Engine. `env` of an instance is given to every command run in it."""
+
+    name = inventory.ENGINE
+    title = "Virtual machines (libvirt, QEMU)"
+    form_kind = FormKind.DISK
+
+    def __init__(self, state_dir: Path, *, uri: str = "qemu:///system", proof_cache: Path | None = kvm.CACHE) -> None:
+        self._client = Client(uri)
+        self._proof_cache = proof_cache
+        self._facts: spec.HostFacts | None = None
+        self._facts_lock = threading.Lock()
+        self._kernels: dict[str, str] = {}
+        self._lifecycle = Lifecycle(self._client, state_dir)
+        self.commands = Commands(self._client)
+        self.pausing = self._lifecycle
+        self.renaming = Renaming(self._client, state_dir)
+        self.logs = Logs(self._client)
+        self.console = Console(self._client)
+        self.bridging = None
+        self.oci = None
+        self.ports = None
+
+    def host(self) -> spec.HostFacts:
+        """What this host can do; proved once."""
+        with self._facts_lock:
+            if self._facts is None:
+                self._facts = spec.HostFacts(
+                    accelerated=kvm.prove(cache=self._proof_cache).usable,
+                    memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+                    cpus=os.cpu_count() or 1,
+                    cpu_quota=_cpu_controller(),
+                    virtiofs=any(Path(path).exists() for path in _VIRTIOFSD),
+                    emulator=shutil.which(kvm.QEMU) or f"/usr/bin/{kvm.QEMU}",
+                )
+            return self._facts
+
+    def probe(self) -> Probe:
+        """Versions, and whether KVM is proved."""
+        try:
+            numbers = self._client.call(lambda c: (c.getLibVersion(), c.getVersion()), seconds=1.8)
+        except TriuneError as error:
+            return Probe(available=False, reason=error.message, hint=error.hint, missing=_MISSING)
+        proof = kvm.prove(cache=self._proof_cache)
+        libvirt, qemu = (_version(number) for number in numbers)
+        facts: dict[str, object] = {
+            "accelerated": proof.usable, "kvm": proof.reason, "libvirt": libvirt, "qemu": qemu, "uri": self._client.uri,
+        }  # fmt: skip
+        slow = kvm.libvirt_reprobes()
+        if slow is not None:
+            facts["slow"] = slow
+        return Probe(available=True, version=libvirt, missing=_MISSING, facts=facts)
+
+    def list(self) -> Sequence[Instance]:
+        """All domains of the host."""
+        return inventory.rows(self._client)
+
+    def get(self, name: str) -> InstanceDetail:
+        """One domain in detail."""
+        return inventory.detail(self._client, name, self._kernels)
+
+    def check(self, plan: LaunchPlan) -> None:
+        """Raise Invalid or Unsupported if `create` would refuse."""
+        spec.check(plan, self.host())
+        if plan.user_data is not None:
+            seed.tool()
+
+    def create(self, plan: LaunchPlan, progress: Progress) -> None:
+        """Make it, stopped. Steps: kvm-disk, kvm-seed, kvm-define."""
+        self.check(plan)
+        self._lifecycle.create(plan, self.host(), progress)
+
+    def start(self, name: str, progress: Progress) -> None:
+        """Start it."""
+        self._lifecycle.start(name, progress)
+
+    def stop(self, name: str, *, timeout: float, force: bool, progress: Progress) -> None:
+        """Shut it down."""
+        self._lifecycle.stop(name, timeout, force, progress)
+
+    def wait_ready(self, name: str, timeout: float, progress: Progress) -> None:
+        """Wait for the guest agent."""
+        self._lifecycle.wait_ready(name, timeout, progress)
+
+    def delete(self, name: str) -> None:
+        """Remove it with everything that is its own."""
+        self._lifecycle.delete(name)
+
+    def stats(self) -> Mapping[str, Stats]:
+        """Counters of every running domain."""
+        return counters.read(self._client)
+
+    def watch(self, sink: EventSink) -> WatchProtocol:
+        """Deliver libvirt's lifecycle events."""
+        return Watch(self._client, self.name, sink)
+
+
+def _version(number: int) -> str:
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
+
+
+def _cpu_controller() -> bool:
+    """Whether cgroups can hold CPU time back here (v1: a hierarchy; v2: the controller)."""
+    if Path("/sys/fs/cgroup/cpu").is_dir():
+        return True
+    try:
+        return "cpu" in Path("/sys/fs/cgroup/cgroup.controllers").read_text().split()
+    except OSError:
+        return False

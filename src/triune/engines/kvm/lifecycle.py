@@ -1,0 +1,278 @@
+"""Making, starting, stopping and removing domains, each step safe to be cut off at and to be repeated."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+from triune.domain.errors import Conflict, Failed, TriuneError, Unsupported
+from triune.domain.names import instance_name
+from triune.domain.operation import Progress
+from triune.engines.base import LaunchPlan
+from triune.engines.kvm import inventory, logs, seed
+from triune.engines.kvm import mark as marks
+from triune.engines.kvm.agent import Agent
+from triune.engines.kvm.client import Client, library, not_running
+from triune.engines.kvm.settings import parse
+from triune.engines.kvm.spec import Files, HostFacts, build, disk_form, disk_size
+from triune.host.run import run
+
+_POLL = 0.03
+_AGENT_SHUTDOWN_PATIENCE = 3  # seconds for the agent to take a shutdown before ACPI is tried
+
+
+class Lifecycle:
+    """The engine's required verbs."""
+
+    def __init__(self, client: Client, state_dir: Path) -> None:
+        self._client = client
+        self._state_dir = state_dir
+
+    def files(self, name: str) -> Files:
+        """The instance's own files."""
+        return Files(folder=self._state_dir / instance_name(name))
+
+    def create(self, plan: LaunchPlan, host: HostFacts, progress: Progress) -> None:
+        """Make the disk, the seed and the domain. Raises Conflict("instance_exists")."""
+        name = plan.spec.name
+        if self._client.find(name) is not None:
+            raise Conflict(
+                "instance_exists",
+                f"There is a virtual machine {name!r} already",
+                hint=f"Choose another name, or: triune rm {name}",
+            )
+        files = self.files(name)
+        try:
+            self._make_files(plan, files, progress)
+            progress.step("kvm-define", "Defining the virtual machine")
+            xml = build(plan, files, host)
+            domain = self._client.call(lambda connection: connection.defineXML(xml), name=name)
+        except BaseException:
+            # only the files: a domain of that name would be somebody else's, defined meanwhile
+            shutil.rmtree(files.folder, ignore_errors=True)
+            raise
+        try:
+            if parse(plan.spec.settings).autostart:
+                with self._client.errors(name):
+                    domain.setAutostart(1)
+        except BaseException:
+            with contextlib.suppress(TriuneError, OSError):
+                self.delete(name)
+            raise
+
+    def _make_files(self, plan: LaunchPlan, files: Files, progress: Progress) -> None:
+        progress.step("kvm-disk", "Making the disk")
+        # QEMU's user must be able to pass through, and nobody to look in.
+        self._state_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+        if files.folder.exists():
+            shutil.rmtree(files.folder)  # there is no such domain: what a crash left
+        files.folder.mkdir(mode=0o711)
+        _make_disk(plan, files)
+        if plan.user_data is not None:
+            progress.step("kvm-seed", "Writing the first-boot data")
+            seed.write(files.seed, seed.files(plan.spec.name, plan.machine_id or plan.spec.name, plan.user_data))
+
+    def start(self, name: str, progress: Progress) -> None:
+        """Start it; does nothing when it is running."""
+        domain = self._client.domain(name)
+        with self._client.errors(name):
+            if domain.isActive():
+                return
+        progress.step("kvm-start", "Starting the virtual machine")
+        try:
+            with self._client.errors(name):
+                domain.create()
+        except Conflict:
+            with self._client.errors(name):
+                if not domain.isActive():  # else someone was quicker
+                    raise
+
+    def stop(self, name: str, timeout: float, force: bool, progress: Progress) -> None:
+        """Agent, then ACPI, then (with `force`) the plug. Raises Failed("stop_timeout")."""
+        domain = self._client.domain(name)
+        with self._client.errors(name):
+            if not domain.isActive():
+                return
+        if timeout > 0:
+            progress.step("kvm-shutdown", "Asking the guest to shut down")
+            if self._ask_to_stop(domain, name, timeout, progress):
+                return
+        if not force:
+            raise Failed(
+                "stop_timeout",
+                f"{name!r} did not shut down within {timeout:g} s",
+                hint=f"Try again with a longer time, look at: triune console {name}, or: triune stop --force {name}",
+            )
+        progress.step("kvm-destroy", "Switching the virtual machine off")
+        self._destroy(domain, name)
+
+    def _ask_to_stop(self, domain: Any, name: str, timeout: float, progress: Progress) -> bool:
+        virt = library()
+        with self._client.errors(name):
+            if domain.state(0)[0] in (virt.VIR_DOMAIN_PAUSED, virt.VIR_DOMAIN_PMSUSPENDED):
+                with contextlib.suppress(virt.libvirtError):
+                    domain.resume()  # a frozen guest hears nothing
+            connected = inventory.agent_connected(ET.fromstring(domain.XMLDesc(0)))  # noqa: S314 - from libvirt
+        if connected:
+            with contextlib.suppress(virt.libvirtError):
+                domain.agentSetResponseTimeout(_AGENT_SHUTDOWN_PATIENCE, 0)
+                domain.shutdownFlags(virt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT)
+        began = time.monotonic()
+        pressed = 0.0 if not connected else began + min(timeout / 2, _AGENT_SHUTDOWN_PATIENCE)
+        while time.monotonic() - began < timeout:
+            if _is_off(domain):
+                return True
+            if time.monotonic() >= pressed:
+                with contextlib.suppress(virt.libvirtError):
+                    domain.shutdownFlags(virt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+                pressed = time.monotonic() + 10  # early in its boot a guest misses the button
+            progress.check()
+            time.sleep(_POLL)
+        return _is_off(domain)
+
+    def _destroy(self, domain: Any, name: str) -> None:
+        virt = library()
+        with self._client.errors(name):
+            try:
+                domain.destroy()
+            except virt.libvirtError as error:
+                gone = (virt.VIR_ERR_OPERATION_INVALID, virt.VIR_ERR_NO_DOMAIN)
+                if error.get_error_code() not in gone:
+                    raise
+
+    def wait_ready(self, name: str, timeout: float, progress: Progress) -> None:
+        """Wait for the guest agent (or, without one in the image, for running), then mount the volumes."""
+        domain = self._client.domain(name)
+        with self._client.errors(name):
+            mark = marks.read(ET.fromstring(domain.XMLDesc(0)))  # noqa: S314 - from libvirt
+        agent = Agent(self._client, domain, name)
+        expects = mark is not None and mark.agent
+        progress.report(None, "Waiting for the guest" if expects else "Running")
+        deadline = time.monotonic() + timeout
+        while True:
+            if _is_off(domain):
+                raise self._not_ready(name, "stopped before it was ready")
+            if not expects:
+                return
+            with contextlib.suppress(Unsupported, Failed, Conflict):
+                agent.ping()
+                break
+            if time.monotonic() >= deadline:
+                raise self._not_ready(name, f"was not ready within {timeout:g} s")
+            progress.check()
+            time.sleep(_POLL)
+        if mark is not None:
+            _mount(agent, mark, name)
+
+    def _not_ready(self, name: str, what: str) -> Failed:
+        said = logs.last_lines(self.files(name).serial_log, 20).decode(errors="replace")
+        clean = ["".join(char for char in line if char.isprintable()) for line in said.splitlines()]
+        return Failed(
+            "not_ready",
+            f"{name!r} {what}",
+            hint=f"See what it said: triune logs {name}",
+            console=clean[-20:],
+        )
+
+    def pause(self, name: str) -> None:
+        """Freeze it; does nothing when it is frozen."""
+        self._switch(name, to_paused=True)
+
+    def resume(self, name: str) -> None:
+        """Thaw it; does nothing when it runs."""
+        self._switch(name, to_paused=False)
+
+    def _switch(self, name: str, *, to_paused: bool) -> None:
+        virt = library()
+        domain = self._client.domain(name)
+        with self._client.errors(name):
+            state = domain.state(0)[0]
+            if state in (virt.VIR_DOMAIN_SHUTOFF, virt.VIR_DOMAIN_CRASHED):
+                raise not_running(name)
+            if (state == virt.VIR_DOMAIN_PAUSED) == to_paused:
+                return
+            if to_paused:
+                domain.suspend()
+            else:
+                domain.resume()
+
+    def delete(self, name: str) -> None:
+        """Switch it off, undefine it, remove its own folder. An adopted domain's disks stay where they are."""
+        files = self.files(name)
+        domain = self._client.find(name)
+        managed = True
+        if domain is not None:
+            managed = self._remove_domain(domain, name)
+        if managed:
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(files.folder)
+
+    def _remove_domain(self, domain: Any, name: str) -> bool:
+        """Remove the domain; return whether it was ours."""
+        virt = library()
+        with self._client.errors(name):
+            managed = marks.read(ET.fromstring(domain.XMLDesc(0))) is not None  # noqa: S314 - from libvirt
+            active, persistent = domain.isActive(), domain.isPersistent()
+        if active:
+            self._destroy(domain, name)
+        if persistent:
+            flags = (
+                virt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+                | virt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+                | virt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+                | (virt.VIR_DOMAIN_UNDEFINE_NVRAM if managed else virt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
+            )
+            with self._client.errors(name):
+                try:
+                    domain.undefineFlags(flags)
+                except virt.libvirtError as error:
+                    if error.get_error_code() != virt.VIR_ERR_NO_DOMAIN:
+                        raise
+        return managed
+
+
+def _make_disk(plan: LaunchPlan, files: Files) -> None:
+    form = disk_form(plan)
+    argv: list[str | Path] = ["qemu-img", "create", "-q", "-f", "qcow2"]
+    if form.path is not None:
+        argv += ["-b", form.path, "-F", form.format]
+    run([*argv, files.disk, str(disk_size(plan))])
+    files.disk.chmod(0o600)
+
+
+def _is_off(domain: Any) -> bool:
+    virt = library()
+    try:
+        return not domain.isActive()
+    except virt.libvirtError as error:
+        if error.get_error_code() == virt.VIR_ERR_NO_DOMAIN:
+            return True  # a transient domain is gone when it stops
+        raise
+
+
+def _mount(agent: Agent, mark: marks.Mark, name: str) -> None:
+    """Mount the volumes in the guest; a mounted one is left alone."""
+    for tag, target in mark.volumes:
+        for argv in (["mkdir", "-p", "--", target], ["mount", "-t", "virtiofs", tag, target]):
+            if argv[0] == "mount" and _run(agent, ["mountpoint", "-q", target]) == 0:
+                continue
+            if _run(agent, argv) != 0:
+                raise Failed(
+                    "volume_not_mounted",
+                    f"The guest {name!r} could not mount its volume at {target}",
+                    hint="Its kernel needs virtiofs (Linux 5.4 or newer).",
+                )
+
+
+def _run(agent: Agent, argv: list[str]) -> int:
+    pid = agent.execute(argv)
+    for _ in range(600):
+        done = agent.outcome(pid)
+        if done is not None:
+            return done[0]
+        time.sleep(0.05)
+    return -1

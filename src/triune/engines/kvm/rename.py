@@ -1,0 +1,91 @@
+"""Renaming a stopped domain together with its folder, so that a crash at any point leaves every path valid.
+
+Order: hard-link the files into the new folder; rename the domain; define it with the new paths; remove the old folder.
+The domain's paths exist throughout. What a crash leaves is a second name of the same files: `create` or `delete` of
+that name removes it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+from triune.domain.errors import Conflict
+from triune.domain.names import instance_name
+from triune.engines.kvm import mark as marks
+from triune.engines.kvm.client import Client, library
+from triune.engines.kvm.spec import Files
+
+
+class Renaming:
+    """The `renaming` facet."""
+
+    live = False
+
+    def __init__(self, client: Client, state_dir: Path) -> None:
+        self._client = client
+        self._state_dir = state_dir
+
+    def rename(self, name: str, new: str) -> None:
+        """Rename it. Raises Conflict("instance_running" | "instance_exists")."""
+        instance_name(new)
+        domain = self._client.domain(name)
+        with self._client.errors(name):
+            if domain.isActive():
+                raise Conflict("instance_running", f"{name!r} is running", hint=f"Stop it first: triune stop {name}")
+            managed = marks.read(ET.fromstring(domain.XMLDesc(0))) is not None  # noqa: S314 - from libvirt
+        if self._client.find(new) is not None:
+            raise Conflict(
+                "instance_exists", f"There is a virtual machine {new!r} already", hint="Choose another name."
+            )
+        if not managed:
+            with self._client.errors(name):
+                domain.rename(new, 0)
+            return
+        self._rename_managed(domain, name, new)
+
+    def _rename_managed(self, domain: object, name: str, new: str) -> None:
+        virt = library()
+        old_files, new_files = Files(folder=self._state_dir / name), Files(folder=self._state_dir / new)
+        _link(old_files.folder, new_files.folder)
+        try:
+            with self._client.errors(name):
+                domain.rename(new, 0)  # type: ignore[attr-defined]
+        except BaseException:
+            shutil.rmtree(new_files.folder, ignore_errors=True)
+            raise
+        renamed = self._client.domain(new)
+        with self._client.errors(new):
+            xml = moved(
+                renamed.XMLDesc(virt.VIR_DOMAIN_XML_INACTIVE | virt.VIR_DOMAIN_XML_SECURE), name, old_files, new_files
+            )
+        self._client.call(lambda connection: connection.defineXML(xml), name=new)
+        shutil.rmtree(old_files.folder, ignore_errors=True)
+
+
+def moved(xml: str, name: str, old: Files, new: Files) -> str:
+    """The domain's XML with every path in the old folder led to the new one, and the new host name."""
+    root = ET.fromstring(xml)  # noqa: S314 - from libvirt
+    for element in root.iter():
+        for key in ("file", "dir", "path"):
+            value = element.get(key)
+            if value and Path(value).parent == old.folder:
+                element.set(key, str(new.folder / Path(value).name))
+    nvram = root.find("os/nvram")
+    if nvram is not None and nvram.text and Path(nvram.text).parent == old.folder:
+        nvram.text = str(new.folder / Path(nvram.text).name)
+    cmdline = root.find("os/cmdline")
+    if cmdline is not None and cmdline.text:
+        was, now = f"systemd.hostname={name}", f"systemd.hostname={new.folder.name}"
+        cmdline.text = " ".join(now if word == was else word for word in cmdline.text.split(" "))
+    return ET.tostring(root, encoding="unicode")
+
+
+def _link(old: Path, new: Path) -> None:
+    if new.exists():
+        shutil.rmtree(new)  # no domain has that name: what a crash left
+    new.mkdir(mode=0o711)
+    for file in old.iterdir():
+        os.link(file, new / file.name, follow_symlinks=False)

@@ -1,0 +1,46 @@
+"""The NoCloud seed: first-boot data for cloud-init on a small ISO image with the label `cidata`.
+
+Format: cloudinit.readthedocs.io, datasource NoCloud. JSON is YAML, so the two generated files are written as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from triune.domain.errors import Unsupported
+from triune.host.run import run
+
+_TOOLS = ("xorriso", "genisoimage", "mkisofs")
+
+
+def files(name: str, instance_id: str, user_data: str) -> dict[str, str]:
+    """The seed's files: name → content."""
+    network = {"version": 2, "ethernets": {"all": {"match": {"name": "e*"}, "dhcp4": True}}}
+    return {
+        "meta-data": json.dumps({"instance-id": instance_id, "local-hostname": name}) + "\n",
+        "network-config": json.dumps(network) + "\n",
+        "user-data": user_data,
+    }
+
+
+def tool() -> list[str]:
+    """How the image is made here. Raises Unsupported("tool_missing")."""
+    for name in _TOOLS:
+        if shutil.which(name):
+            return [name, "-as", "mkisofs"] if name == "xorriso" else [name]
+    raise Unsupported(
+        "tool_missing", f"User data needs one of {', '.join(_TOOLS)}, none installed here", hint="Run: triune setup"
+    )
+
+
+def write(target: Path, contents: dict[str, str]) -> None:
+    """Make the image at `target`."""
+    maker = tool()
+    with tempfile.TemporaryDirectory(prefix="triune-seed-") as scratch:
+        folder = Path(scratch)
+        for name, text in contents.items():
+            (folder / name).write_text(text)
+        run([*maker, "-quiet", "-output", target, "-volid", "cidata", "-joliet", "-rock", folder])

@@ -1,0 +1,345 @@
+"""A launch plan as libvirt's domain XML: pure, no contact with the host. Format: libvirt.org/formatdomain.html."""
+
+from __future__ import annotations
+
+import math
+import uuid
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from pathlib import Path
+
+from triune.domain.errors import Invalid, Unsupported
+from triune.domain.image import DiskForm
+from triune.domain.names import instance_name, single_line
+from triune.domain.network import Nic
+from triune.engines.base import LaunchPlan
+from triune.engines.kvm import mark as marks
+from triune.engines.kvm.settings import Settings, parse
+
+DEFAULT_MEMORY = 512 * 2**20
+MINIMUM_MEMORY = 32 * 2**20
+EXEC_PORTS = 4
+EXEC_PORT = "triune.exec."
+AGENT_PORT = "org.qemu.guest_agent.0"
+_SPARE_ROOT_PORTS = 4  # for devices plugged in later
+_QUOTA_PERIOD = 100_000  # microseconds
+_TB_CACHE_MIB = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostFacts:
+    """What the XML depends on of this host. `memory` in bytes; `cpu_quota`: the cpu controller can hold a VM back."""
+
+    accelerated: bool
+    memory: int
+    cpus: int
+    cpu_quota: bool = True
+    virtiofs: bool = False
+    emulator: str = "/usr/bin/qemu-system-x86_64"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """The instance's own files, all in one folder."""
+
+    folder: Path
+
+    @property
+    def disk(self) -> Path:
+        """The overlay or empty disk."""
+        return self.folder / "disk.qcow2"
+
+    @property
+    def seed(self) -> Path:
+        """The NoCloud seed."""
+        return self.folder / "seed.iso"
+
+    @property
+    def nvram(self) -> Path:
+        """UEFI variables."""
+        return self.folder / "nvram.fd"
+
+    @property
+    def serial_log(self) -> Path:
+        """All that the serial console ever said."""
+        return self.folder / "serial.log"
+
+
+def disk_form(plan: LaunchPlan) -> DiskForm:
+    """The plan's form. Raises Unsupported where it is another kind."""
+    if not isinstance(plan.form, DiskForm):
+        raise Unsupported(
+            "no_disk_form",
+            f"The image {plan.image!r} has no bootable disk",
+            hint=f"Build one: triune image build {plan.image}",
+        )
+    return plan.form
+
+
+def check(plan: LaunchPlan, host: HostFacts) -> None:
+    """Raise Invalid or Unsupported for what this engine or host cannot do."""
+    spec, form = plan.spec, disk_form(plan)
+    instance_name(spec.name)
+    parse(spec.settings)
+    _check_text(plan, form)
+    _check_sizes(plan, form, host)
+    if spec.command:
+        raise Unsupported(
+            "command_unsupported",
+            "A virtual machine starts its own init, not a command",
+            hint=f"Launch without a command, then: triune exec {spec.name} -- COMMAND",
+        )
+    if plan.user_data is not None and not form.cloud_init:
+        raise Unsupported(
+            "no_cloud_init",
+            f"The image {plan.image!r} has no cloud-init to read user data",
+            hint="Use an image with cloud-init, or build one: triune image build --package cloud-init",
+        )
+    for volume in spec.volumes:
+        if not host.virtiofs:
+            raise Unsupported(
+                "no_virtiofs",
+                "Volumes in a virtual machine need virtiofsd, not installed here",
+                hint="Run: triune setup",
+            )
+        if volume.read_only:
+            raise Unsupported(
+                "read_only_volume",
+                f"The volume at {volume.target} cannot be read-only: virtiofsd would let the guest write",
+                hint="Mount it read-write, or run this workload in a container.",
+            )
+        if not volume.source.startswith("/") or not volume.target.startswith("/"):
+            raise Invalid(
+                "bad_volume", f"{volume.source!r}:{volume.target!r} are not absolute paths", hint="Use /HOST:/GUEST."
+            )
+
+
+def _check_text(plan: LaunchPlan, form: DiskForm) -> None:
+    single_line(plan.image, "the image's name")
+    single_line(plan.machine_id, "the machine id")
+    single_line(form.cmdline, "the kernel's command line")
+    for path in (form.path, form.kernel, form.initrd, form.iso):
+        single_line(str(path or ""), "a path of the image")
+    for key, value in plan.spec.env.items():
+        single_line(f"{key}={value}", f"the environment variable {key[:40]!r}")
+    for volume in plan.spec.volumes:
+        single_line(volume.source + volume.target, "a volume's path")
+    for nic in plan.nics:
+        single_line(nic.mac + nic.address + nic.network.name + nic.network.bridge, "a network card")
+    if form.format not in ("qcow2", "raw", "vmdk"):
+        raise Invalid("bad_format", f"{form.format!r} is not a disk format", hint="Import it as qcow2, raw or vmdk.")
+
+
+def _check_sizes(plan: LaunchPlan, form: DiskForm, host: HostFacts) -> None:
+    spec = plan.spec
+    memory = DEFAULT_MEMORY if spec.memory is None else spec.memory
+    if memory > host.memory or memory < MINIMUM_MEMORY:
+        raise Invalid(
+            "bad_memory",
+            f"{spec.name!r} asks for {memory >> 20} MiB of memory; this host has {host.memory >> 20} MiB, "
+            f"and a virtual machine needs {MINIMUM_MEMORY >> 20} MiB",
+            hint="Ask for something between.",
+            asked=memory,
+            available=host.memory,
+        )
+    if math.ceil(spec.cpus or 1) > host.cpus:
+        raise Invalid(
+            "too_many_cpus",
+            f"{spec.name!r} asks for {spec.cpus:g} CPUs; this host has {host.cpus}",
+            hint="Ask for fewer.",
+        )
+    if spec.cpus is not None and spec.cpus != int(spec.cpus) and not host.cpu_quota:
+        raise Unsupported(
+            "no_cpu_quota",
+            f"{spec.cpus:g} CPUs need the cgroup controller cpu, which this host does not offer",
+            hint="Ask for a whole number of CPUs.",
+        )
+    if spec.disk is not None and spec.disk < form.virtual_size:
+        raise Invalid(
+            "disk_too_small",
+            f"{spec.name!r} asks for a disk of {spec.disk} bytes; the image {plan.image!r} has {form.virtual_size}",
+            hint="Ask for at least the image's size; a disk never shrinks.",
+        )
+    if disk_size(plan) <= 0:
+        raise Invalid("no_disk_size", f"{spec.name!r} needs a disk size", hint="Give one: --disk 10GiB")
+
+
+def disk_size(plan: LaunchPlan) -> int:
+    """Virtual size of the instance's disk in bytes."""
+    return disk_form(plan).virtual_size if plan.spec.disk is None else plan.spec.disk
+
+
+def build(plan: LaunchPlan, files: Files, host: HostFacts) -> str:
+    """The domain's XML."""
+    spec, form, settings = plan.spec, disk_form(plan), parse(plan.spec.settings)
+    root = ET.Element("domain", {"type": "kvm" if host.accelerated else "qemu"})
+    _leaf(root, "name", spec.name)
+    _leaf(root, "uuid", str(uuid.UUID(plan.machine_id)) if _is_id(plan.machine_id) else str(uuid.uuid4()))
+    metadata = ET.SubElement(root, "metadata")
+    metadata.append(marks.write(_mark(plan, form)))
+    _leaf(root, "memory", str((spec.memory or DEFAULT_MEMORY) // 1024), unit="KiB")
+    if spec.volumes:
+        backing = ET.SubElement(root, "memoryBacking")
+        _leaf(backing, "source", None, type="memfd")
+        _leaf(backing, "access", None, mode="shared")
+    vcpus = math.ceil(spec.cpus or 1)
+    _leaf(root, "vcpu", str(vcpus))
+    if spec.cpus is not None and spec.cpus != vcpus:
+        tune = ET.SubElement(root, "cputune")
+        _leaf(tune, "period", str(_QUOTA_PERIOD))
+        _leaf(tune, "quota", str(max(1000, int(_QUOTA_PERIOD * spec.cpus / vcpus))))
+    _os(root, plan, form, settings, files)
+    features = ET.SubElement(root, "features")
+    _leaf(features, "acpi", None)
+    _leaf(features, "apic", None)
+    if not host.accelerated:
+        _leaf(ET.SubElement(features, "tcg"), "tb-cache", str(_TB_CACHE_MIB), unit="MiB")
+    _cpu(root, settings, host)
+    _leaf(root, "clock", None, offset="utc")
+    _leaf(root, "on_poweroff", "destroy")
+    _leaf(root, "on_reboot", "restart")
+    _leaf(root, "on_crash", "destroy")
+    _devices(ET.SubElement(root, "devices"), plan, form, settings, files, host)
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode")
+
+
+def _leaf(parent: ET.Element, tag: str, text: str | None, **attributes: str) -> ET.Element:
+    element = ET.SubElement(parent, tag, attributes)
+    element.text = text
+    return element
+
+
+def _is_id(text: str) -> bool:
+    return len(text) == 32 and all(char in "0123456789abcdef" for char in text)
+
+
+def _mark(plan: LaunchPlan, form: DiskForm) -> marks.Mark:
+    return marks.Mark(
+        image=plan.image,
+        created=plan.created,
+        agent=form.agent,
+        addresses=tuple((nic.mac, nic.network.name, nic.address) for nic in plan.nics),
+        settings=plan.spec.settings,
+        environment=plan.spec.env,
+        volumes=tuple((f"triune{index}", volume.target) for index, volume in enumerate(plan.spec.volumes)),
+    )
+
+
+def _os(root: ET.Element, plan: LaunchPlan, form: DiskForm, settings: Settings, files: Files) -> None:
+    direct = form.kernel is not None and settings.firmware is None and form.iso is None
+    uefi = not direct and (settings.firmware or form.firmware) == "uefi"
+    boot = ET.SubElement(root, "os", {"firmware": "efi"} if uefi else {})
+    _leaf(boot, "type", "hvm", arch="x86_64", machine=settings.machine)
+    if direct:
+        _leaf(boot, "kernel", str(form.kernel))
+        if form.initrd is not None:
+            _leaf(boot, "initrd", str(form.initrd))
+        words = [form.cmdline, f"systemd.hostname={plan.spec.name}"]
+        if plan.machine_id:
+            words.append(f"systemd.machine_id={plan.machine_id}")
+        if "console=" not in form.cmdline:
+            words.append("console=ttyS0")
+        _leaf(boot, "cmdline", " ".join(word for word in words if word))
+        return
+    if uefi:
+        # Secure boot would refuse most images' own boot loaders; it needs SMM, which emulation makes slow.
+        firmware = ET.SubElement(boot, "firmware")
+        _leaf(firmware, "feature", None, enabled="no", name="secure-boot")
+        _leaf(boot, "nvram", str(files.nvram))
+
+
+def _cpu(root: ET.Element, settings: Settings, host: HostFacts) -> None:
+    chosen = settings.cpu or ("host-passthrough" if host.accelerated else "maximum")
+    if chosen in ("maximum", "host-passthrough", "host-model"):
+        ET.SubElement(root, "cpu", {"mode": chosen})
+        return
+    cpu = ET.SubElement(root, "cpu", {"mode": "custom", "match": "exact", "check": "none"})
+    _leaf(cpu, "model", chosen, fallback="forbid")
+
+
+def _devices(
+    devices: ET.Element, plan: LaunchPlan, form: DiskForm, settings: Settings, files: Files, host: HostFacts
+) -> None:
+    _leaf(devices, "emulator", host.emulator)
+    _disk(devices, form, settings, files)
+    cdroms = [path for path in (form.iso, files.seed if plan.user_data is not None else None) if path is not None]
+    for index, path in enumerate(cdroms):
+        _cdrom(devices, path, index, boot=path == form.iso)
+    _controllers(devices, settings, cards=4 + len(plan.nics) + len(plan.spec.volumes))
+    for nic in plan.nics:
+        _nic(devices, nic)
+    for index, volume in enumerate(plan.spec.volumes):
+        share = ET.SubElement(devices, "filesystem", {"type": "mount", "accessmode": "passthrough"})
+        _leaf(share, "driver", None, type="virtiofs")
+        _leaf(share, "source", None, dir=volume.source)
+        _leaf(share, "target", None, dir=f"triune{index}")
+    _serial(devices, files)
+    for port in (AGENT_PORT, *(f"{EXEC_PORT}{number}" for number in range(EXEC_PORTS))):
+        channel = ET.SubElement(devices, "channel", {"type": "unix"})
+        _leaf(channel, "target", None, type="virtio", name=port)
+    if (settings.graphics or ("vnc" if form.iso else "none")) == "vnc":
+        graphics = ET.SubElement(devices, "graphics", {"type": "vnc", "port": "-1", "autoport": "yes"})
+        _leaf(graphics, "listen", None, type="address", address="127.0.0.1")
+        _leaf(ET.SubElement(devices, "video"), "model", None, type="virtio" if settings.machine == "q35" else "vga")
+        _leaf(devices, "input", None, type="tablet", bus="virtio")
+    else:
+        _leaf(ET.SubElement(devices, "video"), "model", None, type="none")
+    rng = ET.SubElement(devices, "rng", {"model": "virtio"})
+    _leaf(rng, "backend", "/dev/urandom", model="random")
+    balloon = ET.SubElement(devices, "memballoon", {"model": "virtio"})
+    _leaf(balloon, "stats", None, period="10")
+
+
+def _disk(devices: ET.Element, form: DiskForm, settings: Settings, files: Files) -> None:
+    disk = ET.SubElement(devices, "disk", {"type": "file", "device": "disk"})
+    _leaf(disk, "driver", None, name="qemu", type="qcow2", discard="unmap")
+    _leaf(disk, "source", None, file=str(files.disk))
+    # The whole chain is declared, so that nothing ever guesses a format from a guest's bytes.
+    if form.path is not None:
+        backing = ET.SubElement(disk, "backingStore", {"type": "file"})
+        _leaf(backing, "format", None, type=form.format)
+        _leaf(backing, "source", None, file=str(form.path))
+        _leaf(backing, "backingStore", None)
+    else:
+        _leaf(disk, "backingStore", None)
+    _leaf(disk, "target", None, dev="vda" if settings.bus == "virtio" else "sda", bus=settings.bus)
+    if form.kernel is None or form.iso is not None or settings.firmware is not None:
+        _leaf(disk, "boot", None, order="2" if form.iso else "1")
+
+
+def _cdrom(devices: ET.Element, path: Path, index: int, *, boot: bool) -> None:
+    disk = ET.SubElement(devices, "disk", {"type": "file", "device": "cdrom"})
+    _leaf(disk, "driver", None, name="qemu", type="raw")
+    _leaf(disk, "source", None, file=str(path))
+    _leaf(disk, "backingStore", None)
+    _leaf(disk, "target", None, dev=f"sd{'yz'[index]}", bus="sata")
+    _leaf(disk, "readonly", None)
+    if boot:
+        _leaf(disk, "boot", None, order="1")
+
+
+def _controllers(devices: ET.Element, settings: Settings, *, cards: int) -> None:
+    _leaf(devices, "controller", None, type="usb", model="none")
+    if settings.bus == "scsi":
+        _leaf(devices, "controller", None, type="scsi", index="0", model="virtio-scsi")
+    if settings.machine == "q35":
+        _leaf(devices, "controller", None, type="pci", index="0", model="pcie-root")
+        for index in range(1, cards + _SPARE_ROOT_PORTS + 1):
+            _leaf(devices, "controller", None, type="pci", index=str(index), model="pcie-root-port")
+
+
+def _nic(devices: ET.Element, nic: Nic) -> None:
+    interface = ET.SubElement(devices, "interface", {"type": "bridge"})
+    _leaf(interface, "mac", None, address=nic.mac)
+    _leaf(interface, "source", None, bridge=nic.network.bridge)
+    _leaf(interface, "model", None, type="virtio")
+    _leaf(interface, "rom", None, enabled="no")
+
+
+def _serial(devices: ET.Element, files: Files) -> None:
+    serial = ET.SubElement(devices, "serial", {"type": "pty"})
+    _leaf(serial, "log", None, file=str(files.serial_log), append="on")
+    _leaf(serial, "target", None, type="isa-serial", port="0")
+    console = ET.SubElement(devices, "console", {"type": "pty"})
+    _leaf(console, "target", None, type="serial", port="0")

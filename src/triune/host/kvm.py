@@ -1,0 +1,181 @@
+"""Whether /dev/kvm can really run a 64-bit guest: proved by running one, once per boot.
+
+Nested and para-virtual hypervisors exist whose /dev/kvm opens, reports its API version and runs 16-bit code, and
+yet never gets through long mode. So a payload of 436 bytes (`longmode.S`, assembled into `longmode.bin`) enters long
+mode with paging, takes timer interrupts and leaves through QEMU's isa-debug-exit device, under a hard time-out.
+The same payload run by QEMU's emulator is the control: when that fails too, QEMU is to blame and nothing is proved.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+
+from triune.domain.errors import Failed, TriuneError
+from triune.host.run import Result, run
+
+QEMU = "qemu-system-x86_64"
+CACHE = Path("/run/triune/kvm-proof.json")
+DEVICE = Path("/dev/kvm")
+_PASSED = (0x31 << 1) | 1  # isa-debug-exit turns the value written into (value << 1) | 1
+_PAYLOAD = "longmode.bin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvmProof:
+    """The verdict. `usable`: a 64-bit guest ran. `reason`: one sentence. `hint`: what mends it, or empty.
+
+    `code`: ok | no_device | no_access | no_qemu | wrong_machine | guest_hung | guest_failed | unproven.
+    """
+
+    usable: bool
+    code: str
+    reason: str
+    hint: str = ""
+    seconds: float = 0.0
+
+
+def prove(*, cache: Path | None = CACHE, timeout: float = 5.0, device: Path = DEVICE) -> KvmProof:
+    """Run the payload under KVM, or return what an earlier run of this boot found. Never raises.
+
+    The verdict is kept in `cache`, keyed by kernel release, QEMU version and boot id; None keeps nothing. Cheap
+    verdicts (no device, no QEMU) are not kept, so that installing them counts at once.
+    """
+    cheap = _without_running(device)
+    if cheap is not None:
+        return cheap
+    try:
+        key = _key()
+    except (OSError, TriuneError) as error:
+        return KvmProof(usable=False, code="no_qemu", reason=f"QEMU does not answer: {error}", hint="Run: triune setup")
+    known = _read(cache, key)
+    if known is not None:
+        return known
+    proof = _run_payload(timeout)
+    _write(cache, key, proof)
+    return proof
+
+
+def libvirt_reprobes(device: Path = DEVICE, user: str = "libvirt-qemu") -> str | None:
+    """Say why libvirt would ask QEMU for its abilities again at every call, or None.
+
+    libvirtd probes QEMU as root but checks the cached answer with the rights of QEMU's user: where that user may not
+    open /dev/kvm (no udev has set its group), the cache never holds, and a start takes a minute instead of a second.
+    """
+    import grp
+    import pwd
+
+    try:
+        account, status = pwd.getpwnam(user), device.stat()
+    except (KeyError, OSError):
+        return None
+    groups = {account.pw_gid, *(group.gr_gid for group in grp.getgrall() if user in group.gr_mem)}
+    mode = status.st_mode
+    if status.st_uid == account.pw_uid:
+        allowed = mode & 0o600 == 0o600
+    elif status.st_gid in groups:
+        allowed = mode & 0o060 == 0o060
+    else:
+        allowed = mode & 0o006 == 0o006
+    if allowed:
+        return None
+    return f"{user} may not open {device}, so libvirt probes QEMU anew at every call and starts take a minute"
+
+
+def _without_running(device: Path) -> KvmProof | None:
+    if os.uname().machine != "x86_64":
+        return KvmProof(usable=False, code="wrong_machine", reason="The proof is for x86-64 hosts; this is another")
+    if not device.exists():
+        return KvmProof(
+            usable=False,
+            code="no_device",
+            reason=f"{device} does not exist: no virtualization in the CPU, switched off, or no module loaded",
+            hint="Switch on VT-x or AMD-V in the firmware, then: modprobe kvm_intel || modprobe kvm_amd",
+        )
+    if not os.access(device, os.R_OK | os.W_OK):
+        return KvmProof(
+            usable=False, code="no_access", reason=f"{device} may not be opened", hint="Run as root or join group kvm"
+        )
+    if shutil.which(QEMU) is None:
+        return KvmProof(usable=False, code="no_qemu", reason=f"{QEMU} is not installed", hint="Run: triune setup")
+    return None
+
+
+def _run_payload(timeout: float) -> KvmProof:
+    import time
+
+    began = time.monotonic()
+    try:
+        status, said = _guest("kvm", "host", timeout)
+        control = 0 if status == _PASSED else _guest("tcg", "max", 20.0)[0]
+    except (OSError, TriuneError) as error:
+        return KvmProof(usable=False, code="unproven", reason=f"The proof could not be run: {error}")
+    seconds = round(time.monotonic() - began, 3)
+    if status == _PASSED:
+        return KvmProof(usable=True, code="ok", reason="A 64-bit guest ran under KVM", seconds=seconds)
+    hint = "Virtual machines run emulated here; use a host with real or nested KVM for speed"
+    if control != _PASSED:
+        reason = "The test guest fails even when emulated, so nothing is proved about KVM"
+        return KvmProof(usable=False, code="unproven", reason=reason, hint=hint, seconds=seconds)
+    if status is None:
+        reason = f"/dev/kvm opens, but a 64-bit guest hangs under it (no answer within {timeout:g} s)"
+        return KvmProof(usable=False, code="guest_hung", reason=reason, hint=hint, seconds=seconds)
+    reason = f"/dev/kvm opens, but a 64-bit guest cannot run under it: {said or f'QEMU ended with status {status}'}"
+    return KvmProof(usable=False, code="guest_failed", reason=reason, hint=hint, seconds=seconds)
+
+
+def _guest(accelerator: str, cpu: str, timeout: float) -> tuple[int | None, str]:
+    """Run the payload; return QEMU's exit status (None: it hung and was killed) and its last line."""
+    with resources.as_file(resources.files("triune.host") / _PAYLOAD) as payload:
+        argv = [
+            QEMU, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-m", "16",
+            "-machine", f"pc,accel={accelerator}", "-cpu", cpu,
+            "-device", "isa-debug-exit,iobase=0xf4", "-kernel", str(payload),
+        ]  # fmt: skip
+        # A crash of QEMU must not drop a core file into the daemon's folder.
+        with tempfile.TemporaryDirectory(prefix="triune-kvm-") as scratch:
+            try:
+                done: Result = run(argv, check=False, timeout=timeout, cwd=Path(scratch))
+            except Failed as error:
+                if error.code == "command_timeout":
+                    return None, ""
+                raise
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    said = next((line for line in lines if "error" in line), lines[-1] if lines else "")
+    return done.status, re.sub(r"[^\x20-\x7e]", "", said)[:200]
+
+
+def _key() -> str:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    version = run([QEMU, "--version"], timeout=10).text.splitlines()[0]
+    return f"{os.uname().release}|{version}|{boot}"
+
+
+def _read(cache: Path | None, key: str) -> KvmProof | None:
+    if cache is None:
+        return None
+    try:
+        data = json.loads(cache.read_text())
+        if data["key"] != key:
+            return None
+        return KvmProof(**data["proof"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write(cache: Path | None, key: str, proof: KvmProof) -> None:
+    if cache is None:
+        return
+    try:
+        cache.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        fresh = cache.with_name(f".{cache.name}.{os.getpid()}")
+        fresh.write_text(json.dumps({"key": key, "proof": asdict(proof)}))
+        fresh.replace(cache)
+    except OSError:
+        return  # nothing is lost but the seconds of the next proof
