@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 AREAS = {
     "engines": "Engines",
     "cpu": "Processor",
-    "kvm": "Virtual machines",
+    "virtualization": "Virtual machines",
     "cgroups": "Control groups",
     "namespaces": "Namespaces",
     "security": "Confinement",

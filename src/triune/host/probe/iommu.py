@@ -8,7 +8,7 @@ from triune.domain.finding import Finding
 from triune.host.probe.cpu import parse_cpuinfo
 from triune.host.probe.view import Facts, View, missing, ok, warning
 
-AREA = "kvm"
+AREA = "virtualization"
 _GRUB = "/etc/default/grub"
 
 

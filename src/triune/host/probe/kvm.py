@@ -9,7 +9,7 @@ from triune.host.kvm import libvirt_reprobes, prove
 from triune.host.probe.cpu import parse_cpuinfo
 from triune.host.probe.view import Facts, View, missing, ok, unknown, warning
 
-AREA = "kvm"
+AREA = "virtualization"
 _EMULATED = "virtual machines run emulated, several times slower"
 
 

@@ -26,7 +26,8 @@ def look(root: Path, tree: Mapping[str, str], **options: object) -> dict[str, Fi
 def test_debian_12_with_everything(tmp_path: Path) -> None:
     found = look(tmp_path, DEBIAN_12)
     expected_ok = {
-        "cpu.virtualization", "kvm.nested", "iommu.passthrough", "cgroups.version", "cgroups.limits", "namespaces.kinds",
+        "cpu.virtualization", "kvm.nested", "iommu.passthrough", "cgroups.version", "cgroups.limits",
+        "namespaces.kinds",
         "namespaces.user", "namespaces.subids", "security.seccomp", "security.apparmor", "storage.data",
         "storage.overlay", "network.forwarding", "network.neighbours", "programs.qemu", "programs.libvirt",
         "programs.lxc", "programs.docker", "programs.docker-daemon", "programs.live-restore",
