@@ -93,15 +93,16 @@ def user_namespace(ids: IdRange) -> Iterator[int]:
         os.close(fd)
 
 
-def bind(source: Path, target: Path, ids: IdRange) -> None:
-    """Mount `source` at `target`, read-only, its owner 0 shown as `ids.base` and so on.
+def bind(source: Path, target: Path, ids: IdRange, *, read_only: bool) -> None:
+    """Mount `source` at `target`, its owner 0 shown as `ids.base` and so on; mounts below `source` are left out.
 
     Raises OSError; EINVAL where the file system of `source` has no id-mapped mounts.
     """
+    attributes = syscalls.MOUNT_ATTR_IDMAP | (syscalls.MOUNT_ATTR_RDONLY if read_only else 0)
     with user_namespace(ids) as namespace:
         tree = syscalls.open_tree(source)
         try:
-            syscalls.mount_setattr(tree, syscalls.MOUNT_ATTR_IDMAP | syscalls.MOUNT_ATTR_RDONLY, namespace)
+            syscalls.mount_setattr(tree, attributes, namespace)
             syscalls.move_mount(tree, target)
         finally:
             os.close(tree)

@@ -37,8 +37,21 @@ def mount(lower: Path, upper: Path, work: Path, target: Path, *, devices: bool =
 
 
 def is_mounted(path: Path) -> bool:
-    """Whether `path` (trusted, no link) is a mount point. False when it does not exist."""
-    return path.is_mount()
+    """Whether `path` (trusted) is a mount point; a bind within one file system counts. Gone: False."""
+    try:
+        return _mount_id(path) != _mount_id(path.parent)
+    except FileNotFoundError:
+        return False
+
+
+def _mount_id(path: Path) -> int:
+    """The mount that a path is on: `mnt_id` of proc_pid_fdinfo(5)."""
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        lines = Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
+    finally:
+        os.close(fd)
+    return next(int(line.split()[1]) for line in lines if line.startswith("mnt_id:"))
 
 
 def unmount(path: Path) -> None:

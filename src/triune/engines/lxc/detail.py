@@ -145,16 +145,13 @@ def _devices(items: list[tuple[str, str]], mark: Mark | None, folder: Path) -> t
         )
     else:
         found += [{"type": "disk", "source": value, "target": "/"} for key, value in items if key == "lxc.rootfs.path"]
+    for volume in mark.volumes if mark else ():
+        found.append({"type": "mount", "source": volume.source, "target": volume.target, "read_only": volume.read_only})
     for key, value in items:
         fields = value.split()
-        if key == "lxc.mount.entry" and len(fields) >= 4:
-            source, target = (part.replace("\\040", " ") for part in fields[:2])
-            found.append(
-                {
-                    "type": "mount",
-                    "source": source,
-                    "target": "/" + target.lstrip("/"),
-                    "read_only": "ro" in fields[3].split(","),
-                }
-            )
+        if key != "lxc.mount.entry" or len(fields) < 4 or fields[0].startswith(f"{folder}/"):
+            continue
+        source, target = (part.replace("\\040", " ") for part in fields[:2])
+        read_only = "ro" in fields[3].split(",")
+        found.append({"type": "mount", "source": source, "target": f"/{target.lstrip('/')}", "read_only": read_only})
     return tuple(found)

@@ -3,6 +3,8 @@
     state_dir/lower/KEY          the image's tree, id-mapped, read-only: one per (tree, id range), shared
     LXC_PATH/NAME/upper, work    what this container changed; owned by the mapped root
     LXC_PATH/NAME/rootfs         the overlay of both: what lxc.rootfs.path names
+    LXC_PATH/NAME/volumes/N      a host folder, id-mapped: liblxc binds it inside. It would look up the folder itself as
+                                 the mapped root, who may not pass through private folders of the host
 
 All mounts are in the host's mount namespace, so that `lxc-start` run by anyone finds them. A file lock orders
 mounting and unmounting of shared layers among threads and processes (the daemon, and the pre-start hook).
@@ -21,6 +23,7 @@ from pathlib import Path
 from triune.domain.errors import Failed, Unsupported
 from triune.engines.lxc import mark as marks
 from triune.engines.lxc.mark import Mark
+from triune.engines.lxc.spec import volume_path
 from triune.host import idmap, overlay
 from triune.host.idmap import IdRange
 
@@ -62,18 +65,37 @@ def mount_lower(mark: Mark) -> None:
     if mark.id_map is None or overlay.is_mounted(mark.lower):
         return
     mark.lower.mkdir(parents=True, exist_ok=True)
+    _bind(mark.tree, mark.lower, mark.id_map, read_only=True)
+
+
+def _bind(source: Path, target: Path, ids: IdRange, *, read_only: bool) -> None:
     try:
-        idmap.bind(mark.tree, mark.lower, mark.id_map)
+        idmap.bind(source, target, ids, read_only=read_only)
     except OSError as error:
         if error.errno in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
             raise Unsupported(
                 "no_idmapped_mounts",
-                f"The file system of {mark.tree} has no id-mapped mounts on this kernel",
-                hint="Keep images on ext4, xfs or btrfs with Linux 5.19 or newer, or set privileged=true.",
+                f"The file system of {source} has no id-mapped mounts on this kernel",
+                hint="Keep it on ext4, xfs or btrfs with Linux 5.19 or newer, or set privileged=true.",
             ) from None
         raise Failed(
-            "lower_mount", f"{mark.tree} can't be mounted at {mark.lower}: {error.strerror}", hint="Run: triune doctor"
+            "lower_mount", f"{source} can't be mounted at {target}: {error.strerror}", hint="Run: triune doctor"
         ) from None
+
+
+def _mount_volumes(folder: Path, mark: Mark) -> None:
+    if mark.id_map is None:
+        return
+    for index, volume in enumerate(mark.volumes):
+        source, target = Path(volume.source), volume_path(folder, index)
+        target.parent.mkdir(exist_ok=True)
+        if overlay.is_mounted(target):
+            continue
+        if source.is_dir():
+            target.mkdir(exist_ok=True)
+        else:
+            target.touch()
+        _bind(source, target, mark.id_map, read_only=volume.read_only)
 
 
 def mount_root(folder: Path, mark: Mark) -> None:
@@ -82,9 +104,11 @@ def mount_root(folder: Path, mark: Mark) -> None:
     if overlay.is_mounted(target):
         return
     with locked(mark.state_dir):
-        mount_lower(mark)
         if overlay.is_mounted(target):
             return
+        mount_lower(mark)
+        _mount_volumes(folder, mark)
+        # Last: the pre-start hook takes a mounted root for a sign that all is there.
         try:
             overlay.mount(mark.lower, folder / "upper", folder / "work", target, devices=mark.id_map is None)
         except OSError as error:
@@ -96,8 +120,11 @@ def mount_root(folder: Path, mark: Mark) -> None:
 
 
 def unmount_root(folder: Path) -> None:
-    """Take the container's own overlay away. Not there: succeed."""
+    """Take the container's own mounts away. Not there: succeed."""
     overlay.unmount(folder / "rootfs")
+    volumes = folder / "volumes"
+    for target in volumes.iterdir() if volumes.is_dir() else ():
+        overlay.unmount(target)
 
 
 def release_lower(lxc_path: Path, mark: Mark, leaving: Path) -> None:

@@ -22,7 +22,7 @@ from triune.engines.lxc import settings as settings_module
 from triune.engines.lxc.client import Client
 from triune.engines.lxc.mark import Mark
 from triune.engines.lxc.settings import Settings
-from triune.host import beneath, cgroup, idmap, run
+from triune.host import beneath, cgroup, idmap, overlay
 from triune.host.idmap import IdRange
 
 _HOOK = "pre-start.sh"
@@ -244,16 +244,22 @@ class Lifecycle:
                 "instance_running", f"{name} is running and keeps its name", hint=f"Stop it: triune stop {name}"
             )
         mark = marks.read(folder)
-        if mark is None:
-            run.run(["lxc-copy", "-P", self._client.path, "-n", name, "-N", new, "--rename"])
-            return
-        layers.unmount_root(folder)
-        text = (folder / "config").read_text()
-        marks.write_file(folder / _RENAMED_CONFIG, spec.renamed(text, folder, target).encode(), 0o644)
+        if mark:
+            layers.unmount_root(folder)
+        elif overlay.is_mounted(folder / "rootfs"):
+            raise Unsupported(
+                "rename_mounted",
+                f"{name} keeps its root in a file system of its own, mounted at {folder / 'rootfs'}",
+                hint="Unmount it first, and give its configuration the new path after.",
+            )
+        # Not by lxc-copy --rename: that copies the whole root to another folder and destroys the first.
+        text = spec.renamed((folder / "config").read_text(), folder, target)
+        marks.write_file(folder / _RENAMED_CONFIG, text.encode(), 0o644)
         folder.rename(target)
         self._settle(target)
-        layers.mount_root(target, mark)
-        seed.rename(target / "rootfs", name, new, mark)
+        if mark:
+            layers.mount_root(target, mark)
+            seed.rename(target / "rootfs", name, new, mark)
 
     def _settle(self, folder: Path) -> None:
         """Finish or forget a rename that was cut off."""

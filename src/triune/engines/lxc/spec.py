@@ -27,6 +27,11 @@ Items = list[tuple[str, str]]
 SHARED_CONFIG = Path("/usr/share/lxc/config")
 CPU_PERIOD_US = 100_000
 _KEY = re.compile(r"lxc(?:\.[a-zA-Z0-9_]+)+", re.ASCII)
+# Items that may name files in the container's own folder.
+_OWN_PATHS = frozenset(
+    f"lxc.{key}"
+    for key in ("rootfs.path", "console.logfile", "hook.pre-start", "mount.entry", "mount.fstab", "log.file")
+)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _SIZES = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
@@ -65,8 +70,9 @@ def config_items(plan: LaunchPlan, settings: Settings, ids: IdRange | None, host
     items += _limits(plan.spec, settings, host.cgroups)
     for index, card in enumerate(cards(plan.nics)):
         items += _card(index, card)
-    for volume in binds(plan.spec.volumes):
-        items.append(("lxc.mount.entry", _mount_entry(volume, ids is not None)))
+    for index, volume in enumerate(binds(plan.spec.volumes)):
+        source = volume_path(host.folder, index) if ids else Path(volume.source)
+        items.append(("lxc.mount.entry", _mount_entry(volume, source)))
     items += [("lxc.environment", f"{_variable(key)}={value}") for key, value in sorted(plan.spec.env.items())]
     if settings.autostart:
         items.append(("lxc.start.auto", "1"))
@@ -182,16 +188,16 @@ def binds(volumes: Iterable[VolumeMount]) -> list[Bind]:
     return checked
 
 
-def _mount_entry(volume: Bind, mapped: bool) -> str:
-    """One fstab(5) line; `idmap=container` shows the folder's owners to the guest as they are."""
+def volume_path(folder: Path, index: int) -> Path:
+    """Where the host shows a volume to an unprivileged container, id-mapped (see `layers`)."""
+    return folder / "volumes" / str(index)
+
+
+def _mount_entry(volume: Bind, source: Path) -> str:
+    """One fstab(5) line."""
     create = "file" if Path(volume.source).is_file() else "dir"
-    choices = ["bind", f"create={create}"]
-    if volume.read_only:
-        choices.append("ro")
-    if mapped:
-        choices.append("idmap=container")
-    target = volume.target.strip("/")
-    return f"{_fstab(volume.source)} {_fstab(target)} none {','.join(choices)} 0 0"
+    choices = ["bind", f"create={create}", *(["ro"] if volume.read_only else [])]
+    return f"{_fstab(str(source))} {_fstab(volume.target.strip('/'))} none {','.join(choices)} 0 0"
 
 
 def _fstab(path: str) -> str:
@@ -209,14 +215,16 @@ def _variable(name: str) -> str:
 def serialise(items: Iterable[tuple[str, str]]) -> str:
     """Configuration text. Raises Invalid on a control character or a key that is not one."""
     lines = ["# Made by Triune. Edit it as you like; it is read at every start."]
-    for key, value in items:
-        if not _KEY.fullmatch(key.replace("-", "_")):
-            raise Invalid("bad_config_key", f"{key!r} is not an LXC configuration key", hint="Report this as a bug.")
-        single_line(value, f"The value of {key}")
-        if value != value.strip():
-            raise Invalid("bad_config_value", f"The value of {key} begins or ends with a space", hint="Remove it.")
-        lines.append(f"{key} = {value}")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *(_line(key, value) for key, value in items), ""])
+
+
+def _line(key: str, value: str) -> str:
+    if not _KEY.fullmatch(key.replace("-", "_")):
+        raise Invalid("bad_config_key", f"{key!r} is not an LXC configuration key", hint="Report this as a bug.")
+    single_line(value, f"The value of {key}")
+    if value != value.strip():
+        raise Invalid("bad_config_value", f"The value of {key} begins or ends with a space", hint="Remove it.")
+    return f"{key} = {value}"
 
 
 def parse(text: str) -> Iterator[tuple[str, str]]:
@@ -231,16 +239,17 @@ def parse(text: str) -> Iterator[tuple[str, str]]:
 
 
 def renamed(text: str, old: Path, new: Path) -> str:
-    """The configuration after its folder moved: name and paths below `old` change, all else stays."""
-    items: Items = []
-    for key, value in parse(text):
+    """The configuration after its folder moved: name and paths below `old` change, all else stays as written."""
+    lines = []
+    for line in text.splitlines():
+        ((key, value),) = list(parse(line)) or [("", "")]
         if key == "lxc.uts.name" and value == old.name:
-            items.append((key, new.name))
-        elif key in ("lxc.rootfs.path", "lxc.console.logfile", "lxc.hook.pre-start", "lxc.log.file"):
-            items.append((key, value.replace(f"{old}/", f"{new}/")))
+            lines.append(_line(key, new.name))
+        elif key in _OWN_PATHS and f"{old}/" in value:
+            lines.append(_line(key, value.replace(f"{old}/", f"{new}/")))
         else:
-            items.append((key, value))
-    return serialise(items)
+            lines.append(line)
+    return "\n".join([*lines, ""])
 
 
 @dataclass(frozen=True, slots=True)

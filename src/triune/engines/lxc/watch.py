@@ -26,17 +26,24 @@ _CREATED_PATIENCE_S = 30.0
 _CREATED_POLL_S = 0.2
 
 
-def state_event(line: str, paused: set[str]) -> EngineEvent | None:
-    """Our event for one line of lxc-monitor, or None. `paused` remembers whose RUNNING means resumed."""
+def state_event(line: str, last: dict[str, str]) -> EngineEvent | None:
+    """Our event for one line of lxc-monitor, or None where nothing changed.
+
+    liblxc says FROZEN and THAWED twice, and RUNNING after THAWED; `last` keeps each container's latest action.
+    """
     match = _STATE_LINE.fullmatch(line.strip())
     if not match or match[2] not in _ACTIONS:
         return None
     name, action = match[1], _ACTIONS[match[2]]
-    if action == "paused":
-        paused.add(name)
-    elif name in paused:
-        paused.discard(name)
-        action = "resumed" if action == "started" else action
+    before = last.get(name)
+    if action == before or (action == "started" and before == "resumed"):
+        return None
+    if action == "started" and before == "paused":
+        action = "resumed"
+    if action == "stopped":
+        last.pop(name, None)
+    else:
+        last[name] = action
     return EngineEvent(engine="lxc", action=action, name=name)
 
 
@@ -50,7 +57,7 @@ class LxcWatch:
         self._ended = threading.Event()
         self._monitor: subprocess.Popen[bytes] | None = None
         self._line = b""
-        self._paused: set[str] = set()
+        self._last: dict[str, str] = {}
         self._known: set[str] = set()
         self._pending: dict[str, float] = {}
         self._moved: tuple[int, str] | None = None
@@ -138,7 +145,7 @@ class LxcWatch:
         self._failures = 0
         *lines, self._line = (self._line + data).split(b"\n")
         for line in lines:
-            if event := state_event(line.decode(errors="replace"), self._paused):
+            if event := state_event(line.decode(errors="replace"), self._last):
                 self._deliver(event)
 
     def _end_monitor(self) -> None:
@@ -185,7 +192,7 @@ class LxcWatch:
 
     def _deleted(self, name: str) -> None:
         self._pending.pop(name, None)
-        self._paused.discard(name)
+        self._last.pop(name, None)
         if name in self._known:
             self._known.discard(name)
             self._tell("deleted", name)
