@@ -59,7 +59,10 @@ Form = DiskForm | TreeForm | OciForm
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """An image as `image show` tells it. Sizes in bytes."""
+    """An image as `image show` tells it. Sizes in bytes on disk; `packages` is how many are installed, 0: unknown.
+
+    `sha256` is that of an imported file. `notes` say what is peculiar, e.g. why a form is missing.
+    """
 
     name: str
     digest: str
@@ -69,3 +72,6 @@ class Image:
     forms: Mapping[FormKind, Form] = field(default_factory=dict)
     form_sizes: Mapping[FormKind, int] = field(default_factory=dict)
     used_by: tuple[str, ...] = ()
+    packages: int = 0
+    sha256: str = ""
+    notes: tuple[str, ...] = ()

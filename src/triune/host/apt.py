@@ -66,9 +66,7 @@ def host_sources(etc: Path = Path("/etc/apt")) -> list[Source]:
     return found
 
 
-def archive_sources(
-    sources: list[Source], *, codename: str, suite: str, folders: frozenset[str]
-) -> list[Source]:
+def archive_sources(sources: list[Source], *, codename: str, suite: str, folders: frozenset[str]) -> list[Source]:
     """Those that are the distribution's own archive, for `suite` in place of the host's `codename`.
 
     An archive is known by the last folder of its address (`folders`), by its component `main`, and by suites named

@@ -4,9 +4,11 @@
      "tree": {"path": "private/tree", "init": "/sbin/init", "size": n, "cloud_init": false} | null,
      "disk": {"path": "disk.qcow2" | null, "format": …, "virtual_size": n, "kernel": … | null, "initrd": … | null,
               "cmdline": "", "firmware": "uefi", "iso": … | null, "agent": …, "cloud_init": …, "size": n} | null,
-     "command": [..], "options": {..}, "packages": {"name": "version"}, "sha256": "…" | "", "notes": [..]}
+     "archive": "archive.tar" | null, "command": [..], "options": {..}, "packages": {"name": "version"},
+     "sha256": "…" | "", "notes": [..]}
 
-Paths are relative to the image's own folder. The OCI form lives in another store and has its own file, oci.json:
+Paths are relative to the image's own folder. A tree whose `init` is empty runs programs, but not as a system.
+`archive` is an OCI archive to load. The OCI form lives in another store and has its own file, oci.json:
 {"id": …, "reference": …, "size": n}. Sizes are bytes on disk.
 """
 
@@ -76,6 +78,7 @@ class Manifest:
     source: str
     tree: TreeFiles | None = None
     disk: DiskFiles | None = None
+    archive: str | None = None
     command: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     packages: Mapping[str, str] = field(default_factory=dict)
@@ -89,8 +92,8 @@ class Manifest:
         return json.dumps({"version": VERSION, **data}, indent=1, sort_keys=True).encode()
 
     def tree_form(self, folder: Path) -> TreeForm | None:
-        """The tree of an image that lies in `folder`."""
-        if self.tree is None:
+        """The tree of an image that lies in `folder`; None where it has no init."""
+        if self.tree is None or not self.tree.init:
             return None
         return TreeForm(path=folder / self.tree.path, init=self.tree.init, cloud_init=self.tree.cloud_init)
 

@@ -31,9 +31,9 @@ class Release:
 
 
 _BASE = (
-    "busybox ca-certificates dbus iproute2 iputils-ping kmod netbase procps qemu-guest-agent systemd systemd-boot "
-    "systemd-boot-efi systemd-resolved systemd-sysv udev zstd"
-).split()
+    *("systemd", "systemd-sysv", "systemd-resolved", "systemd-boot", "systemd-boot-efi", "dbus", "udev", "kmod"),
+    *("iproute2", "iputils-ping", "netbase", "ca-certificates", "procps", "busybox", "zstd", "qemu-guest-agent"),
+)
 _KERNELS = {"cloud": "linux-image-cloud-amd64", "generic": "linux-image-amd64"}
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
@@ -94,9 +94,7 @@ def sources_text(chosen: Release, options: BuildOptions) -> str:
     distribution, codename = apt.host_release()
     found: list[apt.Source] = []
     if distribution == chosen.distribution and codename:
-        found = apt.archive_sources(
-            apt.host_sources(), codename=codename, suite=chosen.suite, folders=chosen.archives
-        )
+        found = apt.archive_sources(apt.host_sources(), codename=codename, suite=chosen.suite, folders=chosen.archives)
     if not found:
         found = list(chosen.sources)
         if not chosen.keyring.exists():

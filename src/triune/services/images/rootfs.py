@@ -101,9 +101,8 @@ def _run(argv: list[str], env: dict[str, str], progress: Progress) -> None:
     except FileNotFoundError:
         raise tool_missing(argv[0]) from None
     try:
-        assert process.stderr is not None
         # Its progress bars end in a carriage return, which text mode takes for the end of a line.
-        for line in process.stderr:
+        for line in process.stderr or ():
             _tell(line.strip(), said, progress)
         status = process.wait()
     except BaseException:

@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from triune.domain.errors import Failed
+from triune.domain.errors import Failed, TriuneError
 from triune.domain.names import image_name
 from triune.domain.units import format_size
 from triune.host.beneath import remove_tree
@@ -35,6 +35,7 @@ from triune.services.images.manifest import Manifest, OciRecord, parse
 
 _DIGEST = 64
 _CACHE_LIMIT = 2 << 30
+_FULL = 16 << 20
 
 
 class ImageStore:
@@ -128,6 +129,12 @@ class ImageStore:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield path
+        except (TriuneError, OSError) as error:
+            # The tools that hit a full disk only say that they failed; look while what fills it is still there.
+            free = shutil.disk_usage(self.root).free
+            if free < _FULL or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
+                raise no_space(self.root, f"The {kind}", None, free) from error
+            raise
         finally:
             os.close(lock)
             remove_tree(path)
@@ -200,10 +207,6 @@ class ImageStore:
         free = shutil.disk_usage(self.root).free
         if free < needed:
             raise no_space(self.root, what, needed, free)
-
-    def nearly_full(self) -> bool:
-        """Whether a failure just now may come from a full disk."""
-        return shutil.disk_usage(self.root).free < 32 << 20
 
     def _write(self, path: Path, data: bytes) -> None:
         fresh = path.with_name(f".{path.name}.new")

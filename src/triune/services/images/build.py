@@ -1,0 +1,74 @@
+"""Building an image from a distribution's packages: one tree, and a disk made of it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from triune.domain.errors import Unsupported
+from triune.domain.operation import Progress
+from triune.services.images.bootdisk import make_disk
+from triune.services.images.customize import customize, installed
+from triune.services.images.digest import tree_sum
+from triune.services.images.manifest import Manifest, TreeFiles
+from triune.services.images.options import BuildOptions
+from triune.services.images.releases import Release, release
+from triune.services.images.rootfs import bootstrap
+from triune.services.images.store import ImageStore
+
+# A tree, a sparse disk of it and its packed copy, with room for added packages.
+SPACE = 2 << 30
+TREE = "private/tree"
+
+
+def build_image(store: ImageStore, name: str, options: BuildOptions, progress: Progress) -> Manifest:
+    """Build and publish the image; its name is not given yet. Raises Failed, Unsupported or Cancelled."""
+    chosen = release(name)
+    if platform.machine() != "x86_64":
+        raise Unsupported(
+            "no_recipe_for_machine",
+            f"{name} can't be built on {platform.machine()}: the recipe is for x86_64",
+            hint="Import a root tree or a disk instead: triune image import FILE --name NAME",
+        )
+    store.require_space(SPACE, f"Building {name}")
+    with store.work("build") as work:
+        progress.step("packages", f"building {name} from packages")
+        (work / "private").mkdir(mode=0o700)
+        tree = work / TREE
+        bootstrap(tree, chosen, options, store.cache / "apt" / chosen.suite, progress)
+        packages = installed(tree)
+        customize(tree, chosen, options, packages)
+        progress.step("digest", "computing the digest")
+        manifest = _manifest(work, chosen, options, packages, progress)
+        progress.step("disk", "making the bootable disk")
+        disk = make_disk(tree, work, chosen, options, cloud_init="cloud-init" in packages, progress=progress)
+        manifest = replace(manifest, disk=disk)
+        progress.step("publish", f"publishing {name}")
+        store.publish(work, manifest)
+    return manifest
+
+
+def wanted_options(options: BuildOptions) -> dict[str, object]:
+    """The options as a manifest holds them."""
+    wanted: dict[str, object] = json.loads(json.dumps(options.as_dict()))
+    return wanted
+
+
+def _manifest(
+    work: Path, chosen: Release, options: BuildOptions, packages: dict[str, str], progress: Progress
+) -> Manifest:
+    wanted = wanted_options(options)
+    total = tree_sum(work / TREE, progress, salt=json.dumps([chosen.name, wanted], sort_keys=True).encode())
+    return Manifest(
+        name=chosen.name,
+        digest=total.digest,
+        created=datetime.now(UTC),
+        source=f"built from {chosen.distribution} {chosen.suite}",
+        tree=TreeFiles(path=TREE, init="/sbin/init", size=total.size, cloud_init="cloud-init" in packages),
+        command=("sleep", "infinity"),
+        options=wanted,
+        packages=packages,
+    )
