@@ -56,8 +56,8 @@ def mount_of(mounts: Sequence[Mount], path: str) -> Mount | None:
 
 
 def nearest(path: Path) -> Path:
-    """The path, or its nearest folder that exists."""
-    while not path.exists() and path != path.parent:
+    """The path, or its nearest folder that exists and that we may see."""
+    while not os.path.exists(path) and path != path.parent:  # noqa: PTH110
         path = path.parent
     return path
 

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from triune.domain.finding import Finding
@@ -111,9 +110,10 @@ def _docker_clients(view: View) -> list[Finding]:
     folders = dict.fromkeys((os.environ.get("PATH", "") + ":/usr/local/bin:/usr/bin").split(":"))
     clients: dict[str, str] = {}
     for folder in folders:
-        path = view.files.path(f"{folder}/docker") if folder.startswith("/") else None
-        if path is not None and path.is_file():
-            clients.setdefault(str(Path(path).resolve()), f"{folder}/docker")
+        path = str(view.files.path(f"{folder}/docker"))
+        # Folders on PATH that we may not enter are skipped, where Path.is_file() would raise.
+        if folder.startswith("/") and os.path.isfile(path):  # noqa: PTH113
+            clients.setdefault(os.path.realpath(path), f"{folder}/docker")
     if len(clients) < 2:
         return []
     first, *others = clients.values()
