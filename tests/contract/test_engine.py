@@ -131,7 +131,7 @@ class TestNames:
         for change in changes:
             with pytest.raises(TriuneError) as caught:
                 engine.create(adapter.plan(engine, name, **change), Silent())
-            assert caught.value.code in ("control_character", "bad_env", "no_command", "command_unsupported")
+            assert caught.value.code in ("control_character", "bad_variable", "no_command", "command_unsupported")
         assert name not in {one.name for one in engine.list()}
 
     def test_an_unknown_setting_is_refused(self, adapter: Adapter, engine: Engine, name: str) -> None:

@@ -60,11 +60,16 @@ def _row(found: Described, name: str, limits: Limits) -> Instance:
         origin=Origin.MANAGED if managed else Origin.ADOPTED,
         image=labels.get(spec.IMAGE) if managed else (found.get("Config") or {}).get("Image"),
         addresses=containers.addresses((found.get("NetworkSettings") or {}).get("Networks")),
-        created=made or containers.timestamp(found.get("Created")),
+        created=made or _whole_seconds(containers.timestamp(found.get("Created"))),
         cpus=limits.cpus,
         memory_bytes=limits.memory,
         error=containers.error_of(word, str(state.get("Error") or "")),
     )
+
+
+def _whole_seconds(moment: datetime | None) -> datetime | None:
+    """As exact as Docker's list has it, so that both show the same."""
+    return moment.replace(microsecond=0) if moment else None
 
 
 def _disk_used(client: DockerClient, container: str) -> int | None:

@@ -120,7 +120,7 @@ def _refuse_user_data(plan: LaunchPlan) -> None:
 def _environment(env: Mapping[str, str]) -> list[str]:
     for key in env:
         if not _ENV_KEY.fullmatch(single_line(key, "the name of an environment variable")):
-            raise Invalid("bad_env", f"{key!r} is no name for an environment variable", hint="Write it as KEY=VALUE.")
+            raise Invalid("bad_variable", f"{key!r} is no name for a variable", hint="Write it as KEY=VALUE.")
     return [f"{key}={single_line(value, f'the environment variable {key}')}" for key, value in env.items()]
 
 
