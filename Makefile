@@ -34,14 +34,14 @@ $(BIN)/pip:
 
 $(VENV)/.run: requirements.lock requirements-build.lock pyproject.toml | $(BIN)/pip
 	@echo "Installing Python packages"
-	$(BIN)/pip install -q --require-hashes -r requirements-build.lock
-	$(BIN)/pip install -q --require-hashes -r requirements.lock
-	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
+	$(BIN)/pip install -qq --require-hashes -r requirements-build.lock
+	$(BIN)/pip install -qq --require-hashes -r requirements.lock
+	$(BIN)/pip install -qq --no-deps --no-build-isolation -e .
 	touch $@
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.run
 	@echo "Installing Python packages for development"
-	$(BIN)/pip install -q --require-hashes -r requirements-dev.lock
+	$(BIN)/pip install -qq --require-hashes -r requirements-dev.lock
 	touch $@
 
 # Start-up speed of the command counts, and PYTHONDONTWRITEBYTECODE may be set: compile ahead.

@@ -16,13 +16,9 @@ PROGRAM = """
 import sys
 sys.argv = ["triune", *sys.argv[1:]]
 from triune.cli.main import run
-try:
-    run()
-except SystemExit as end:
-    status = end.code
-finally:
-    print("IMPORTED", *sorted({name.partition(".")[0] for name in sys.modules}))
-sys.exit(status or 0)
+status = run()
+print("IMPORTED", *sorted({name.partition(".")[0] for name in sys.modules}))
+sys.exit(status)
 """
 
 
@@ -53,9 +49,9 @@ def commands(group: click.Group, context: click.Context, prefix: str = "") -> It
 
 
 def all_commands() -> list[tuple[str, click.Command]]:
-    from triune.cli.main import cli
+    from triune.cli.root import root
 
-    return list(commands(cli, click.Context(cli, info_name="triune")))
+    return list(commands(root, click.Context(root, info_name="triune")))
 
 
 def test_every_command_is_documented() -> None:

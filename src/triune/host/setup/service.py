@@ -70,7 +70,7 @@ class Completion:
     def fill(self, say: Say) -> None:
         """Let the command write its own scripts."""
         for shell in self._lacking():
-            script = self.machine.run(str(own_command()), env={"_TRIUNE_COMPLETE": f"{shell}_source"}).text
+            script = self.machine.run(str(own_command()), "completion", shell).text
             self.machine.write(_COMPLETIONS[shell], script)
 
 
