@@ -462,17 +462,20 @@ def test_a_held_port_53_is_named_and_overcome_once_free(lab: Lab) -> None:
     eventually(lambda: lab.host.ask("a", lab.gateway, "web") == [nic.address], within=5)
 
 
-def test_others_changes_of_their_own_chains_wake_nobody(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_others_changes_of_their_own_chains_and_ours_of_our_table_wake_nobody(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     docker_arrives()
     eventually(lambda: lab.networks.ensure() == [])
     calls: list[int] = []
     monkeypatch.setattr(lab.networks, "ensure", lambda: calls.append(1) or [])
-    eventually(lambda: True)
     # Whatever was under way settles first.
     subprocess.run(["sleep", "0.6"], check=True)
     calls.clear()
     for number in range(10):
         sh("iptables-nft", "-A", "DOCKER", "-p", "tcp", "--dport", str(1000 + number), "-j", "ACCEPT")
+    lab.publish("web", "8080:80", "8081:81")
+    lab.networks.release("web")
     sh("ip", "link", "add", "tnet-x", "type", "bridge")
     sh("ip", "link", "del", "tnet-x")
     subprocess.run(["sleep", "0.4"], check=True)

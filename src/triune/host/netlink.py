@@ -37,8 +37,9 @@ _LINK_UP = 1
 
 @dataclass(frozen=True, slots=True)
 class RuleChange:
-    """Something of nftables came or went. `chain` is empty for a change of a table, or of a chain itself."""
+    """Something of nftables came or went: `what` is table, chain or rule. `chain` is empty but for a rule."""
 
+    what: str
     table: str
     chain: str
     removed: bool
@@ -131,11 +132,12 @@ def _number(value: bytes | None) -> int:
 def _rule_change(kind: int, body: bytes) -> RuleChange | None:
     attributes = _attributes(body[4:])
     if kind in (_NEW_RULE, _DEL_RULE):
-        return RuleChange(_text(attributes.get(_RULE_TABLE)), _text(attributes.get(_RULE_CHAIN)), kind == _DEL_RULE)
+        table, chain = _text(attributes.get(_RULE_TABLE)), _text(attributes.get(_RULE_CHAIN))
+        return RuleChange("rule", table, chain, kind == _DEL_RULE)
     if kind in (_NEW_TABLE, _DEL_TABLE):
-        return RuleChange(_text(attributes.get(_TABLE_NAME)), "", kind == _DEL_TABLE)
+        return RuleChange("table", _text(attributes.get(_TABLE_NAME)), "", kind == _DEL_TABLE)
     if kind in (_NEW_CHAIN, _DEL_CHAIN):
-        return RuleChange(_text(attributes.get(_CHAIN_TABLE)), "", kind == _DEL_CHAIN)
+        return RuleChange("chain", _text(attributes.get(_CHAIN_TABLE)), "", kind == _DEL_CHAIN)
     return None
 
 

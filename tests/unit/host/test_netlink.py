@@ -28,9 +28,9 @@ def test_rules_tables_and_chains() -> None:
     data = rule(6, b"filter", b"DOCKER") + rule(8, b"filter", b"FORWARD")
     data += message(10 << 8 | 2, b"\x02\0\0\0" + attribute(1, b"triune\0"))
     assert list(netlink.parse(data)) == [
-        RuleChange("filter", "DOCKER", removed=False),
-        RuleChange("filter", "FORWARD", removed=True),
-        RuleChange("triune", "", removed=True),
+        RuleChange("rule", "filter", "DOCKER", removed=False),
+        RuleChange("rule", "filter", "FORWARD", removed=True),
+        RuleChange("table", "triune", "", removed=True),
     ]
 
 

@@ -64,6 +64,8 @@ class Watcher:
         self._sources = [netlink.rules_socket(), netlink.links_socket()]
         for source in self._sources:
             self._selector.register(source, selectors.EVENT_READ, partial(self._heard, source))
+        self._changed = False
+        self._harmed = False
         self._servers: dict[int, int] = {}
         self._port_checks: list[float] = []
         self._thread = threading.Thread(target=self._run, name="network-watch", daemon=True)
@@ -90,25 +92,23 @@ class Watcher:
         mends: list[float] = []
         due = time.monotonic() + self._pace.check_every
         while not self._closing.is_set():
-            changed = self._wait(due)
-            if self._closing.is_set():
-                return
+            self._wait(due)
             now = time.monotonic()
             if self._port_checks and now >= self._port_checks[0]:
                 self._port_checks = [at for at in self._port_checks if at > now]
                 self._guarded(self._networks.settle_ports)
-            if not changed and now < due:
+            if self._changed or self._harmed:
+                # More of the same is on its way; some of it may tell that it was our own doing.
+                self._closing.wait(self._pace.debounce)
+                self._read()
+            if self._closing.is_set() or not (self._changed or self._harmed or now >= due):
                 continue
-            if changed:
-                self._sleep(self._pace.debounce)
             # Two programs that undo each other's work must not keep the host busy.
             mends = [at for at in mends if now - at < _PAUSE_S]
             if len(mends) >= _RESTLESS:
                 _LOG.warning("the network was mended %d times within %.0f s; pausing", len(mends), _PAUSE_S)
-                self._sleep(_PAUSE_S)
-            if self._closing.is_set():
-                return
-            self._drain()
+                self._closing.wait(_PAUSE_S)
+            self._changed = self._harmed = False
             if self._guarded(self._networks.ensure):
                 mends.append(now)
             self._follow_servers()
@@ -122,42 +122,42 @@ class Watcher:
             _LOG.exception("mending the network failed; trying again at the next change or check")
             return None
 
-    def _wait(self, due: float) -> bool:
-        """Wait for an event or a time; True when something relevant happened."""
+    def _wait(self, due: float) -> None:
+        """Wait for an event or a time."""
         until = min([due, *self._port_checks])
-        changed = False
         for key, _ in self._selector.select(max(0.0, until - time.monotonic())):
-            changed = key.data() or changed
-        return changed
+            key.data()
 
-    def _sleep(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while not self._closing.is_set() and (rest := deadline - time.monotonic()) > 0:
-            self._closing.wait(rest)
-
-    def _drain(self) -> None:
-        """Forget what is about to be looked at anyway, except new ports."""
+    def _read(self) -> None:
         for source in self._sources:
             self._heard(source)
 
-    def _woken(self) -> bool:
+    def _woken(self) -> None:
         os.eventfd_read(self._wake)
-        return False
 
-    def _heard(self, source: socket.socket) -> bool:
-        changed = False
+    def _heard(self, source: socket.socket) -> None:
         for change in netlink.received(source):
             match change:
+                case netlink.RuleChange(table=self._table):
+                    self._harmed = self._own_harmed(change, self._harmed)
                 case netlink.RuleChange():
-                    changed = self._matters(change) or changed
+                    self._changed = self._matters(change) or self._changed
                 case netlink.LinkChange():
-                    changed = self._link_matters(change) or changed
+                    self._changed = self._link_matters(change) or self._changed
                 case netlink.Lost():
-                    changed = True
-        return changed
+                    self._changed = True
 
-    def _matters(self, change: netlink.RuleChange) -> bool:
-        if change.table == self._table or not change.chain or change.chain in _WATCHED_CHAINS:
+    @staticmethod
+    def _own_harmed(change: netlink.RuleChange, harmed: bool) -> bool:
+        """Whether our own table has lost something, after this change. A removal that is followed by the table's
+        return is our own replacement of it, and nobody's harm."""
+        if change.removed:
+            return True
+        return harmed and change.what != "table"
+
+    @staticmethod
+    def _matters(change: netlink.RuleChange) -> bool:
+        if change.what != "rule" or change.chain in _WATCHED_CHAINS:
             return True
         return change.table not in _IPTABLES_TABLES
 
@@ -184,9 +184,9 @@ class Watcher:
             self._servers[pid] = descriptor
             self._selector.register(descriptor, selectors.EVENT_READ, partial(self._server_ended, pid))
 
-    def _server_ended(self, pid: int) -> bool:
+    def _server_ended(self, pid: int) -> None:
         self._unfollow(pid)
-        return True
+        self._changed = True
 
     def _unfollow(self, pid: int) -> None:
         descriptor = self._servers.pop(pid)
