@@ -116,8 +116,9 @@ def _write_esp(raw: Path, request: _Request) -> None:
     blocks = str(_ESP_SIZE // 1024)
     image = f"{raw}@@{_ESP_START}"
     try:
+        # FAT32 has at least 65525 clusters, or firmware takes it for FAT16: hence clusters of 1 KiB.
         run(
-            ["mkfs.vfat", "-F", "32", "-i", serial, "-n", "ESP", "--invariant",
+            ["mkfs.vfat", "-F", "32", "-s", "2", "-i", serial, "-n", "ESP", "--invariant",
              "--offset", str(_ESP_START // _SECTOR), raw, blocks],
             env=epoch,
         )  # fmt: skip
