@@ -18,7 +18,7 @@ from triune.domain.operation import Silent
 from triune.engines.base import Command
 
 __all__ = ["lab", "tree"]
-pytestmark = [pytest.mark.live, pytest.mark.lxc]
+pytestmark = [pytest.mark.live, pytest.mark.lxc, pytest.mark.timeout(40)]
 
 
 @pytest.fixture(scope="module")
@@ -180,10 +180,10 @@ def test_a_session_closed_at_once_leaves_nothing(lab: Lab, name: str) -> None:
 
 def test_sessions_leave_no_descriptors(lab: Lab, name: str) -> None:
     lab.exec(name, "true")
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(5):
         lab.exec(name, "true")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_a_container_stopped_under_a_session(lab: Lab) -> None:

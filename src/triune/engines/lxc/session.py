@@ -25,6 +25,8 @@ from triune.host.run import environment, tool_missing
 
 _CHUNK = 65536
 _GRACE_S = 1.0
+_TERMINAL_PATIENCE_S = 5.0
+_TERMINAL_POLL_S = 0.004
 _KILL_ROUNDS = 10
 _KILL_PAUSE_S = 0.2
 _END_OF_FILE_KEY = b"\x04"
@@ -43,6 +45,7 @@ class ProcessSession:
         self._readers = dict(readers)
         self._writer: int | None = writer
         self._terminal = terminal
+        self._settled = not terminal
         self._exit_fd = os.pidfd_open(process.pid)
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._closed = False
@@ -87,6 +90,7 @@ class ProcessSession:
     def write(self, data: bytes) -> None:
         """Write all of it; what a command that ended or closed its input can't take is dropped."""
         with self._writing:
+            self._await_terminal()
             view = memoryview(data)
             while view and not self._closed and self._writer is not None:
                 ready = polling.ready([self._wake, self._exit_fd], [self._writer])
@@ -98,6 +102,16 @@ class ProcessSession:
                     continue
                 except OSError:
                     return
+
+    def _await_terminal(self) -> None:
+        """LXC's tools make their terminal raw when they begin, and throw away what was typed before: wait for that."""
+        deadline = time.monotonic() + _TERMINAL_PATIENCE_S
+        while not self._settled and self._writer is not None and time.monotonic() < deadline:
+            if not termios.tcgetattr(self._writer)[3] & termios.ICANON:
+                break
+            if polling.ready([self._wake, self._exit_fd], timeout=_TERMINAL_POLL_S):
+                return
+        self._settled = True
 
     def close_stdin(self) -> None:
         """End the command's input; on a terminal that is the end-of-file key."""
@@ -234,8 +248,7 @@ def with_terminal(
     """Run it on a new pseudo-terminal, its controlling one; `quiet` drops what it says on standard error."""
     master, slave = os.openpty()
     try:
-        # Raw from the start: the tool makes it so itself a little later, and keys typed until then would be echoed.
-        tty.setraw(slave)
+        _make_almost_raw(slave)
         set_size(slave, terminal.columns, terminal.rows)
         process = subprocess.Popen(
             ["setsid", "--ctty", *argv],
@@ -254,6 +267,14 @@ def with_terminal(
     finally:
         os.close(slave)
     return ProcessSession(process, {master: 1}, master, terminal=True)
+
+
+def _make_almost_raw(fd: int) -> None:
+    """Raw but for line mode: that it goes away is the sign that the tool has taken the terminal over."""
+    tty.setraw(fd)
+    mode = termios.tcgetattr(fd)
+    mode[3] |= termios.ICANON
+    termios.tcsetattr(fd, termios.TCSANOW, mode)
 
 
 def set_size(fd: int, columns: int, rows: int) -> None:
