@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import tarfile
 import tempfile
@@ -26,6 +27,8 @@ _REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,511}", re.ASCII)
 _LABEL_KEY = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?", re.ASCII)
 _LOOK = 0.5
 _MANIFEST_CAP = 1 << 20
+# Archives can be larger than the memory a /tmp may be made of.
+_SPOOL = "/var/tmp"  # noqa: S108 - the name in it is random and the file private
 _LOAD_TIMEOUT = 3600.0
 
 
@@ -58,7 +61,7 @@ class ImageStore:
         Raises Invalid("bad_archive").
         """
         repository, tag = split(reference)
-        with tempfile.NamedTemporaryFile(prefix="triune-archive-") as spool:
+        with tempfile.NamedTemporaryFile(prefix="triune-archive-", dir=os.environ.get("TMPDIR", _SPOOL)) as spool:
             for piece in archive:
                 spool.write(piece)
             spool.flush()

@@ -7,7 +7,7 @@ asked again after an event says that somebody changed them.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -59,10 +59,14 @@ class Inventory:
         with self._lock:
             self._changed.add(container)
 
-    def forget(self) -> None:
-        """Events were missed: trust no remembered limits."""
-        with self._lock:
-            self._changed.update(self._limits)
+    def refresh(self, stop: Callable[[], bool]) -> None:
+        """Ask for every container's limits anew, one after the other: events may have been missed."""
+        for entry in self._client.read(lambda api: api.containers(all=True)):
+            if stop():
+                return
+            found = self._inspect(str(entry["Id"]))
+            if found is not None:
+                self.note(found)
 
     def _limits_of(self, entries: Iterable[Mapping[str, Any]]) -> dict[str, Limits]:
         present: set[str] = set()

@@ -60,7 +60,7 @@ class EventWatch:
         while not self._closed.is_set():
             stream = self._open()
             if stream is not None:
-                self._inventory.forget()
+                threading.Thread(target=self._refresh, name="docker-refresh", daemon=True).start()
                 if down:
                     self._tell(EngineEvent(engine=ENGINE, action="engine-up", name=""))
                 down, pause = False, _FIRST_PAUSE
@@ -93,9 +93,16 @@ class EventWatch:
             event = translate(raw)
             if event is None:
                 continue
-            if event.action in ("changed", "created"):
+            if event.action == "changed":
                 self._inventory.changed(event.data["id"])
             self._tell(event)
+
+    def _refresh(self) -> None:
+        try:
+            self._inventory.refresh(self._closed.is_set)
+        except TriuneError as error:
+            # The engine went away again; the next connection refreshes.
+            log.debug("limits could not be read: %s", error)
 
     def _tell(self, event: EngineEvent) -> None:
         try:
