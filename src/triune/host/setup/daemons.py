@@ -36,6 +36,7 @@ class Daemon:
 
     def fill(self, say: Say) -> None:
         """Start it and wait for its socket."""
+        pid = None
         if self.machine.systemd:
             self.machine.run("systemctl", "enable", "--now", *self.units)
             hint = f"Read: journalctl -u {self.units[0]} -n 50"
@@ -43,9 +44,9 @@ class Daemon:
             self.machine.run(*self.argv)
             hint = f"Try it by hand: {self.argv[0]}"
         else:
-            self.machine.spawn(self._arguments(), self.log)
+            pid = self.machine.spawn(self._arguments(), self.log)
             hint = f"Read {self.log}"
-        self.machine.wait(lambda: self.machine.listener(self.socket) is not None, self.title, hint)
+        self.machine.wait(lambda: self.machine.listener(self.socket) is not None, self.title, hint, pid=pid)
 
     def _arguments(self) -> tuple[str, ...]:
         return self.argv

@@ -80,20 +80,29 @@ class Machine:
             )
         return child.pid
 
-    def wait(self, ready: Callable[[], bool], what: str, hint: str, seconds: float = _START_SECONDS) -> None:
-        """Wait until something is up; raises Failed ("daemon_not_up") when it is not in time."""
+    def wait(
+        self,
+        ready: Callable[[], bool],
+        what: str,
+        hint: str,
+        seconds: float = _START_SECONDS,
+        pid: int | None = None,
+    ) -> None:
+        """Wait until something is up. Raises Failed ("daemon_not_up") when it is not in time, or the process ended."""
         deadline = time.monotonic() + seconds
         while not ready():
+            if pid is not None and self.started(pid) is None:
+                raise Failed("daemon_not_up", f"{what} ended as soon as it was started", hint=hint)
             if time.monotonic() > deadline:
                 raise Failed("daemon_not_up", f"{what} did not come up within {seconds:.0f} s", hint=hint)
             time.sleep(0.1)
 
     def started(self, pid: int) -> float | None:
-        """When a process started, in seconds since the epoch (proc(5), stat field 22); None when it is gone."""
+        """When a process started, in seconds since the epoch (proc(5), stat field 22); None when it has ended."""
         stat = self.files.text(f"/proc/{pid}/stat")
         boot = next((line.split()[1] for line in self.files.lines("/proc/stat") if line.startswith("btime ")), None)
         if stat is None or boot is None:
             return None
-        # The name in parentheses may hold blanks; the fields after it don't.
-        ticks = int(stat.rpartition(")")[2].split()[19])
-        return int(boot) + ticks / os.sysconf("SC_CLK_TCK")
+        # The name in parentheses may hold blanks; the fields after it don't. A zombie has ended, reaped or not.
+        fields = stat.rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else int(boot) + int(fields[19]) / os.sysconf("SC_CLK_TCK")

@@ -98,6 +98,7 @@ class TriuneDaemon:
 
     def fill(self, say: Say) -> None:
         """Instances and network go on while it restarts."""
+        pid = None
         if self.machine.systemd:
             self.machine.write(UNIT, unit())
             self.machine.run("systemctl", "daemon-reload")
@@ -105,16 +106,17 @@ class TriuneDaemon:
             self.machine.run("systemctl", "restart", "triune.service", timeout=90)
             hint = "Read: journalctl -u triune -n 50"
         else:
-            self._start_directly()
+            pid = self._start_directly()
             hint = f"Read {LOG}"
-        self.machine.wait(lambda: self.machine.listener(SOCKET) is not None, self.title, hint, 60)
+        self.machine.wait(lambda: self.machine.listener(SOCKET) is not None, self.title, hint, 60, pid)
 
-    def _start_directly(self) -> None:
+    def _start_directly(self) -> int:
         running = self.machine.listener(SOCKET)
         if running is not None:
             stop(self.machine, running, self.title)
         pid = self.machine.spawn([str(own_command()), "serve"], LOG)
         self.machine.write(PID_FILE, f"{pid}\n")
+        return pid
 
 
 def unit() -> str:

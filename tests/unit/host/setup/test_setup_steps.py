@@ -234,6 +234,16 @@ def test_waiting_ends(tmp_path: Path) -> None:
     assert (caught.value.code, caught.value.hint) == ("daemon_not_up", "Look.")
 
 
+def test_a_daemon_that_dies_at_once_is_not_waited_for(tmp_path: Path) -> None:
+    pid = Machine().spawn(["false"], str(tmp_path / "log"))
+    began = time.monotonic()
+    with pytest.raises(Failed) as caught:
+        Machine().wait(lambda: False, "it", "Read the log.", 30, pid)
+    assert time.monotonic() - began < 10
+    assert caught.value.message == "it ended as soon as it was started"
+    os.waitpid(pid, 0)
+
+
 def test_the_age_of_a_process() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
