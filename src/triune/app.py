@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tomllib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from triune.services.images import Images
 from triune.services.instances import Instances
 from triune.services.networks import Networks, NetworkSettings
 from triune.services.operations import Events, Operations
-from triune.store import SqliteStore
+from triune.store import SqliteStore, Store
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +39,9 @@ class Settings:
     network: NetworkSettings = field(default_factory=NetworkSettings)
 
     @classmethod
-    def load(cls) -> Settings:
+    def load(cls, path: Path | None = None) -> Settings:
         """Read the file, then the environment. Raises Invalid on an unknown key or a bad value."""
-        path = Path(os.environ.get("TRIUNE_CONFIG", CONFIG))
+        path = path or Path(os.environ.get("TRIUNE_CONFIG", CONFIG))
         table: dict[str, Any] = {}
         if path.exists():
             try:
@@ -84,14 +85,20 @@ def _same(value: Any) -> Any:
 class Triune:
     """Everything the API serves, wired together."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        make_networks: Callable[[Store, Mapping[str, Engine], NetworkSettings], Networks] = Networks,
+    ) -> None:
+        """`make_networks` lets tests leave the host's network alone."""
         self.settings = settings
         self.store = SqliteStore(settings.data / "triune.db")
         self.events = Events(self.store)
         self.operations = Operations(self.store, self.events)
         self.engines: dict[str, Engine] = engines(settings.engines)
         self.images = Images(settings.data / "images", self.engines, self._image_users)
-        self.networks = Networks(self.store, self.engines, settings.network)
+        self.networks = make_networks(self.store, self.engines, settings.network)
         self.instances = Instances(self.engines, self.images, self.networks, self.operations, self.events, self.store)
         self._watches: list[Watch] = []
 

@@ -18,7 +18,7 @@ import uvicorn
 
 from triune.api.app import create_app
 from triune.api.routes.images import forget_uploads
-from triune.app import CONFIG, Settings, Triune
+from triune.app import Settings, Triune
 from triune.domain.errors import Conflict, Denied
 
 log = logging.getLogger(__name__)
@@ -63,18 +63,16 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def load_settings() -> Settings:
-    """From /etc/triune/triune.toml, or the file that TRIUNE_CONFIG names. Raises Invalid."""
-    return Settings.load(Path(os.environ.get("TRIUNE_CONFIG", CONFIG)))
+load_settings = Settings.load
 
 
-def serve(settings: Settings, *, pid_file: Path | None = None) -> None:
+def serve(settings: Settings, *, pid_file: Path | None = None, wire: Callable[[Settings], Triune] = Triune) -> None:
     """Run the daemon in this process until it is asked to end.
 
     Raises Conflict("daemon_running") when another one has the data folder, Denied when this user may not.
     """
     with _only_one(settings.data), _written(pid_file):
-        triune = Triune(settings)
+        triune = wire(settings)
         try:
             forget_uploads(settings.data)
             triune.start()

@@ -241,7 +241,7 @@ def message(event: Event) -> bytes:
 
 def resync(sequence: int) -> bytes:
     """Events were lost: read everything anew, and go on after `sequence`."""
-    data = {"sequence": sequence, "time": None, "type": "resync", "subject": "", "data": {}}
+    data: dict[str, Any] = {"sequence": sequence, "time": None, "type": "resync", "subject": "", "data": {}}
     return f"id: {sequence}\nevent: resync\n".encode() + _data(data)
 
 

@@ -16,7 +16,10 @@ Every error has a stable `code` (snake_case), a sentence that names the thing, a
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+# `typing` is not imported at run time: the command line's quickest command raises and maps these errors too.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, ClassVar
 
 
 class TriuneError(Exception):

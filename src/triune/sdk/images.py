@@ -58,9 +58,10 @@ class Images:
         found: OperationRow = json.loads(response.read())
         return found
 
-    def remove(self, name: str) -> None:
-        """Remove it. Raises Conflict while an instance uses it."""
-        self._transport.call("DELETE", _path(name))
+    def remove(self, name: str) -> OperationRow:
+        """Remove it; the operation fails with a conflict while an instance uses it."""
+        found: OperationRow = self._transport.call("DELETE", _path(name))
+        return found
 
     def _make(self, body: dict[str, Any]) -> OperationRow:
         found: OperationRow = self._transport.call("POST", "/v1/images", body)

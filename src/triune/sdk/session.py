@@ -14,6 +14,8 @@ from triune.domain.errors import TriuneError, Unreachable, from_dict
 from triune.sdk.transport import Transport, problem_fields
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from websockets.sync.client import ClientConnection
 
 SUBPROTOCOL = "triune.v1"
@@ -107,7 +109,7 @@ class Session:
         )
 
 
-def connect(transport: Transport, path: str, command: dict[str, object]) -> Session:
+def connect(transport: Transport, path: str, command: Mapping[str, object]) -> Session:
     """Open a session at a path. Raises Unreachable or Denied where there is no daemon."""
     from websockets.exceptions import WebSocketException
     from websockets.sync.client import unix_connect
@@ -127,7 +129,7 @@ def connect(transport: Transport, path: str, command: dict[str, object]) -> Sess
             ping_interval=None,
             open_timeout=30,
         )
-        connection.send(json.dumps(command))
+        connection.send(json.dumps(dict(command)))
     except (WebSocketException, OSError) as error:
         raise Unreachable(
             "session_refused",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Header
 
@@ -17,7 +17,9 @@ Services = Annotated[Triune, Depends(services)]
 Run = Annotated[Calls, Depends(calls)]
 IfMatch = Annotated[str | None, Header(max_length=1000, description="The ETag that the instance must still have")]
 
-ACCEPTED = {202: {"model": schemas.Operation, "description": "The operation that does it; see Location"}}
+ACCEPTED: dict[int | str, dict[str, Any]] = {
+    202: {"model": schemas.Operation, "description": "The operation that does it; see Location"}
+}
 
 
 def accepted(operation: Operation) -> Json:

@@ -24,6 +24,7 @@ from triune.api.routes.common import ACCEPTED, Run, Services, accepted
 from triune.app import Triune
 from triune.domain.errors import Failed, Invalid
 from triune.domain.image import Image
+from triune.domain.names import image_name
 from triune.domain.operation import Operation
 from triune.engines.base import Credentials
 from triune.services.images.options import BuildOptions, ImportOptions
@@ -98,6 +99,7 @@ async def remove_image(name: str, triune: Services, run: Run) -> Response:
 
 
 def _build(triune: Triune, body: schemas.ImageBuildBody) -> Operation:
+    image_name(body.name)
     given: dict[str, Any] = {} if body.size is None else {"size": size(body.size)}
     options = BuildOptions(
         packages=tuple(body.packages),
@@ -118,6 +120,8 @@ def _pull(triune: Triune, body: schemas.ImagePullBody) -> Operation:
 
 
 def _import(triune: Triune, name: str, path: Path, options: ImportOptions, upload: Path | None) -> Operation:
+    image_name(name)
+
     def work(task: Task) -> Image:
         try:
             return triune.images.import_file(path, name, options, task)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
@@ -43,7 +43,7 @@ async def list_instances(
     found = listing.instances
     if after is not None:
         found = [one for one in found if (one.name, one.engine) > after]
-    rows = []
+    rows: list[dict[str, Any]] = []
     following = None
     for one in found:
         row = views.row(one)

@@ -1,0 +1,199 @@
+"""`image`: build, pull, import, list, show, rm."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from triune.cli.listing import age
+from triune.cli.options import complete_images, confirm, confirmable, formatted, quietable
+from triune.cli.problems import tell
+from triune.cli.tables import Column, emit, structured
+from triune.cli.text import clean
+from triune.cli.waiting import finish
+from triune.domain.errors import Invalid, TriuneError
+from triune.domain.units import format_duration, format_size, parse_size
+from triune.sdk import Client
+
+if TYPE_CHECKING:
+    from triune.sdk.types import OperationRow
+
+_image = click.argument("name", shell_complete=complete_images)
+
+
+@click.group()
+def image() -> None:
+    """Build, pull, import, list and remove images."""
+
+
+@image.command("list")
+@formatted
+@quietable
+def list_images(form: str, quiet: bool) -> None:
+    """List the images of this host."""
+    emit(
+        Client().images.list(),
+        _COLUMNS,
+        form=form,
+        quiet="name" if quiet else None,
+        empty="No images. Build one: triune image build debian/12",
+    )
+
+
+@image.command()
+@_image
+@formatted
+def show(name: str, form: str) -> None:
+    """Show an image and its forms."""
+    found = Client().images.get(name)
+    if form != "table":
+        sys.stdout.write(structured(dict(found), form))
+        return
+    lines = [
+        ("Name", found["name"]),
+        ("Digest", found["digest"]),
+        ("Created", found["created"]),
+        ("Source", found["source"]),
+        ("Size", format_size(found["size"])),
+        ("Used by", ", ".join(found["used_by"]) or "-"),
+    ]
+    for label, value in lines:
+        print(f"{label + ':':<10}{clean(value)}")
+    for kind, form_facts in found["forms"].items():
+        print(f"\n{kind}")
+        for key, value in form_facts.items():
+            if value not in (None, ""):
+                text = format_size(value) if key in ("size", "virtual_size") else str(value)
+                print(f"  {key + ':':<14}{clean(text)}")
+
+
+@image.command()
+@_image
+@click.option("--package", "packages", metavar="NAME", multiple=True, help="A further package in it.")
+@click.option("--size", metavar="SIZE", help="Size of the disk, like 10GiB.")
+@click.option("--kernel", type=click.Choice(["cloud", "generic"]), default="cloud", show_default=True)
+@click.option(
+    "--hostname-from-instance/--fixed-hostname", default=True, help="Instances are named by their name, or not."
+)
+@click.option("--mirror", metavar="URL", help="Another archive of packages.")
+@click.option("--sources", metavar="FILE", help="Another sources file for apt.")
+@click.option("--rebuild", is_flag=True, help="Build it even if it is there.")
+def build(name: str, size: str | None, packages: tuple[str, ...], sources: str | None, **options: Any) -> None:
+    """Build NAME (debian/12 or debian/13) from packages, in a form for each engine."""
+    _make(
+        "built",
+        name,
+        lambda client: client.images.build(
+            name,
+            packages=list(packages),
+            size=None if size is None else parse_size(size),
+            sources=str(Path(sources).absolute()) if sources else None,
+            **options,
+        ),
+    )
+
+
+@image.command()
+@click.argument("reference")
+@click.option("--username", help="For a private registry.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from stdin.")
+def pull(reference: str, username: str | None, password_stdin: bool) -> None:
+    """Pull an image from a registry: docker:NAME[:TAG].
+
+    The password is read from stdin, from TRIUNE_REGISTRY_PASSWORD, or asked for; never from the command line.
+    """
+    password = _password(password_stdin) if username else None
+    _make(
+        "pulled",
+        reference,
+        lambda client: client.images.pull(reference, username=username, password=password),
+    )
+
+
+@image.command("import")
+@click.argument("file")
+@click.option("--name", required=True, metavar="FAMILY/VERSION", help="Its name here.")
+@click.option(
+    "--format", "form", metavar="FORMAT", help="qcow2, vmdk, raw, iso, tree or oci (default: as the file says)."
+)
+@click.option("--sha256", metavar="HEX", help="The sum that the file must have.")
+@click.option("--firmware", type=click.Choice(["bios", "uefi"]), default="bios", show_default=True)
+@click.option("--agent", is_flag=True, help="The system on the disk has the QEMU guest agent.")
+@click.option("--cloud-init", is_flag=True, help="The system has cloud-init.")
+@click.option("--replace", is_flag=True, help="Take the name from another image.")
+@click.option("--upload", is_flag=True, help="Send the file to the daemon instead of its path.")
+def import_image(file: str, name: str, form: str | None, upload: bool, **options: Any) -> None:
+    """Import a disk (qcow2, vmdk, raw), an installer (iso), a root tree (tar) or an OCI archive."""
+    path = Path(file).absolute()
+    given = {"format": form, **options}
+    if not upload:
+        _make("imported", name, lambda client: client.images.import_path(name, str(path), **given))
+        return
+    try:
+        with path.open("rb") as opened:
+            length = os.fstat(opened.fileno()).st_size
+            _make("imported", name, lambda client: client.images.import_file(name, opened, length, **given))
+    except OSError as error:
+        raise Invalid("bad_path", f"can't read {path}: {error.strerror}", hint="Name a readable file.") from None
+
+
+@image.command("rm")
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete_images)
+@confirmable
+def remove(names: tuple[str, ...], yes: bool) -> int:
+    """Remove images that no instance uses."""
+    confirm(f"Remove {', '.join(names)}?", yes=yes)
+    client = Client()
+    codes = [0]
+    for name in dict.fromkeys(names):
+        try:
+            finish(client, client.images.remove(name), name, cancel=False)
+            print(f"{name} is removed")
+        except TriuneError as error:
+            codes.append(tell(error, name=name))
+    return max(codes)
+
+
+def _make(did: str, name: str, submit: Callable[[Client], OperationRow]) -> None:
+    client = Client()
+    begun = monotonic()
+    result = finish(client, submit(client), name)
+    made = (result or {}).get("name") or name
+    size = (result or {}).get("size")
+    print(clean(f"{made} is {did} ({format_size(size)}, {format_duration(monotonic() - begun)})"))
+
+
+def _password(from_stdin: bool) -> str:
+    if from_stdin:
+        return sys.stdin.readline().rstrip("\r\n")
+    from_environment = os.environ.get("TRIUNE_REGISTRY_PASSWORD")
+    if from_environment is not None:
+        return from_environment
+    if not sys.stdin.isatty():
+        raise Invalid(
+            "password_needed",
+            "a password is needed, and there is no terminal",
+            hint="Use --password-stdin or TRIUNE_REGISTRY_PASSWORD.",
+        )
+    return str(click.prompt("Password", hide_input=True, err=True))
+
+
+def _forms(row: Mapping[str, Any]) -> str:
+    return ",".join(row["forms"]) or "-"
+
+
+_COLUMNS = (
+    Column("NAME", lambda row: row["name"]),
+    Column("FORMS", _forms),
+    Column("SIZE", lambda row: format_size(row["size"]), right=True),
+    Column("AGE", lambda row: age(row["created"]), right=True, keep=5),
+    Column("USED BY", lambda row: len(row["used_by"]) or "-", right=True, keep=6),
+    Column("DIGEST", lambda row: row["digest"].removeprefix("sha256:")[:12], keep=3),
+    Column("SOURCE", lambda row: row["source"], keep=2),
+)

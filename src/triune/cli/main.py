@@ -1,0 +1,41 @@
+"""The entry point: the quickest command without any framework, errors as sentences, exit codes of DESIGN.md §5."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+INTERRUPTED = 130
+_BROKEN_PIPE = 141
+
+
+def run() -> int:
+    """Run the command line and return its exit code."""
+    arguments = sys.argv[1:]
+    try:
+        code = _lean(arguments)
+        if code is None:
+            from triune.cli.root import main
+
+            code = main(arguments)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Who read our output went away (`| head`): nothing more can be said, and nothing must be flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    except Exception as error:
+        from triune.cli.problems import tell
+
+        return tell(error)
+
+
+def _lean(arguments: list[str]) -> int | None:
+    """`triune list` in its common forms; None leaves it to Click."""
+    if not arguments or arguments[0] not in ("list", "ls", "ps") or "_TRIUNE_COMPLETE" in os.environ:
+        return None
+    from triune.cli.listing import lean
+
+    return lean(arguments[1:])

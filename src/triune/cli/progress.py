@@ -1,0 +1,99 @@
+"""How far operations are: a live display on a terminal, a line for each step elsewhere. Always on stderr."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from triune.cli.text import clean
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+    from triune.sdk.types import OperationRow
+
+
+class Progress(AbstractContextManager["Progress"]):
+    """Shows several operations at once, each under a name. Safe to use from several threads.
+
+    `steps` False keeps it quiet where there is no terminal.
+    """
+
+    def __init__(self, *, steps: bool = True) -> None:
+        self._live = sys.stderr.isatty()
+        self._steps = steps
+        self._bars: Bars | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._told: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def of(self, name: str) -> Callable[[OperationRow], None]:
+        """What to give to `operations.wait` as `progress`."""
+        return lambda operation: self.update(name, operation["text"], operation["fraction"])
+
+    def update(self, name: str, text: str, fraction: float | None = None) -> None:
+        """Tell how far it is."""
+        line = clean(text)
+        if not line:
+            return
+        with self._lock:
+            if self._live:
+                self._draw(name, line, fraction)
+            elif self._steps and self._told.get(name) != line and fraction is None:
+                self._told[name] = line
+                print(f"{name}: {line}", file=sys.stderr, flush=True)
+
+    def print(self, text: str) -> None:
+        """Print a line to stderr without disturbing the display."""
+        with self._lock:
+            if self._bars is not None:
+                from rich.text import Text
+
+                self._bars.console.print(Text.from_ansi(text))
+            else:
+                print(text, file=sys.stderr, flush=True)
+
+    def done(self, name: str) -> None:
+        """Take it off the display."""
+        with self._lock:
+            task = self._tasks.pop(name, None)
+            if self._bars is not None and task is not None:
+                self._bars.remove_task(task)
+
+    def _draw(self, name: str, line: str, fraction: float | None) -> None:
+        bars = self._started()
+        if name not in self._tasks:
+            self._tasks[name] = bars.add_task(line, total=None, title=name)
+        total = None if fraction is None else 1.0
+        bars.update(self._tasks[name], description=line, total=total, completed=fraction or 0.0)
+
+    def _started(self) -> Bars:
+        if self._bars is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+            from rich.progress import Progress as Bars
+
+            self._bars = Bars(
+                SpinnerColumn(),
+                TextColumn("{task.fields[title]}", style="bold", markup=False),
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=24),
+                TimeElapsedColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._bars.start()
+        return self._bars
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Clear the display."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None

@@ -1,0 +1,130 @@
+"""The tree of commands. Nothing of a command is imported before it is used; `--help` needs only this file."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+
+import click
+
+from triune.cli.text import clean, colours, paint
+
+# name: (module:attribute, help, section)
+_COMMANDS: Mapping[str, tuple[str, str, str]] = {
+    "launch": ("launch:launch", "Create and start an instance from an image", "Instances"),
+    "list": ("show:list_command", "List the instances of every engine", "Instances"),
+    "show": ("show:show", "Show everything known of an instance", "Instances"),
+    "start": ("lifecycle:start", "Start instances", "Instances"),
+    "stop": ("lifecycle:stop", "Shut instances down", "Instances"),
+    "restart": ("lifecycle:restart", "Stop and start instances", "Instances"),
+    "pause": ("lifecycle:pause", "Freeze instances", "Instances"),
+    "resume": ("lifecycle:resume", "Let frozen instances go on", "Instances"),
+    "rename": ("lifecycle:rename", "Give an instance another name", "Instances"),
+    "rm": ("lifecycle:remove", "Remove instances with their disks", "Instances"),
+    "exec": ("inside:execute", "Run a command in an instance", "Inside"),
+    "shell": ("inside:shell", "Open a shell in an instance", "Inside"),
+    "console": ("inside:console", "Attach to an instance's console", "Inside"),
+    "logs": ("watching:logs", "Show what an instance wrote", "Inside"),
+    "stats": ("watching:stats", "Show what instances use", "Inside"),
+    "image": ("images:image", "Build, pull, import, list and remove images", "Host"),
+    "network": ("networks:network", "Create, list and remove networks", "Host"),
+    "ops": ("ops:ops", "Look at long-running operations", "Host"),
+    "events": ("watching:events", "Show what happens, as it happens", "Host"),
+    "doctor": ("local:doctor", "Explain what this host can do, and why not the rest", "Host"),
+    "setup": ("local:setup", "Install and start what this host lacks", "Host"),
+    "serve": ("serve:serve", "Run the daemon", "Host"),
+    "demo": ("demo:demo", "A VM, a system container and an app container that know each other", "Other"),
+    "completion": ("completion:completion", "Print the completion script of a shell", "Other"),
+    "version": ("show:version", "Show the versions of this program and of the daemon", "Other"),
+}
+_ALIASES: Mapping[str, str] = {
+    "ls": "list",
+    "ps": "list",
+    "info": "show",
+    "inspect": "show",
+    "delete": "rm",
+    "images": "image",
+    "networks": "network",
+    "operations": "ops",
+}
+
+
+class Lazy(click.Group):
+    """A group whose commands are imported when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, in the order of the help."""
+        del ctx
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        del ctx
+        found = _COMMANDS.get(_ALIASES.get(cmd_name, cmd_name))
+        if found is None:
+            return None
+        module, _, attribute = found[0].partition(":")
+        command: click.Command = getattr(importlib.import_module(f"triune.cli.{module}"), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As Click does, with the nearest name where there is none."""
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], [*_COMMANDS, *_ALIASES], 1)
+            did = f" Did you mean '{near[0]}'?" if near else ""
+            ctx.fail(f"there is no command {clean(args[0])!r}.{did}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The help, by section, from the table above."""
+        del ctx
+        for section in dict.fromkeys(section for _, _, section in _COMMANDS.values()):
+            rows = [(name, text) for name, (_, text, where) in _COMMANDS.items() if where == section]
+            with formatter.section(section):
+                formatter.write_dl(rows, col_max=14)
+
+
+@click.group(
+    cls=Lazy,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Every list takes --format table|json|yaml|csv. TRIUNE_HOST names another daemon's socket. "
+    "More of a command: triune COMMAND --help",
+)
+@click.version_option(package_name="triune", prog_name="triune")
+def root() -> None:
+    """Virtual machines, system containers and app containers, side by side, as one."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command line; returns the exit code. Errors other than those of usage are raised."""
+    try:
+        done = root.main(list(arguments), prog_name="triune", standalone_mode=False)
+    except click.exceptions.Exit as ended:
+        return int(ended.exit_code)
+    except click.exceptions.NoArgsIsHelpError as wrong:
+        wrong.show(sys.stderr)
+        return 2
+    except click.UsageError as wrong:
+        _usage(wrong)
+        return 2
+    except click.Abort:
+        print(file=sys.stderr)
+        return 130
+    except click.ClickException as wrong:
+        print(f"error: {clean(wrong.format_message())}", file=sys.stderr)
+        return 1
+    return done if isinstance(done, int) else 0
+
+
+def _usage(wrong: click.UsageError) -> None:
+    colour = colours(sys.stderr)
+    message = wrong.format_message().rstrip(".")
+    print(f"{paint('error:', 'red', colour)} {clean(message[:1].lower() + message[1:])}", file=sys.stderr)
+    where = wrong.ctx.command_path if wrong.ctx else "triune"
+    if wrong.ctx:
+        print(wrong.ctx.get_usage().replace("Usage:", "usage:"), file=sys.stderr)
+    print(f"{paint('hint:', 'cyan', colour)} {where} --help", file=sys.stderr)

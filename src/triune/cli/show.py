@@ -1,0 +1,118 @@
+"""`list` (through Click), `show` and `version`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+
+from triune import __version__
+from triune.cli.listing import age, engine, list_instances, state_colour
+from triune.cli.options import formatted, instance_argument, quietable
+from triune.cli.tables import structured
+from triune.cli.text import clean, colours, paint
+from triune.domain.errors import Unreachable
+from triune.domain.units import format_duration, format_size
+from triune.sdk import Client
+
+
+@click.command("list")
+@formatted
+@quietable
+@click.option("--filter", "filter_text", metavar="KEY=VALUE,...", help="Keys: engine, state, origin, image, name.")
+def list_command(form: str, quiet: bool, filter_text: str | None) -> None:
+    """List the instances of every engine.
+
+    Engines that can't be reached are told on stderr; the exit code is 0 all the same.
+    """
+    list_instances(form=form, quiet=quiet, filter_text=filter_text)
+
+
+@click.command()
+@instance_argument
+@formatted
+def show(name: str, form: str) -> None:
+    """Show everything known of an instance."""
+    found: Mapping[str, Any] = Client().instances.get(name)
+    if form != "table":
+        sys.stdout.write(structured(dict(found), form))
+        return
+    colour = colours(sys.stdout)
+    for key, value in _lines(found):
+        if not key:
+            print(f"\n{paint(value, 'bold', colour)}")
+            continue
+        text = clean(value)
+        print(f"{key + ':':<13}{paint(text, state_colour(found), colour) if key == 'State' else text}")
+
+
+def _lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(label, value); a line without a label is a heading."""
+    cpus = found["cpus"]
+    yield "Name", found["name"]
+    yield "Engine", engine(found)
+    yield "State", found["state"]
+    if found["error"]:
+        yield "Error", found["error"]
+    yield "Addresses", ", ".join(found["addresses"]) or "-"
+    yield "Image", found["image"] or "-"
+    yield "Origin", found["origin"]
+    yield "Created", f"{found['created']} ({age(found['created'])} ago)" if found["created"] else "-"
+    yield "Uptime", format_duration(found["uptime_s"])
+    yield "Restarts", "-" if found["restarts"] is None else str(found["restarts"])
+    yield "CPUs", "no limit" if cpus is None else f"{cpus:g}"
+    limit = "no limit" if found["memory_bytes"] is None else format_size(found["memory_bytes"])
+    yield "Memory", f"{format_size(found['memory_used_bytes'])} of {limit}"
+    yield "Disk", format_size(found["disk_used_bytes"])
+    yield "Kernel", found["kernel"] or "-"
+    if found["command"]:
+        yield "Command", " ".join(found["command"])
+    yield from _section("Isolation", [found["isolation"]])
+    yield from _section("Network", found["network"])
+    yield from _section("Devices", found["devices"])
+    yield from _section("Settings", [found["settings"]])
+
+
+def _section(title: str, items: list[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    items = [item for item in items if item]
+    if not items:
+        return
+    yield "", title
+    if len(items) == 1:
+        for key, value in items[0].items():
+            yield f"  {key}", _value(value)
+        return
+    for item in items:
+        named = str(item.get("type") or item.get("interface") or item.get("network") or "-")
+        rest = ", ".join(f"{key} {_value(value)}" for key, value in item.items() if value not in (None, "", [], named))
+        yield f"  {named}", rest
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(_value(item) for item in value) or "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_value(item)}" for key, item in value.items()) or "-"
+    return "-" if value is None else str(value)
+
+
+@click.command()
+@formatted
+def version(form: str) -> None:
+    """Show the versions of this program and of the daemon."""
+    client = Client()
+    daemon: dict[str, Any] | None = None
+    problem = ""
+    try:
+        daemon = client.version()
+    except Unreachable as error:
+        problem = error.message
+    if form != "table":
+        sys.stdout.write(structured({"version": __version__, "daemon": daemon}, form))
+        return
+    print(f"triune {__version__}")
+    print(f"daemon {clean(daemon['version'])} at {client.transport.socket_path}" if daemon else f"daemon: {problem}")

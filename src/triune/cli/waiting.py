@@ -1,0 +1,65 @@
+"""Waiting for operations: to their result, with progress; an interrupt cancels what may be cancelled."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from triune.cli.problems import tell
+from triune.cli.progress import Progress
+from triune.domain.errors import TriuneError
+from triune.domain.units import format_duration
+from triune.sdk import Client
+from triune.sdk.operations import outcome
+
+if TYPE_CHECKING:
+    from triune.sdk.types import OperationRow
+
+_AT_ONCE = 16
+
+
+def finish(client: Client, operation: OperationRow, name: str, *, cancel: bool = True) -> Any:
+    """Wait for one operation with a display and return its result. Raises its error.
+
+    On an interrupt it is cancelled if `cancel`, else it goes on; the interrupt is raised again.
+    """
+    try:
+        with Progress() as progress:
+            return outcome(client.operations.wait(operation["id"], progress=progress.of(name)))
+    except KeyboardInterrupt:
+        if cancel:
+            with contextlib.suppress(TriuneError):
+                client.operations.cancel(operation["id"])
+                print(f"cancelled; what was made for {name} is being removed", file=sys.stderr)
+        else:
+            print(f"it goes on in the daemon: triune ops show {operation['id']}", file=sys.stderr)
+        raise
+
+
+def each(names: Sequence[str], action: Callable[[Client, str], OperationRow], done: str) -> int:
+    """Do something with several instances at once; report each; return the worst exit code."""
+    client = Client()
+    unique = list(dict.fromkeys(names))
+    with Progress(steps=False) as progress, ThreadPoolExecutor(min(_AT_ONCE, len(unique))) as pool:
+        codes = list(pool.map(lambda name: _one(client, name, action, done, progress), unique))
+    return max(codes)
+
+
+def _one(
+    client: Client, name: str, action: Callable[[Client, str], OperationRow], done: str, progress: Progress
+) -> int:
+    begun = monotonic()
+    try:
+        operation = action(client, name)
+        told = progress.of(name) if sys.stderr.isatty() else None
+        outcome(client.operations.wait(operation["id"], progress=told))
+    except TriuneError as error:
+        progress.done(name)
+        return tell(error, name=name)
+    progress.done(name)
+    print(f"{name} {done} ({format_duration(monotonic() - begun)})", flush=True)
+    return 0
