@@ -39,18 +39,23 @@ def dhcp(interface: str, hostname: str = "") -> dict[str, object]:
     server.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
     server.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
     server.bind(("0.0.0.0", 68))
-    server.settimeout(_TIMEOUT_S)
+    server.settimeout(0.5)
 
     def ask(kind: int, *extra: bytes) -> tuple[bytes, dict[int, bytes]]:
         head = struct.pack("!BBBB4sHH4s4s4s4s16s", 1, 1, 6, 0, transaction, 0, 0x8000, b"", b"", b"", b"", mac)
         name = bytes([12, len(hostname)]) + hostname.encode() if hostname else b""
         wanted = bytes([55, 5, 1, 3, 6, 15, 51])
         body = head + bytes(192) + b"\x63\x82\x53\x63" + bytes([53, 1, kind]) + name + wanted + b"".join(extra)
-        server.sendto(body + b"\xff", ("255.255.255.255", 67))
-        while True:
-            data = server.recv(2048)
-            if data[4:8] == transaction:
-                return data, _options(data)
+        # As any client does: a bridge port may take a moment until it forwards.
+        for _ in range(10):
+            server.sendto(body + b"\xff", ("255.255.255.255", 67))
+            try:
+                while (data := server.recv(2048))[4:8] != transaction:
+                    pass
+            except TimeoutError:
+                continue
+            return data, _options(data)
+        raise TimeoutError("no DHCP server answers")
 
     offer, options = ask(1)
     chosen = bytes([50, 4]) + offer[16:20] + bytes([54, 4]) + options[54]

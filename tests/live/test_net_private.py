@@ -513,6 +513,11 @@ def test_removal_leaves_nothing_behind_and_is_refused_while_used(lab: Lab) -> No
     assert lab.store.scan("networks/") == []
 
 
+def test_the_default_network_is_not_deleted_like_another(lab: Lab) -> None:
+    with pytest.raises(Conflict, match="is the default network"):
+        lab.networks.delete(BRIDGE, force=True)
+
+
 def test_an_interface_of_another_kind_is_left_alone(lab: Lab) -> None:
     sh("ip", "link", "add", "tnet9", "type", "veth")
     with pytest.raises(Conflict, match="tnet9"):

@@ -8,7 +8,6 @@ stay when it ends.
 from __future__ import annotations
 
 import builtins
-import hashlib
 import ipaddress
 import logging
 import threading
@@ -25,6 +24,7 @@ from triune.host import dnsmasq, firewall, hosts_file, net, nft
 from triune.host.firewall import Blocker
 from triune.services.networks import ruleset, subnets
 from triune.services.networks.addresses import Addresses, Reservation
+from triune.services.networks.bridges import Bridges
 from triune.services.networks.ports import Ports
 from triune.services.networks.settings import NetworkSettings, divide
 from triune.services.networks.watch import Pace, Watcher
@@ -51,8 +51,7 @@ class Networks:
         self._ports = Ports(store, engines)
         self._lock = threading.RLock()
         self._watcher: Watcher | None = None
-        self._bridges: dict[int, str] = {}
-        self._members: dict[str, dict[int, str]] = {}
+        self._bridges = Bridges()
         self._problems: dict[str, TriuneError] = {}
         self._foreign: tuple[float, frozenset[str]] = (0.0, frozenset())
 
@@ -107,7 +106,8 @@ class Networks:
 
     def members(self, name: str) -> builtins.list[str]:
         """Instances that hold an address in this network."""
-        return [held.instance for held in self._addresses.all() if held.network == self.get(name).name]
+        network = self.get(name).name
+        return [held.instance for held in self._addresses.all() if held.network == network]
 
     def create(self, name: str, subnet: str | None = None) -> Network:
         """Make a further network; its bridge has its name. Raises Invalid, Conflict."""
@@ -140,7 +140,19 @@ class Networks:
             yield ipaddress.IPv4Network(network.subnet), f"network {network.name}"
 
     def delete(self, name: str, *, force: bool = False) -> None:
-        """Take one network down and forget it. Raises Conflict("network_in_use") unless `force`."""
+        """Take a further network down and forget it.
+
+        Raises Conflict("network_in_use") unless `force`, and Conflict("default_network") for the default one.
+        """
+        if name == self._settings.name:
+            raise Conflict(
+                "default_network",
+                f"{name} is the default network, and instances expect it",
+                hint="It goes when Triune is uninstalled.",
+            )
+        self._delete(name, force=force)
+
+    def _delete(self, name: str, *, force: bool) -> None:
         network = self.get(name)
         with self._lock:
             members = self.members(name)
@@ -155,8 +167,6 @@ class Networks:
                 self._ports.delete(instance)
                 self._addresses.release(instance)
             self._store.commit([Delete(_CONFIG + name)])
-            self._bridges = {index: held for index, held in self._bridges.items() if held != name}
-            self._members.pop(network.bridge, None)
         self._take_down(network)
 
     def _take_down(self, network: Network) -> None:
@@ -172,7 +182,7 @@ class Networks:
             else:
                 nft.delete_table(self._settings.table)
             self._write_hosts()
-            net.delete_link(network.bridge)
+            self._bridges.remove(network.bridge)
 
     def remove(self, *, force: bool = False) -> None:
         """Tear every network down, as an uninstallation does; IPv4 forwarding stays on, others may need it by now.
@@ -181,7 +191,7 @@ class Networks:
         """
         self.close()
         for network in self.list():
-            self.delete(network.name, force=force)
+            self._delete(network.name, force=force)
 
     # Instances
 
@@ -312,7 +322,7 @@ class Networks:
             if networks and net.set_sysctl(_FORWARD, "1"):
                 mended.append("IPv4 forwarding")
             for network in networks:
-                self._step(f"bridge {network.name}", mended, partial(self._bridge, network))
+                self._step(f"bridge {network.name}", mended, partial(self._bridges.mend, network))
             self._step("rules", mended, self._rules)
             for network in networks:
                 self._step(f"names {network.name}", mended, partial(self._names, network))
@@ -343,54 +353,6 @@ class Networks:
             self._problems[key] = Failed("network_setup", f"{key}: {error}", hint="See triune doctor.")
         else:
             self._problems.pop(key, None)
-
-    def _bridge(self, network: Network) -> builtins.list[str]:
-        mended: builtins.list[str] = []
-        link = net.link(network.bridge)
-        if link is not None and link.kind != "bridge":
-            raise Failed(
-                "not_a_bridge",
-                f"the interface {network.bridge} exists already and is no bridge",
-                hint=f"Rename it: ip link set dev {network.bridge} name other0",
-            )
-        mac = _bridge_mac(network.name)
-        if link is None:
-            net.create_bridge(network.bridge, mac)
-            back = self._rejoin(network.bridge)
-            mended.append(f"bridge {network.bridge}" + (f" with {len(back)} of its ports" if back else ""))
-            link = net.link(network.bridge)
-        elif link.mac != mac:
-            # Somebody else made it, such as dockerd starting before us: its MAC would change with its ports.
-            net.set_mac(network.bridge, mac)
-            mended.append(f"MAC of {network.bridge}")
-        net.set_sysctl(f"net/ipv6/conf/{network.bridge}/disable_ipv6", "1")
-        address = ipaddress.IPv4Interface(f"{network.gateway}/{network.prefix}")
-        if address not in net.addresses(network.bridge).get(network.bridge, ()):
-            net.add_address(network.bridge, address)
-            mended.append(f"address {address} of {network.bridge}")
-        if link is None or not link.up:
-            net.set_up(network.bridge)
-            mended.append(f"{network.bridge} up")
-        # Publishing on 127.0.0.1 needs it; the table's guard chain makes it safe.
-        net.set_sysctl(f"net/ipv4/conf/{network.bridge}/route_localnet", "1")
-        self._remember(network.bridge)
-        return mended
-
-    def _remember(self, bridge: str) -> None:
-        link = net.link(bridge)
-        if link is not None:
-            kept = {index: name for index, name in self._bridges.items() if name != bridge}
-            self._bridges = {**kept, link.index: bridge}
-            self._members[bridge] = {port.index: port.name for port in net.ports(bridge)}
-
-    def _rejoin(self, bridge: str) -> builtins.list[str]:
-        """Put the former ports back that have no bridge now; an index is never given twice in a namespace's life."""
-        back = []
-        for index, name in self._members.get(bridge, {}).items():
-            port = net.link(name)
-            if port is not None and port.index == index and port.master is None and net.join(name, bridge):
-                back.append(name)
-        return back
 
     def _chains(self) -> builtins.list[nft.Chain]:
         pairs = [(address, port) for _, (address, ports) in sorted(self._ports.own().items()) for port in ports]
@@ -458,12 +420,11 @@ class Networks:
 
     def bridges(self) -> Mapping[int, str]:
         """Index and name of each bridge, as last seen."""
-        return self._bridges
+        return self._bridges.names()
 
     def port_joined(self, bridge: int, port: int, name: str) -> None:
         """Remember a port: if the bridge is removed by somebody, it is put back."""
-        if bridge in self._bridges:
-            self._members.setdefault(self._bridges[bridge], {})[port] = name
+        self._bridges.joined(bridge, port, name)
 
     def settle_ports(self) -> None:
         """Let instances reach their own published ports through the host.
@@ -472,26 +433,13 @@ class Networks:
         in hairpin mode. Only ports of instances that publish get it: it reflects broadcasts too.
         """
         own = self._ports.own()
-        if not own or net.sysctl("net/bridge/bridge-nf-call-iptables") != "1":
-            return
-        macs = {held.mac for held in self._addresses.all() if held.instance in own}
-        for bridge in {network.bridge for network in self.list()}:
-            known = net.learned(bridge)
-            wanted = {known[mac] for mac in macs if mac in known}
-            for port in net.ports(bridge) if wanted else ():
-                if port.name in wanted and not port.hairpin:
-                    with self._noting(f"port {port.name}"):
-                        net.set_hairpin(port.name)
+        with self._noting("ports"):
+            self._bridges.reflect({held.mac for held in self._addresses.all() if held.instance in own} if own else ())
 
     def servers(self) -> builtins.list[int]:
         """Pids of the name servers that run."""
         found = [dnsmasq.running(self._service(network)) for network in self.list()]
         return [pid for pid in found if pid is not None]
-
-
-def _bridge_mac(name: str) -> str:
-    digest = hashlib.sha256(f"bridge\0{name}".encode()).hexdigest()
-    return "02:" + ":".join(digest[at : at + 2] for at in range(0, 10, 2))
 
 
 def _host(held: Reservation, network: Network) -> tuple[str, Sequence[str], str | None]:
