@@ -18,6 +18,8 @@ ENGINES = frozenset({"kvm", "lxc", "docker"})
 # Where an engine may be called by its name, and why. Everything else asks the protocol.
 NAMES_ALLOWED = {
     "engines/": "the engines themselves and their registry",
+    "cli/options.py": "the words that --engine takes",
+    "cli/serve.py": "the name of the Docker SDK's logger",
     "host/bindings.py": "the names of Python modules",
     "host/kvm.py": "QEMU's name of its accelerator",
     "host/probe/": "what doctor looks for, by the programs' names",

@@ -15,7 +15,6 @@ from triune.host.setup.step import Say
 COMMAND = "/usr/local/bin/triune"
 UNIT = "/etc/systemd/system/triune.service"
 SOCKET = "/run/triune/triune.sock"
-PID_FILE = "/run/triune/triune.pid"
 LOG = "/var/log/triune.log"
 _COMPLETIONS = {
     "bash": "/usr/local/share/bash-completion/completions/triune",
@@ -98,7 +97,6 @@ class TriuneDaemon:
 
     def fill(self, say: Say) -> None:
         """Instances and network go on while it restarts."""
-        pid = None
         if self.machine.systemd:
             self.machine.write(UNIT, unit())
             self.machine.run("systemctl", "daemon-reload")
@@ -106,17 +104,15 @@ class TriuneDaemon:
             self.machine.run("systemctl", "restart", "triune.service", timeout=90)
             hint = "Read: journalctl -u triune -n 50"
         else:
-            pid = self._start_directly()
+            self._start_directly()
             hint = f"Read {LOG}"
-        self.machine.wait(lambda: self.machine.listener(SOCKET) is not None, self.title, hint, 60, pid)
+        self.machine.wait(lambda: self.machine.listener(SOCKET) is not None, self.title, hint, 60)
 
-    def _start_directly(self) -> int:
+    def _start_directly(self) -> None:
         running = self.machine.listener(SOCKET)
         if running is not None:
             stop(self.machine, running, self.title)
-        pid = self.machine.spawn([str(own_command()), "serve"], LOG)
-        self.machine.write(PID_FILE, f"{pid}\n")
-        return pid
+        self.machine.run(str(own_command()), "serve", "--detach", timeout=120)
 
 
 def unit() -> str:

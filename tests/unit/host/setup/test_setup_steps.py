@@ -241,7 +241,6 @@ def test_a_daemon_that_dies_at_once_is_not_waited_for(tmp_path: Path) -> None:
         Machine().wait(lambda: False, "it", "Read the log.", 30, pid)
     assert time.monotonic() - began < 10
     assert caught.value.message == "it ended as soon as it was started"
-    os.waitpid(pid, 0)
 
 
 def test_the_age_of_a_process() -> None:
@@ -297,6 +296,16 @@ def test_the_daemon_under_systemd(short: Path) -> None:
         assert machine.files.text(UNIT) == unit().rstrip("\n")
         assert ("systemctl", "restart", "triune.service") in machine.done  # type: ignore[attr-defined]
         assert step.gap() is None
+
+
+def test_the_daemon_without_systemd(short: Path) -> None:
+    machine = CannedMachine(short, {})
+    step = TriuneDaemon(machine)
+    assert step.gap() == "start it"
+    with pytest.raises(Failed), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Machine, "wait", lambda *_: (_ for _ in ()).throw(Failed("daemon_not_up", "no")))
+        step.fill(quiet)
+    assert machine.done == [(str(own_command()), "serve", "--detach")]  # type: ignore[attr-defined]
 
 
 def test_the_unit_keeps_instances_alive() -> None:
