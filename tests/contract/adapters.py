@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -48,9 +49,13 @@ class Adapter:
         """An engine whose daemon is away, or None where there is no daemon."""
         return None
 
-    def leave_half_made(self, engine: Engine, name: str) -> bool:
-        """Make what a crash in `create` leaves; False where this engine's creation is one step."""
-        return False
+    def leave_half_made(self, engine: Engine, name: str, step: int) -> bool:
+        """Make what a crash at this step of `create` leaves; False when there is no such step."""
+        del engine
+        argv = [sys.executable, "-m", "tests.contract.crash", self.name, name, str(step)]
+        ended = subprocess.run(argv, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+        assert ended.returncode in (0, 99), ended.stderr
+        return ended.returncode == 99
 
     def plan(self, engine: Engine, name: str, **changes: Any) -> LaunchPlan:
         """A plan for the minimal instance; `changes` go into the spec."""
@@ -93,9 +98,9 @@ class FakeAdapter(Adapter):
         engine.go_down()
         return engine
 
-    def leave_half_made(self, engine: Engine, name: str) -> bool:
+    def leave_half_made(self, engine: Engine, name: str, step: int) -> bool:
         engine.leave_half_made(name)  # type: ignore[attr-defined]
-        return True
+        return step < 2
 
 
 class DockerAdapter(Adapter):
