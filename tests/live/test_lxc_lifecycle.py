@@ -236,6 +236,30 @@ def test_privileged_has_no_boundary_and_says_so(lab: Lab) -> None:
     assert traces(name) == []
 
 
+def test_nesting_opens_proc_and_sys_for_containers_inside(lab: Lab) -> None:
+    name = lab.launch("nest", settings={"nesting": "true"})
+    assert lab.exec(name, "test", "-d", "/dev/.lxc/proc/self")[0] == 0
+    lab.engine.delete(name)
+
+
+def test_a_guest_that_lies_about_its_startup_is_cut_short(lab: Lab) -> None:
+    name = lab.launch("liar")
+    script = "#!/bin/sh\nyes starting\n"
+    lab.exec(
+        name,
+        "sh",
+        "-c",
+        "rm /usr/bin/systemctl; cat > /usr/bin/systemctl; chmod +x /usr/bin/systemctl",
+        stdin=script.encode(),
+    )
+    begin = time.monotonic()
+    with pytest.raises(Failed) as refused:
+        lab.engine.wait_ready(name, 0.5, Silent())
+    assert refused.value.code == "not_ready" and len(refused.value.message) < 300
+    assert time.monotonic() - begin < 10
+    lab.engine.delete(name)
+
+
 def test_rename_moves_everything(lab: Lab, bridge: Network) -> None:
     assert lab.engine.renaming
     name, new = lab.launch("old", nics=(lab.nic(),)), f"{PREFIX}new"

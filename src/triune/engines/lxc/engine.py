@@ -55,11 +55,11 @@ class LxcEngine:
         self._client = Client(lxc_path)
         self._inventory = Inventory(self._client)
         self._lifecycle = Lifecycle(self._client, state_dir)
-        commands = LxcCommands(self._client)
-        self.commands: Commands | None = commands
+        self._commands = LxcCommands(self._client)
+        self.commands: Commands | None = self._commands
         self.pausing: Pausing | None = _Pausing(self._client)
         self.renaming: Renaming | None = _Renaming(self._lifecycle)
-        self.logs: Logs | None = LxcLogs(self._client, commands)
+        self.logs: Logs | None = LxcLogs(self._client, self._commands)
         self.console: Console | None = LxcConsole(self._client)
         self.bridging: Bridging | None = None
         self.oci: OciStore | None = None
@@ -127,7 +127,7 @@ class LxcEngine:
 
     def wait_ready(self, name: str, timeout: float, progress: Progress) -> None:
         """Return once its init has finished starting."""
-        ready.wait_ready(self._client, name, timeout, progress)
+        ready.wait_ready(self._client, self._commands, name, timeout, progress)
 
     def delete(self, name: str) -> None:
         """Remove it with everything of it."""

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
-from triune.domain.errors import Failed
+from triune.domain.errors import Conflict, Failed
 from triune.domain.operation import Progress
+from triune.engines.base import Command, Commands
 from triune.engines.lxc.client import Client
 from triune.host.beneath import Root
 
 _SYSTEMD_SOCKET = "run/systemd/private"
 _DONE = frozenset({"running", "degraded", "maintenance"})
+_ANSWER_PATIENCE_S = 5.0
+_LONGEST_ANSWER = 64
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.25
 
 
-def wait_ready(client: Client, name: str, timeout: float, progress: Progress) -> None:
+def wait_ready(client: Client, commands: Commands, name: str, timeout: float, progress: Progress) -> None:
     """Wait until init is up: systemd's startup finished, any other init running. Raises Failed("not_ready")."""
     client.require(name)
     deadline = time.monotonic() + timeout
@@ -25,7 +29,7 @@ def wait_ready(client: Client, name: str, timeout: float, progress: Progress) ->
         pid = client.init_pid(name) if name in client.active() else None
         if pid is None:
             raise Failed("not_ready", f"{name} has stopped", hint=f"See why: triune logs {name}")
-        said = _startup(client, name, pid)
+        said = _startup(commands, name, pid)
         if said in _DONE:
             return
         if time.monotonic() >= deadline:
@@ -38,7 +42,7 @@ def wait_ready(client: Client, name: str, timeout: float, progress: Progress) ->
         pause = min(_LONGEST_PAUSE_S, pause * 1.5)
 
 
-def _startup(client: Client, name: str, pid: int) -> str:
+def _startup(commands: Commands, name: str, pid: int) -> str:
     """systemd's word for how far it is ("running", "starting", …); "running" for another init."""
     try:
         if Path(f"/proc/{pid}/exe").readlink().name != "systemd":
@@ -47,7 +51,22 @@ def _startup(client: Client, name: str, pid: int) -> str:
         with Root(f"/proc/{pid}/root") as root:
             if not root.exists(_SYSTEMD_SOCKET, follow=False):
                 return "initializing"
-    except OSError:
+        return _ask(commands, name)
+    except (OSError, Conflict):
         return "unknown"
-    words = ("--clear-env", "--", "systemctl", "is-system-running")
-    return client.tool("lxc-attach", name, *words).text.strip()
+
+
+def _ask(commands: Commands, name: str) -> str:
+    """What the guest's systemctl says: one word. It is the guest's program, so time and length are bounded."""
+    session = commands.open(name, Command(argv=("systemctl", "is-system-running")))
+    timer = threading.Timer(_ANSWER_PATIENCE_S, session.close)
+    timer.start()
+    said = b""
+    try:
+        while len(said) < _LONGEST_ANSWER and (output := session.read()) is not None:
+            if output[0] == 1:
+                said += output[1]
+    finally:
+        timer.cancel()
+        session.close()
+    return said[:_LONGEST_ANSWER].decode("ascii", errors="replace").strip()

@@ -144,7 +144,7 @@ class ProcessSession:
             self._closed = True
             os.eventfd_write(self._wake, 1)
             # Before the streams: a terminal that hangs up ends the process, and its children then have no parent.
-            family = _family([self._process.pid])
+            family = _family([self._process.pid]) if self._process.poll() is None else {}
             try:
                 with self._reading, self._writing:
                     self._close_streams()
