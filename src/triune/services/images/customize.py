@@ -20,16 +20,31 @@ ENTRY_TOKEN = "triune"  # noqa: S105 - systemd's word for the prefix of boot ent
 _CONSOLE = "console=tty0 console=ttyS0 net.ifnames=0 quiet"
 _NAMESPACE = uuid.UUID("5f3d3c1e-4d5b-4b8c-9a57-3b7a3a0b6f11")
 
-_ENABLED = ("systemd-networkd.service", "systemd-resolved.service", "triune-grow.service")
+_ENABLED = (
+    "systemd-networkd.service",
+    "systemd-resolved.service",
+    "qemu-guest-agent.service",
+    "triune-grow.service",
+)
 # Nothing waits for the network; and many instances would all run the package timers at once.
 _DISABLED = (
     "systemd-networkd-wait-online.service",
+    "systemd-network-generator.service",
     "e2scrub_reap.service",
     "apt-daily.timer",
     "apt-daily-upgrade.timer",
 )
 # File systems few programs need: they cost a process each at every boot, and some can't be mounted in a container.
-_MASKED = ("sys-kernel-debug.mount", "sys-kernel-tracing.mount", "dev-hugepages.mount")
+# systemd-repart is run by triune-grow, when there is room to grow into; the rest load modules nobody asked for.
+_MASKED = (
+    "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount",
+    "sys-kernel-config.mount",
+    "sys-fs-fuse-connections.mount",
+    "dev-hugepages.mount",
+    "systemd-repart.service",
+    "systemd-pstore.service",
+)
 
 # Contents of these folders, and these files, differ from build to build or must differ from instance to instance.
 _EMPTIED = ("tmp", "run", "var/tmp", "var/log", "var/cache/apt", "var/cache/debconf", "var/lib/apt/lists", "dev")

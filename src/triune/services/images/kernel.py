@@ -22,8 +22,18 @@ _LZ4_LEGACY = b"\x02\x21\x4c\x18"
 _LZ4_BLOCK = 8 << 20
 _MAX_KERNEL = 256 << 20
 # Names as in modules.dep; those built into the kernel are not listed there and not needed.
-_MODULES = ("virtio_pci", "virtio_mmio", "virtio_blk", "virtio_scsi", "sd_mod", "ahci", "nvme", "ext4")
-_APPLETS = ("sh", "mount", "insmod", "grep", "usleep", "sleep", "echo", "poweroff", "switch_root")
+_MODULES = (
+    "virtio_pci",
+    "virtio_mmio",
+    "virtio_blk",
+    "virtio_scsi",
+    "sd_mod",
+    "ahci",
+    "nvme",
+    "ext4",
+    "virtio_console",
+)
+_APPLETS = ("sh", "mount", "insmod", "grep", "usleep", "sleep", "echo", "poweroff", "switch_root", "mkdir", "ln", "cat")
 
 
 def kernel_version(tree: Path) -> str:
