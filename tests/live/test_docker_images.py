@@ -126,6 +126,8 @@ class TestPull:
         by_digest = store.pull(f"{registries[0]}/tdoc/bb@{found['digest']}", None, Silent())
         assert by_digest.id == form.id
         store.remove(reference)
+        store.remove(by_digest.reference)
+        assert store.inspect(form.id) is None
 
     def test_from_a_private_one(
         self, store: OciStore, registries: tuple[str, str], caplog: pytest.LogCaptureFixture
