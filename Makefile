@@ -91,6 +91,11 @@ test-quick: $(VENV)/.dev ## Tests without root and engines, under a minute
 bench: $(VENV)/.dev setup ## Measure against the engines' own tools
 	$(BIN)/python -m tests.bench
 
+.PHONY: docs
+docs: compiled ## Write docs/CLI.md from the commands themselves
+	@$(BIN)/python tools/cli_docs.py > docs/CLI.md.new
+	mv docs/CLI.md.new docs/CLI.md
+
 .PHONY: lock
 lock: $(VENV)/.dev ## Renew the locked dependencies
 	@export CUSTOM_COMPILE_COMMAND="make lock" PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS= PIP_EXTRA_INDEX_URL=

@@ -14,6 +14,7 @@ from triune.host.probe.view import Facts, View, missing, ok, unknown, warning
 
 AREA = "programs"
 DOCKER_SOCKET = "/run/docker.sock"
+TRIUNE_SOCKET = "/run/triune/triune.sock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,8 @@ def parse_version(text: str) -> str | None:
 def probe(view: View) -> Sequence[Finding]:
     """Every program, the daemons behind them, the bindings, and Docker clients that hide each other."""
     found = [_program(view, program) for program in PROGRAMS]
-    return [*found, *_docker_clients(view), *_docker_daemon(view), _libvirt_daemon(view), _bindings(view)]
+    daemons = [*_docker_daemon(view), _libvirt_daemon(view), _triune_daemon(view)]
+    return [*found, *_docker_clients(view), *daemons, _bindings(view)]
 
 
 def _program(view: View, program: Program) -> Finding:
@@ -103,6 +105,18 @@ def _live_restore(info: Mapping[str, Any]) -> Finding:
         return ok("programs.live-restore", AREA, "Docker's containers outlive a restart of its daemon.", enabled=True)
     sentence = "Docker's live-restore is off: a restart of its daemon stops every container."
     return warning("programs.live-restore", AREA, sentence, "triune setup --live-restore", enabled=False)
+
+
+def _triune_daemon(view: View) -> Finding:
+    name = "programs.triune-daemon"
+    answer = view.tools.ask(TRIUNE_SOCKET, "/v1")
+    if isinstance(answer, dict):
+        version = answer.get("version")
+        return ok(name, AREA, f"Triune's daemon {version} answers.", answers=True, version=version)
+    if not view.root and view.files.exists(TRIUNE_SOCKET) and not os.access(view.files.path(TRIUNE_SOCKET), os.W_OK):
+        fix = 'sudo usermod --append --groups triune "$USER"'
+        return unknown(name, AREA, "Triune's socket is open to root and to group triune only.", fix)
+    return missing(name, AREA, "Triune's daemon does not answer.", "triune setup", answers=False)
 
 
 def _docker_clients(view: View) -> list[Finding]:
