@@ -38,9 +38,17 @@ def crash_points(daemon: Daemon, name: str, kind: str) -> list[str]:
 def test_killed_at_every_step_of_launch_and_delete(daemon: Daemon, engine: str) -> None:
     name = f"{PREFIX}{engine}"
     launch = ("launch", IMAGE, name, "--engine", engine, "--wait", "running", "--publish", "18980:80")
-    daemon.run(*launch)
-    daemon.run("rm", name, "--yes", "--force")
+    daemon.run("rm", name, "--yes", "--force", check=False)
     clean = traces(daemon, PREFIX)
+    daemon.run(*launch)
+    # What is to be seen of it while it runs must be seen here, or its absence afterwards would prove nothing.
+    running = traces(daemon, PREFIX)
+    assert running["hosts"]
+    assert running["names"]
+    assert running["ports"] > clean["ports"]
+    assert name in running["domains"] | running["containers"] | running["docker"]
+    daemon.run("rm", name, "--yes", "--force")
+    settled(daemon, clean, "nothing")
     launching = [
         "launch:intend-instance",
         *crash_points(daemon, name, "launch"),
