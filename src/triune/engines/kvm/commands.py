@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any
 
-from triune.domain.errors import Conflict, Failed, Unsupported
+from triune.domain.errors import Conflict, Failed, TriuneError, Unsupported
 from triune.engines.base import Command, Session
 from triune.engines.kvm import mark as marks
 from triune.engines.kvm.agent import Agent
@@ -99,7 +99,13 @@ class Commands:
         except BaseException:
             stream.close()
             raise
-        return PumpSession(stream, decoder, terminal=terminal, release=lambda: self._ports.give(path))
+        return PumpSession(
+            stream,
+            decoder,
+            terminal=terminal,
+            release=lambda: self._ports.give(path),
+            alive=lambda: _pump_alive(agent, pid),
+        )
 
 
 def _greet_while_alive(stream: socket.socket, agent: Agent, pid: int, token: bytes) -> Any:
@@ -115,6 +121,16 @@ def _greet_while_alive(stream: socket.socket, agent: Agent, pid: int, token: byt
         with contextlib.suppress(TimeoutError):
             return greet(stream, token, 1.0)
     return None
+
+
+def _pump_alive(agent: Agent, pid: int) -> bool:
+    """Whether the pump still runs. A guest that cannot answer now (paused, busy) keeps its sessions."""
+    try:
+        return agent.outcome(pid) is None
+    except Failed:
+        return False  # the agent does not know that process: the guest was rebooted
+    except TriuneError:
+        return True
 
 
 def _has_perl(agent: Agent) -> bool:

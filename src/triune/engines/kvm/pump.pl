@@ -19,7 +19,7 @@ $SIG{HUP}  = 'IGNORE';
 $SIG{CHLD} = sub { };                                         # only to wake select up
 POSIX::setsid();
 
-sysopen(my $port, $path, O_RDWR | O_NONBLOCK) or exit 75;    # another session has it: the host tries the next one
+sysopen(my $port, $path, O_RDWR | O_NONBLOCK | O_NOCTTY) or exit 75;    # another session has it: the host tries the next one
 
 my ($inbox, $outbox) = ('', $token);
 my %order = (a => [], e => []);
@@ -42,7 +42,12 @@ sub vanish {                                                  # the host is gone
 
 sub nonblocking { my ($handle) = @_; fcntl($handle, F_SETFL, fcntl($handle, F_GETFL, 0) | O_NONBLOCK); }
 
-sub winsize { my ($rows, $columns) = split / /, $_[1]; ioctl($_[0], $TIOCSWINSZ, pack('S4', $rows, $columns, 0, 0)); }
+sub winsize {
+    my ($handle, $text) = @_;
+    my ($rows, $columns) = split / /, $text;
+    my $size = pack('S4', $rows, $columns, 0, 0);
+    ioctl($handle, $TIOCSWINSZ, $size);
+}
 
 sub account {                                                 # name or number => passwd entry
     my ($user) = @_;
@@ -96,8 +101,8 @@ sub child_on {                                                # in the child: th
 
 sub start_with_terminal {
     sysopen($master, '/dev/ptmx', O_RDWR | O_NOCTTY) or return "no terminal: $!";
-    ioctl($master, $TIOCSPTLCK, pack('i', 0)) or return "no terminal: $!";
     my $number = pack('i', 0);
+    ioctl($master, $TIOCSPTLCK, $number) or return "no terminal: $!";
     ioctl($master, $TIOCGPTN, $number) or return "no terminal: $!";
     my $name = '/dev/pts/' . unpack('i', $number);
     winsize($master, $order{t});

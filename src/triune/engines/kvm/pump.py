@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
 import threading
@@ -12,6 +13,7 @@ from triune.domain.errors import Failed, Invalid
 from triune.engines.base import Command
 from triune.engines.kvm.frames import CHUNK, MAX_PAYLOAD, STDIN_WINDOW, Decoder, encode
 
+_SILENCE = 3.0  # seconds
 _LOST = 255  # as ssh says it when the connection broke
 
 
@@ -39,11 +41,20 @@ def orders(command: Command, inherited: Mapping[str, str]) -> bytes:
 class PumpSession:
     """A running command. Stdin flows against acknowledgements, so resizes and signals never wait behind it."""
 
-    def __init__(self, stream: socket.socket, decoder: Decoder, *, terminal: bool, release: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        stream: socket.socket,
+        decoder: Decoder,
+        *,
+        terminal: bool,
+        release: Callable[[], None],
+        alive: Callable[[], bool],
+    ) -> None:
         self._stream = stream
         self._decoder = decoder
         self._terminal = terminal
         self._release = release
+        self._alive = alive
         self._sending = threading.Lock()
         self._state = threading.Condition()
         self._in_flight = 0
@@ -64,10 +75,15 @@ class PumpSession:
             self._receive()
 
     def _receive(self) -> None:
+        # QEMU keeps the socket open when the guest's side ends (killed, rebooted): silence is asked after.
         try:
+            if not select.select([self._stream], [], [], _SILENCE)[0]:
+                if not self._alive():
+                    self._end(None)
+                return
             data = self._stream.recv(CHUNK * 2)
             self._pending = self._decoder.feed(data) if data else []
-        except (OSError, Failed):
+        except (OSError, ValueError, Failed):  # ValueError: closed by another thread
             data = b""
         if not data:
             self._end(None)

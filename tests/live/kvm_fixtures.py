@@ -1,0 +1,172 @@
+"""Real libvirt for tests: a small bootable image made once, an engine with its own folder, domains that are removed.
+
+The URI is $TRIUNE_TEST_LIBVIRT_URI, else qemu:///system. The root tree is $TRIUNE_TEST_TREE (Debian with systemd,
+qemu-guest-agent, initramfs-tools and a kernel), else one built once with mmdebstrap beneath /var/tmp/triune-tests.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from triune.domain.errors import TriuneError
+from triune.domain.image import DiskForm
+from triune.domain.instance import InstanceSpec
+from triune.domain.operation import Silent
+from triune.engines.base import Command, LaunchPlan, Session
+from triune.engines.kvm.client import Client
+from triune.engines.kvm.engine import KvmEngine
+
+PREFIX = "tkvm-"
+URI = os.environ.get("TRIUNE_TEST_LIBVIRT_URI", "qemu:///system")
+BOOT = 150.0  # seconds; emulated on busy cores
+_CACHE = Path("/var/tmp/triune-tests")
+_PACKAGES = "systemd-sysv,udev,dbus,iproute2,initramfs-tools,busybox,qemu-guest-agent,linux-image-cloud-amd64"
+_SIZE = 1500 * 2**20
+
+
+def _tree() -> Path:
+    if given := os.environ.get("TRIUNE_TEST_TREE"):
+        return Path(given)
+    tree = _CACHE / "kvm-tree"
+    if not (tree / "vmlinuz").exists():
+        shutil.rmtree(tree, ignore_errors=True)
+        _CACHE.mkdir(parents=True, exist_ok=True)
+        subprocess.run(
+            ["mmdebstrap", "--variant=minbase", f"--include={_PACKAGES}", "bookworm", str(tree)],
+            check=True,
+            timeout=280,
+        )
+    return tree
+
+
+def _build_image(folder: Path) -> None:
+    copy = folder / "tree"
+    subprocess.run(["cp", "-a", str(_tree()), str(copy)], check=True, timeout=120)
+    (copy / "etc/initramfs-tools/modules").write_text("virtio_pci\nvirtio_blk\next4\n")
+    (copy / "etc/initramfs-tools/conf.d/small").write_text("MODULES=list\nCOMPRESS=gzip\n")
+    subprocess.run(["chroot", str(copy), "update-initramfs", "-u", "-k", "all"], check=True, timeout=200)
+    shutil.copy(copy / "vmlinuz", folder / "vmlinuz")
+    shutil.copy(copy / "initrd.img", folder / "initrd.img")
+    raw = folder / "disk.raw"
+    with raw.open("wb") as file:
+        file.truncate(_SIZE)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", str(copy), str(raw)], check=True, timeout=200)
+    subprocess.run(
+        ["qemu-img", "convert", "-O", "qcow2", str(raw), str(folder / "base.qcow2")], check=True, timeout=200
+    )
+    raw.unlink()
+    shutil.rmtree(copy)
+
+
+@pytest.fixture(scope="session")
+def kvm_form() -> DiskForm:
+    """A small Debian with a guest agent, booted directly by its kernel. Built once, kept in /var/tmp/triune-tests."""
+    if os.geteuid() != 0 or shutil.which("qemu-img") is None:
+        pytest.skip("needs root and QEMU")
+    folder = _CACHE / "kvm-image"
+    if not (folder / "base.qcow2").exists():
+        half = _CACHE / f"kvm-image.{os.getpid()}"
+        half.mkdir(parents=True)
+        try:
+            _build_image(half)
+            shutil.rmtree(folder, ignore_errors=True)
+            half.rename(folder)
+        finally:
+            shutil.rmtree(half, ignore_errors=True)
+    return DiskForm(
+        path=folder / "base.qcow2",
+        virtual_size=_SIZE,
+        kernel=folder / "vmlinuz",
+        initrd=folder / "initrd.img",
+        cmdline="net.ifnames=0 root=/dev/vda rw console=ttyS0",
+        agent=True,
+    )
+
+
+class Lab:
+    """An engine, and the names of what a test made with it."""
+
+    def __init__(self, state_dir: Path, form: DiskForm) -> None:
+        self.state_dir = state_dir
+        self.form = form
+        self.engine = KvmEngine(state_dir, uri=URI)
+        self.client = Client(URI)
+
+    def plan(self, name: str, form: DiskForm | None = None, **spec: Any) -> LaunchPlan:
+        base = InstanceSpec(name=PREFIX + name, image="debian/12", engine="kvm", network=None)
+        return LaunchPlan(
+            spec=replace(base, **spec),
+            form=form or self.form,
+            image="debian/12",
+            created=datetime(2026, 1, 2, tzinfo=UTC),
+            machine_id=os.urandom(16).hex(),
+        )
+
+    def launch(self, name: str, **more: Any) -> str:
+        """Create, start and wait until it is ready; return the full name."""
+        plan = self.plan(name, **more)
+        self.engine.create(plan, Silent())
+        self.engine.start(plan.spec.name, Silent())
+        self.engine.wait_ready(plan.spec.name, BOOT, Silent())
+        return plan.spec.name
+
+    def row(self, name: str) -> Any:
+        return next((row for row in self.engine.list() if row.name == name), None)
+
+    def clean(self) -> None:
+        for row in self.engine.list():
+            if row.name.startswith(PREFIX):
+                self.engine.delete(row.name)
+
+
+@pytest.fixture(scope="module")
+def lab(kvm_form: DiskForm) -> Iterator[Lab]:
+    """An engine with a folder of its own that QEMU's user may pass through."""
+    state_dir = _CACHE / f"kvm-state-{os.getpid()}"
+    made = Lab(state_dir, kvm_form)
+    try:
+        made.engine.list()
+    except TriuneError as error:
+        pytest.skip(f"libvirt: {error}")
+    made.clean()
+    yield made
+    made.clean()
+    shutil.rmtree(state_dir, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def guest(lab: Lab) -> str:
+    """One running guest for all tests of a module that leave it running."""
+    return lab.launch("guest", env={"TRIUNE_TEST": "inherited"})
+
+
+def drain(session: Session, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
+    """Run a session to its end: (code, stdout, stderr)."""
+    outputs = {1: bytearray(), 2: bytearray()}
+
+    def feed() -> None:
+        if stdin:
+            session.write(stdin)
+        session.close_stdin()
+
+    writer = threading.Thread(target=feed, daemon=True)
+    writer.start()
+    while (got := session.read()) is not None:
+        outputs[got[0]] += got[1]
+    writer.join(10)
+    return session.wait(), bytes(outputs[1]), bytes(outputs[2])
+
+
+def run(lab: Lab, name: str, *argv: str, stdin: bytes = b"", **more: Any) -> tuple[int, bytes, bytes]:
+    """Run a command in a guest."""
+    return drain(lab.engine.commands.open(name, Command(argv=argv, **more)), stdin)

@@ -1,0 +1,206 @@
+"""The life of a virtual machine, adopted ones, half-made ones, and a libvirt that is not there."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import threading
+import time
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.live.kvm_fixtures import BOOT, PREFIX, Lab, kvm_form, lab, run  # noqa: F401 - fixtures
+from triune.domain.errors import Conflict, Failed, NotFound, Unreachable, Unsupported
+from triune.domain.operation import Silent
+from triune.engines.base import Command, EngineEvent, Terminal
+from triune.engines.kvm.engine import KvmEngine
+from triune.engines.kvm.spec import Files, HostFacts, build
+
+pytestmark = [pytest.mark.live, pytest.mark.kvm]
+
+
+class Cut(Exception):
+    """Thrown at a step, where a crash would be."""
+
+
+class CutAt(Silent):
+    def __init__(self, step: str) -> None:
+        self.at = step
+
+    def step(self, name: str, text: str) -> None:
+        if name == self.at:
+            raise Cut
+
+
+def test_a_whole_life(lab: Lab) -> None:  # noqa: F811
+    seen: list[EngineEvent] = []
+    watch = lab.engine.watch(seen.append)
+    time.sleep(0.5)
+    name = lab.launch("life")
+    assert lab.row(name).state == "running"
+    assert lab.row(name).origin == "managed"
+    assert lab.row(name).image == "debian/12"
+    lab.engine.start(name, Silent())
+    with pytest.raises(Conflict):
+        lab.engine.create(lab.plan("life"), Silent())
+    with pytest.raises(Conflict):
+        lab.engine.renaming.rename(name, PREFIX + "other")
+    lab.engine.stop(name, timeout=60, force=False, progress=Silent())
+    lab.engine.stop(name, timeout=60, force=False, progress=Silent())
+    assert lab.row(name).state == "stopped"
+    with pytest.raises(Conflict) as caught:
+        lab.engine.commands.open(name, Command(argv=("true",)))
+    assert caught.value.code == "instance_not_running"
+    new = PREFIX + "renamed"
+    lab.engine.renaming.rename(name, new)
+    assert not (lab.state_dir / name).exists()
+    lab.engine.start(new, Silent())
+    lab.engine.wait_ready(new, BOOT, Silent())
+    assert run(lab, new, "hostname")[1].decode().strip() == new
+    lab.engine.delete(new)
+    lab.engine.delete(new)
+    assert lab.row(new) is None
+    assert not (lab.state_dir / new).exists()
+    time.sleep(0.5)
+    watch.close()
+    actions = [(event.action, event.name) for event in seen if event.name in (name, new)]
+    for action in ("created", "started", "stopped"):
+        assert (action, name) in actions
+    assert ("renamed", new) in actions
+    assert ("deleted", new) in actions
+
+
+def test_a_guest_that_ignores_shutdown(lab: Lab, tmp_path: Path) -> None:  # noqa: F811
+    # The kernel waits for a disk that never comes: nothing in it hears the button.
+    deaf = replace(lab.form, cmdline="root=/dev/none rootwait console=ttyS0", agent=False)
+    plan = lab.plan("deaf", deaf)
+    name = plan.spec.name
+    lab.engine.create(plan, Silent())
+    lab.engine.start(name, Silent())
+    lab.engine.wait_ready(name, 5, Silent())
+    with pytest.raises(Failed) as caught:
+        lab.engine.stop(name, timeout=2, force=False, progress=Silent())
+    assert caught.value.code == "stop_timeout"
+    assert caught.value.hint
+    with pytest.raises(Unsupported) as no_agent:
+        lab.engine.commands.open(name, Command(argv=("true",)))
+    assert no_agent.value.code == "no_guest_agent"
+    lab.engine.stop(name, timeout=1, force=True, progress=Silent())
+    assert lab.row(name).state == "stopped"
+    lab.engine.delete(name)
+
+
+def test_a_guest_that_dies_is_told_at_once(lab: Lab) -> None:  # noqa: F811
+    plan = lab.plan("dies")
+    lab.engine.create(plan, Silent())
+    lab.engine.start(plan.spec.name, Silent())
+    threading.Timer(1.0, lab.client.domain(plan.spec.name).destroy).start()
+    began = time.monotonic()
+    with pytest.raises(Failed) as caught:
+        lab.engine.wait_ready(plan.spec.name, 120, Silent())
+    assert caught.value.code == "not_ready"
+    assert "console" in caught.value.details
+    assert time.monotonic() - began < 20
+    lab.engine.delete(plan.spec.name)
+
+
+@pytest.mark.parametrize("step", ["kvm-disk", "kvm-define"])
+def test_create_cut_off_leaves_nothing(lab: Lab, step: str) -> None:  # noqa: F811
+    plan = lab.plan("cut")
+    with pytest.raises(Cut):
+        lab.engine.create(plan, CutAt(step))
+    assert lab.row(plan.spec.name) is None
+    assert not (lab.state_dir / plan.spec.name).exists()
+
+
+def test_half_made_things_are_deleted(lab: Lab) -> None:  # noqa: F811
+    plan = lab.plan("half")
+    folder = lab.state_dir / plan.spec.name
+    folder.mkdir(parents=True)
+    (folder / "disk.qcow2").write_bytes(b"")
+    lab.engine.delete(plan.spec.name)
+    assert not folder.exists()
+    folder.mkdir()
+    lab.engine.create(plan, Silent())
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
+    lab.engine.delete(plan.spec.name)
+    assert lab.row(plan.spec.name) is None
+
+
+def test_an_adopted_domain(lab: Lab, tmp_path: Path) -> None:  # noqa: F811
+    """Made by virsh: no mark, no command ports, an own disk that we leave alone."""
+    plan = lab.plan("adopted")
+    name = plan.spec.name
+    folder = lab.state_dir / "elsewhere"
+    folder.mkdir(parents=True, exist_ok=True)
+    files = Files(folder=folder)
+    root = ET.fromstring(build(plan, files, HostFacts(accelerated=False, memory=2**40, cpus=64)))
+    root.remove(root.find("metadata"))
+    devices = root.find("devices")
+    for channel in devices.findall("channel"):
+        if channel.find("target").get("name").startswith("triune"):
+            devices.remove(channel)
+    disk = devices.find("disk")
+    disk.remove(disk.find("backingStore"))
+    disk.find("driver").set("type", "qcow2")
+    disk.find("source").set("file", str(files.disk))
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", str(lab.form.path), str(files.disk)],
+        check=True,
+    )
+    lab.client.call(lambda connection: connection.defineXML(ET.tostring(root, encoding="unicode")))
+    assert lab.row(name).origin == "adopted"
+    assert lab.row(name).image is None
+    lab.engine.start(name, Silent())
+    deadline = time.monotonic() + BOOT
+    while True:
+        try:
+            assert run(lab, name, "sh", "-c", "cat; echo err >&2; exit 7", stdin=b"in") == (7, b"in", b"err\n")
+            break
+        except Unsupported:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+    assert run(lab, name, "no-such-program")[0] == 127
+    with pytest.raises(Unsupported) as caught:
+        lab.engine.commands.open(name, Command(argv=("sh",), terminal=Terminal()))
+    assert "console" in caught.value.hint
+    lab.engine.delete(name)
+    assert lab.row(name) is None
+    assert files.disk.exists()
+
+
+def test_what_is_not_there(lab: Lab) -> None:  # noqa: F811
+    for act in (lab.engine.get, lab.engine.pausing.pause):
+        with pytest.raises(NotFound) as caught:
+            act(PREFIX + "none")
+        assert caught.value.code == "instance_not_found"
+    lab.engine.delete(PREFIX + "none")
+
+
+@pytest.mark.parametrize("hung", [False, True])
+def test_a_libvirt_that_is_down_or_hangs(tmp_path: Path, hung: bool) -> None:
+    path = tmp_path / "sock"
+    listener = socket.socket(socket.AF_UNIX)
+    if hung:
+        listener.bind(str(path))
+        listener.listen()
+    engine = KvmEngine(tmp_path, uri=f"qemu+unix:///system?socket={path}")
+    for act in (engine.list, engine.stats, lambda: engine.get("x"), lambda: engine.delete("x")):
+        began = time.monotonic()
+        with pytest.raises(Unreachable) as caught:
+            act()
+        assert time.monotonic() - began < 2.0
+        assert caught.value.code == "engine_unreachable"
+        assert caught.value.hint
+    assert engine.probe().available is False
+    seen: list[EngineEvent] = []
+    watch = engine.watch(seen.append)
+    time.sleep(2.2 if hung else 0.3)
+    watch.close()
+    listener.close()
+    assert [event.action for event in seen] == ["engine-down"]

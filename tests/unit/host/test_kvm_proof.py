@@ -1,0 +1,84 @@
+"""The proof of /dev/kvm: the payload itself, and the verdicts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from triune.host import kvm
+
+needs_qemu = pytest.mark.skipif(shutil.which(kvm.QEMU) is None, reason="QEMU is not installed")
+
+
+@needs_qemu
+def test_the_payload_reaches_its_end_where_the_cpu_is_sound() -> None:
+    assert kvm._guest("tcg", "max", 30)[0] == (0x31 << 1) | 1
+
+
+@needs_qemu
+def test_a_guest_that_hangs_is_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    answers = {"kvm": (None, ""), "tcg": (99, "")}
+    monkeypatch.setattr(kvm, "_guest", lambda accelerator, cpu, timeout: answers[accelerator])
+    device = tmp_path / "kvm"
+    device.touch()
+    proof = kvm.prove(cache=tmp_path / "proof.json", device=device)
+    assert (proof.usable, proof.code) == (False, "guest_hung")
+    monkeypatch.setattr(kvm, "_guest", lambda *_: pytest.fail("the verdict of this boot is kept"))
+    assert kvm.prove(cache=tmp_path / "proof.json", device=device) == proof
+
+
+@needs_qemu
+@pytest.mark.parametrize(
+    ("under_kvm", "emulated", "code"),
+    [((99, ""), (99, ""), "ok"), ((134, "MSR"), (99, ""), "guest_failed"), ((None, ""), (1, ""), "unproven")],
+)
+def test_verdicts(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    under_kvm: tuple[int | None, str],
+    emulated: tuple[int | None, str],
+    code: str,
+) -> None:
+    answers = {"kvm": under_kvm, "tcg": emulated}
+    monkeypatch.setattr(kvm, "_guest", lambda accelerator, cpu, timeout: answers[accelerator])
+    device = tmp_path / "kvm"
+    device.touch()
+    proof = kvm.prove(cache=None, device=device)
+    assert (proof.usable, proof.code) == (code == "ok", code)
+
+
+def test_no_device(tmp_path: Path) -> None:
+    proof = kvm.prove(cache=None, device=tmp_path / "kvm")
+    assert (proof.usable, proof.code) == (False, "no_device")
+    assert proof.hint
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"key": "k", "proof": {"usable": true}}', "\xff"])
+def test_a_broken_cache_is_no_answer(tmp_path: Path, text: str) -> None:
+    cache = tmp_path / "proof.json"
+    cache.write_text(text)
+    assert kvm._read(cache, "k") is None
+
+
+def test_another_boot_is_another_proof(tmp_path: Path) -> None:
+    cache = tmp_path / "deep" / "proof.json"
+    proof = kvm.KvmProof(usable=True, code="ok", reason="it ran")
+    kvm._write(cache, "one", proof)
+    assert kvm._read(cache, "one") == proof
+    assert kvm._read(cache, "two") is None
+    assert json.loads(cache.read_text())["key"] == "one"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="changes owners")
+def test_a_device_that_qemus_user_may_not_open(tmp_path: Path) -> None:
+    device = tmp_path / "kvm"
+    device.touch()
+    device.chmod(0o600)
+    assert kvm.libvirt_reprobes(device, user="nobody") is not None
+    device.chmod(0o666)
+    assert kvm.libvirt_reprobes(device, user="nobody") is None
+    assert kvm.libvirt_reprobes(device, user="no-such-user") is None
