@@ -27,7 +27,7 @@ from triune.domain.errors import Conflict
 from triune.domain.network import Nic, parse_publish
 from triune.host import dnsmasq
 from triune.services.networks import Networks, NetworkSettings
-from triune.store import SqliteStore
+from triune.store import Delete, SqliteStore
 
 pytestmark = [
     pytest.mark.live,
@@ -439,6 +439,31 @@ def test_names_lost_or_left_over_on_disk_are_put_right(lab: Lab) -> None:
     eventually(lambda: lab.host.ask("a", lab.gateway, "web") == [nic.address])
     eventually(lambda: lab.host.ask("a", lab.gateway, "ghost") == [])
     assert getent(lab, "web") == [nic.address]
+
+
+def test_a_lease_that_a_crash_left_behind_ends_with_its_name(lab: Lab) -> None:
+    guest = lab.guest("web")
+    address = lab.nic("web").address
+    lab.networks.close()
+    for entry in lab.store.scan("networks/"):
+        if "/config/" not in entry.key:
+            lab.store.commit([Delete(entry.key)])
+    lab.networks = lab.service()
+    lab.networks.start()
+    eventually(lambda: guest.ask("a", lab.gateway, "web") == [])
+    eventually(lambda: guest.ask("ptr", lab.gateway, address) == [])
+
+
+def test_without_a_free_subnet_the_daemon_starts_and_says_why(lab: Lab) -> None:
+    lab.networks.remove(force=True)
+    settings = NetworkSettings(
+        name=BRIDGE, table=TABLE, folder=lab.folder / "net", hosts_file=lab.hosts, candidates=("198.51.0.0/16",)
+    )
+    lab.networks = Networks(lab.store, {}, settings)
+    lab.networks.start()
+    assert [problem.code for problem in lab.networks.problems()] == ["no_free_subnet"]
+    with pytest.raises(Conflict, match=r"198\.51\.0\.0/16 \(interface uplink\)"):
+        lab.networks.reserve(BRIDGE, "web")
 
 
 def test_a_held_port_53_is_named_and_overcome_once_free(lab: Lab) -> None:

@@ -220,11 +220,22 @@ def sync_hosts(service: Service, wanted: Mapping[str, tuple[str, Sequence[str], 
         for file in folder.iterdir()
         if file.name not in wanted
     }
+    left = [address for key in extra for address in _addresses(service, key)]
     for key in extra:
         _unlink(service, key)
     if extra:
         reload(service)
+    for address in left:
+        end_lease(service, address)
     return any(changed) or bool(extra)
+
+
+def _addresses(service: Service, key: str) -> list[str]:
+    """The address a host's file names, if it is still there and whole."""
+    try:
+        return (service.names_folder / key).read_text().split()[:1]
+    except (OSError, UnicodeDecodeError):
+        return []
 
 
 def remove_host(service: Service, key: str) -> None:

@@ -34,6 +34,7 @@ _LOG = logging.getLogger(__name__)
 _CONFIG = "networks/config/"
 _FOREIGN_MAX_AGE_S = 10.0
 _FORWARD = "net/ipv4/ip_forward"
+_SUBNET = "subnet"
 
 
 def _network(entry: Entry) -> Network:
@@ -62,7 +63,7 @@ class Networks:
 
         What this host lacks does not raise: `problems` tells it, and it is tried again.
         """
-        with self._lock:
+        with self._lock, self._noting(_SUBNET):
             if self._store.get(_CONFIG + self._settings.name) is None:
                 self._create(self._settings.name, self._settings.domain, None)
         for line in self.ensure():
@@ -94,8 +95,10 @@ class Networks:
         return [_network(entry) for entry in self._store.scan(_CONFIG)]
 
     def get(self, name: str) -> Network:
-        """One network. Raises NotFound("network_not_found")."""
+        """One network. Raises NotFound("network_not_found"), or why there is no default network."""
         entry = self._store.get(_CONFIG + name)
+        if entry is None and name == self._settings.name and _SUBNET in self._problems:
+            raise self._problems[_SUBNET]
         if entry is None:
             raise NotFound(
                 "network_not_found",
