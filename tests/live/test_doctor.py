@@ -95,12 +95,10 @@ def test_required_engines(findings: dict[str, dict[str, Any]]) -> None:
     assert Invalid.__name__ in triune("doctor", "--require=xen").stderr
 
 
-def test_the_table_fits_a_terminal() -> None:
+def test_the_table_is_for_people() -> None:
     said = triune("doctor").stdout
-    assert "Engines" in said
+    assert said.startswith("Engines\n")
     assert " ok, " in said
-    plain = [line for line in said.splitlines() if not line.startswith("    $ ")]
-    assert max(len(line.rstrip()) for line in plain) <= 80
 
 
 def test_as_nobody_it_still_answers() -> None:

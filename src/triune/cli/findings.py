@@ -1,12 +1,12 @@
-"""How `doctor` shows its findings: a table by area for people, an array for programs."""
+"""How `doctor` shows its findings: a table by area, for people."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from triune.cli.text import clean
 from triune.domain.finding import Finding, FindingStatus
 
 if TYPE_CHECKING:
@@ -38,17 +38,13 @@ def optional(finding: Finding) -> bool:
     return finding.status is not FindingStatus.OK and finding.facts.get("optional") is True
 
 
-def as_json(findings: Sequence[Finding]) -> str:
-    """An array of `{id, area, status, sentence, fix, facts}`."""
-    return json.dumps([finding.as_dict() for finding in findings], indent=2, ensure_ascii=False)
-
-
 def summary(findings: Sequence[Finding]) -> str:
     """One line: how many of each."""
     plain = [finding for finding in findings if not optional(finding)]
+    warnings = sum(finding.status is FindingStatus.WARNING for finding in plain)
     counts = [
         f"{sum(finding.status is FindingStatus.OK for finding in plain)} ok",
-        f"{sum(finding.status is FindingStatus.WARNING for finding in plain)} warnings",
+        f"{warnings} warning{'' if warnings == 1 else 's'}",
         f"{sum(finding.status is FindingStatus.MISSING for finding in plain)} missing",
         f"{len(findings) - len(plain)} optional",
     ]
@@ -65,7 +61,7 @@ def print_table(findings: Sequence[Finding], console: Console) -> None:
             console.print(_row(finding))
             if finding.fix:
                 # Left to the terminal to wrap, so that it can be copied as one line.
-                console.print(Text(f"    $ {finding.fix}", style="cyan"), soft_wrap=True)
+                console.print(Text(f"    $ {clean(finding.fix)}", style="cyan"), soft_wrap=True)
         console.print()
     console.print(Text(summary(findings), style="bold"))
     if any(finding.fix for finding in findings if not optional(finding)):
@@ -88,5 +84,5 @@ def _row(finding: Finding) -> Table:
     table.add_column(overflow="fold")
     mark, colour = _OPTIONAL if optional(finding) else _MARKS[finding.status]
     style = "bright_black" if optional(finding) else ""
-    table.add_row(Text(mark, style=colour), Text(finding.sentence, style=style))
+    table.add_row(Text(mark, style=colour), Text(clean(finding.sentence), style=style))
     return table

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
+from triune.cli.tables import FORMATS, structured
+from triune.cli.text import width
+
 if TYPE_CHECKING:
     from triune.domain.finding import Finding
 
+_UNBOUNDED = 10_000
+
 
 @click.command()
-@click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", help="How to show it.")
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How to print it."
+)
 @click.option(
     "--require",
     "required",
@@ -26,16 +34,18 @@ def doctor(form: str, required: Sequence[str]) -> None:
     Reads, tries and changes nothing. KVM is proved by running a tiny guest. As another user than root it says
     what it could not look at. Exit code 0 whatever it finds, unless --require asks for more.
     """
-    from triune.cli import findings as shown
     from triune.host.probe.examine import examine
 
     found = examine()
-    if form == "json":
-        click.echo(shown.as_json(found))
-    else:
+    if form == "table":
         from rich.console import Console
 
-        shown.print_table(found, Console(highlight=False, soft_wrap=False))
+        from triune.cli.findings import print_table
+
+        # Where there is no terminal, lines may be as long as they like.
+        print_table(found, Console(highlight=False, width=width(sys.stdout) or _UNBOUNDED))
+    else:
+        click.echo(structured([finding.as_dict() for finding in found], form).rstrip("\n"))
     _require(found, required)
 
 
