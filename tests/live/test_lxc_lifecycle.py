@@ -170,6 +170,15 @@ def test_stop_start_and_freeze(lab: Lab) -> None:
     assert traces(name) == []
 
 
+@pytest.mark.parametrize("pause", [0.0, 0.05, 0.15])
+def test_a_guest_asked_to_stop_while_it_starts(lab: Lab, pause: float) -> None:
+    name = lab.launch("early", ready=False)
+    time.sleep(pause)
+    lab.engine.stop(name, timeout=30, force=False, progress=Silent())
+    assert lab.engine.get(name).instance.state is State.STOPPED
+    lab.engine.delete(name)
+
+
 def test_a_guest_that_ignores_shutdown(lab: Lab) -> None:
     name = lab.launch("deaf")
     units = ("systemd-poweroff.service", "poweroff.target", "halt.target", "reboot.target", "shutdown.target")

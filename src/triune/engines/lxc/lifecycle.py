@@ -200,8 +200,7 @@ class Lifecycle:
         if timeout > 0 or not force:
             if self._client.state(name) is State.PAUSED:
                 self._client.unfreeze(name)
-            self._client.ask_shutdown(name)
-            if self._stopped_within(name, timeout, progress):
+            if self._shut_down_within(name, timeout, progress):
                 return
         if not force:
             raise Failed(
@@ -210,6 +209,19 @@ class Lifecycle:
                 hint=f"Kill it: triune stop {name} --force",
             )
         self.kill(name)
+
+    def _shut_down_within(self, name: str, timeout: float, progress: Progress) -> bool:
+        """Ask, and ask again after 1, 2, 4, … seconds: an init that is only starting loses the signal."""
+        deadline = time.monotonic() + timeout
+        patience = 1.0
+        while True:
+            self._client.ask_shutdown(name)
+            left = deadline - time.monotonic()
+            if self._stopped_within(name, min(patience, left), progress):
+                return True
+            if left <= patience:
+                return False
+            patience *= 2
 
     def kill(self, name: str) -> None:
         """Kill all its processes and wait until LXC has let go of it. Stopped: nothing to do."""
