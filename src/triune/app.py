@@ -28,8 +28,9 @@ CONFIG = Path("/etc/triune/triune.toml")
 class Settings:
     """The daemon's configuration: `/etc/triune/triune.toml` (or the file that TRIUNE_CONFIG names).
 
-    TRIUNE_DATA, TRIUNE_SOCKET and TRIUNE_GROUP in the environment win over the file. `data` holds images, disks and the database; `socket` is the API; `group` may use it. The tables `engines` and
-    `network` of the file set the fields of EngineSettings and NetworkSettings.
+    TRIUNE_DATA, TRIUNE_SOCKET and TRIUNE_GROUP in the environment win over the file. `data` holds images, disks and the
+    database; `socket` is the API; `group` may use it. The tables `engines` and `network` of the file set the fields of
+    EngineSettings and NetworkSettings.
     """
 
     data: Path = Path("/var/lib/triune")

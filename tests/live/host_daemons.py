@@ -56,8 +56,10 @@ def _start(argv: list[str], unit: str) -> None:
     if SYSTEMD:
         subprocess.run(["systemctl", "start", unit], check=True)
         return
-    log = Path(f"/var/log/{unit}-test.log").open("ab")
-    subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, env=environment())
+    with Path(f"/var/log/{unit}-test.log").open("ab") as log:
+        subprocess.Popen(
+            argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, env=environment()
+        )
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+
 from tests.live.daemon import CACHE, Daemon
 from tests.live.system_fixtures import ENGINES, IMAGE, built_image
 from tests.live.traces import traces

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.live.daemon import BRIDGE, CACHE, DOMAIN, Daemon
 from tests.live.host_daemons import restart_dockerd, restart_libvirtd, saved_ruleset
 from tests.live.system_fixtures import ENGINES, IMAGE, built_image
