@@ -189,7 +189,8 @@ def test_sessions_leave_no_descriptors(lab: Lab, name: str) -> None:
 def test_a_container_stopped_under_a_session(lab: Lab) -> None:
     assert lab.engine.commands
     name = lab.launch("under")
-    session = lab.engine.commands.open(name, Command(argv=("sleep", "100")))
+    session = lab.engine.commands.open(name, Command(argv=("sh", "-c", "echo up; sleep 100")))
+    assert session.read() == (1, b"up\n")
     lab.engine.stop(name, timeout=0, force=True, progress=Silent())
     drain(session)
     assert session.wait() == 137
