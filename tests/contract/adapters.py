@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -65,7 +66,7 @@ class Adapter:
             form=self.form(engine),
             image="tdoc/1",
             created=datetime.now(UTC).replace(microsecond=0),
-            machine_id="0123456789abcdef0123456789abcdef",
+            machine_id=uuid.uuid4().hex,
         )
 
     def cleanup(self, engine: Engine) -> None:
@@ -183,8 +184,10 @@ class KvmAdapter(Adapter):
 
     def form(self, engine: Engine) -> Form:
         del engine
-        fixtures = pytest.importorskip("tests.live.kvm_fixtures", reason="no fixtures for VMs")
-        form: Form = fixtures.disk_form()
+        from tests.live.kvm_fixtures import kvm_form
+
+        # The function behind the fixture: the crash program has no pytest to ask for it.
+        form: Form = kvm_form.__wrapped__()
         return form
 
     def unreachable(self) -> Engine:

@@ -397,6 +397,12 @@ class TestSessions:
         ended = finish(engine.commands.open(name, Command(argv=("id", "-un"), user="guest")))
         assert ended.out == b"guest\n"
 
+    def test_line_breaks_in_names_of_variables_are_refused(self, engine: DockerEngine, name: str) -> None:
+        make(engine, name)
+        assert engine.commands is not None
+        with pytest.raises(Invalid):
+            engine.commands.open(name, Command(argv=("true",), env={"A\nB": "1"}))
+
     def test_an_image_without_a_shell_says_so(self, engine: DockerEngine, name: str) -> None:
         make(engine, name)
         inside(engine, name, "busybox", "rm", "/bin/sh")
