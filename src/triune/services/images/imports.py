@@ -23,7 +23,7 @@ from triune.domain.errors import Denied, Invalid, NotFound
 from triune.domain.operation import Progress
 from triune.domain.units import format_size
 from triune.host.run import run
-from triune.services.images.archive import corrupt, find_init, has_program, opened, unpack
+from triune.services.images.archive import find_init, has_program, opened, unpack
 from triune.services.images.build import TREE
 from triune.services.images.manifest import DiskFiles, Manifest, TreeFiles
 from triune.services.images.options import ImportOptions
@@ -302,8 +302,12 @@ def import_tree(
     if done.skipped:
         notes.append(f"{done.skipped} device nodes were left out")
     if init is None:
-        if not any(has_program(tree, path) for path in ("/bin/sh", "/bin", "/usr/bin")) or done.entries < 2:
-            raise corrupt("it holds no root tree (no /sbin/init, no /bin)")
+        if not any(has_program(tree, path) for path in ("/bin", "/usr/bin")):
+            raise Invalid(
+                "no_root_tree",
+                "The archive holds no root tree: neither an init nor a /bin",
+                hint="Make it from the top of a root file system: tar -C / …",
+            )
         notes.append("it has no init: it can run programs, but not as a system")
     files = TreeFiles(path=TREE, init=init or "", size=done.size, cloud_init=options.cloud_init)
     return files, tuple(notes)
