@@ -77,10 +77,22 @@ format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
+# What only tests need: a registry on loopback, a client of HTTP.
+.PHONY: test-tools
+test-tools:
+	@missing=
+	command -v docker-registry >/dev/null || missing+=" docker-registry"
+	command -v curl >/dev/null || missing+=" curl"
+	command -v busybox >/dev/null || missing+=" busybox-static"
+	[ -z "$$missing" ] || {
+		export DEBIAN_FRONTEND=noninteractive
+		apt-get update -q >/dev/null
+		apt-get install -q -y --no-install-recommends $$missing >/dev/null
+	}
+
 .PHONY: test
-test: $(VENV)/.dev compiled ## Every test, the live ones on real engines included (root)
+test: $(VENV)/.dev compiled lint test-tools ## Every test, the live ones on real engines included (root)
 	@$(BIN)/triune setup
-	$(MAKE) lint
 	TRIUNE_REQUIRE=kvm,lxc,docker $(BIN)/pytest -q --color=no
 
 .PHONY: test-quick

@@ -18,6 +18,8 @@ ENGINES = frozenset({"kvm", "lxc", "docker"})
 # Where an engine may be called by its name, and why. Everything else asks the protocol.
 NAMES_ALLOWED = {
     "engines/": "the engines themselves and their registry",
+    "cli/demo.py": "the demo has one of each",
+    "cli/trio.py": "the demo has one of each",
     "cli/options.py": "the words that --engine takes",
     "cli/serve.py": "the name of the Docker SDK's logger",
     "host/bindings.py": "the names of Python modules",
@@ -89,6 +91,18 @@ def test_public_modules_say_what_they_are() -> None:
 def test_documents_name_no_machine_of_a_developer(path: Path) -> None:
     private = re.findall(r"(?:/home/\w+|/work/|/var/tmp/|/root/)[\w./-]*", path.read_text())
     assert private == []
+
+
+def test_no_code_or_test_needs_a_folder_of_a_developer() -> None:
+    pattern = re.compile(r"/(?:work|var/tmp/lab)/")
+    found = [
+        str(path.relative_to(ROOT))
+        for folder in ("src", "tests", "tools")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".py", ".sh", ".toml", ".service") and path != Path(__file__)
+        if pattern.search(path.read_text(errors="replace"))
+    ]
+    assert found == []
 
 
 def test_licence_is_the_whole_text() -> None:

@@ -31,6 +31,7 @@ _COMMON = (
     "mtools",  # EFI partitions made without mounting
     "fdisk",  # sfdisk: partition tables
     "xorriso",  # seed images with user data
+    "skopeo",  # OCI archives into a Docker engine that does not read them itself
     "xz-utils",
     "zstd",
     "ca-certificates",
