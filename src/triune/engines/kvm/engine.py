@@ -12,8 +12,8 @@ from triune.domain.errors import TriuneError
 from triune.domain.image import FormKind
 from triune.domain.instance import Instance, InstanceDetail, Stats
 from triune.domain.operation import Progress
+from triune.engines import base
 from triune.engines.base import EventSink, LaunchPlan, Probe
-from triune.engines.base import Watch as WatchProtocol
 from triune.engines.kvm import counters, inventory, seed, spec
 from triune.engines.kvm.client import Client
 from triune.engines.kvm.commands import Commands
@@ -46,14 +46,14 @@ class KvmEngine:
         self._facts_lock = threading.Lock()
         self._kernels: dict[str, str] = {}
         self._lifecycle = Lifecycle(self._client, state_dir)
-        self.commands = Commands(self._client)
-        self.pausing = self._lifecycle
-        self.renaming = Renaming(self._client, state_dir)
-        self.logs = Logs(self._client)
-        self.console = Console(self._client)
-        self.bridging = None
-        self.oci = None
-        self.ports = None
+        self.commands: base.Commands | None = Commands(self._client)
+        self.pausing: base.Pausing | None = self._lifecycle
+        self.renaming: base.Renaming | None = Renaming(self._client, state_dir)
+        self.logs: base.Logs | None = Logs(self._client)
+        self.console: base.Console | None = Console(self._client)
+        self.bridging: base.Bridging | None = None
+        self.oci: base.OciStore | None = None
+        self.ports: base.NativePorts | None = None
 
     def host(self) -> spec.HostFacts:
         """What this host can do; proved once."""
@@ -124,7 +124,7 @@ class KvmEngine:
         """Counters of every running domain."""
         return counters.read(self._client)
 
-    def watch(self, sink: EventSink) -> WatchProtocol:
+    def watch(self, sink: EventSink) -> base.Watch:
         """Deliver libvirt's lifecycle events."""
         return Watch(self._client, self.name, sink)
 

@@ -223,25 +223,21 @@ def _isolation(root: ET.Element, pid: int | None) -> dict[str, Any]:
     return facts
 
 
+def _disk(disk: ET.Element) -> dict[str, Any]:
+    source = disk.find("source")
+    keys = ("file", "dev", "name")
+    return {
+        "type": disk.get("device", "disk"),
+        "source": next((source.get(key) for key in keys if source.get(key)), None) if source is not None else None,
+        "target": _attribute(disk, "target", "dev"),
+        "bus": _attribute(disk, "target", "bus"),
+        "format": _attribute(disk, "driver", "type"),
+        "base": _attribute(disk, "backingStore/source", "file") or None,
+    }
+
+
 def _devices(root: ET.Element) -> tuple[Mapping[str, Any], ...]:
-    devices: list[dict[str, Any]] = []
-    for disk in root.iterfind("devices/disk"):
-        source = disk.find("source")
-        origin = (
-            next((source.get(key) for key in ("file", "dev", "name") if source.get(key)), None)
-            if source is not None
-            else None
-        )
-        devices.append(
-            {
-                "type": disk.get("device", "disk"),
-                "source": origin,
-                "target": _attribute(disk, "target", "dev"),
-                "bus": _attribute(disk, "target", "bus"),
-                "format": _attribute(disk, "driver", "type"),
-                "base": _attribute(disk, "backingStore/source", "file") or None,
-            }
-        )
+    devices = [_disk(disk) for disk in root.iterfind("devices/disk")]
     for share in root.iterfind("devices/filesystem"):
         devices.append(
             {
