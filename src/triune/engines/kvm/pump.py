@@ -60,6 +60,7 @@ class PumpSession:
         self._in_flight = 0
         self._pending: list[tuple[bytes, bytes]] = []
         self._code: int | None = None
+        self._ending = False
         self._over = False
 
     def read(self) -> tuple[int, bytes] | None:
@@ -102,17 +103,21 @@ class PumpSession:
         return None
 
     def _end(self, code: int | None) -> None:
+        """Let go of the stream and the port first, then tell: who sees the end finds the port free."""
         with self._state:
-            if self._over:
+            if self._ending:
+                self._state.wait_for(lambda: self._over)
                 return
-            self._over = True
+            self._ending = True
             self._code = code
-            self._state.notify_all()
         # shutdown wakes a thread that is inside recv; close alone would not
         with contextlib.suppress(OSError):
             self._stream.shutdown(socket.SHUT_RDWR)
         self._stream.close()
         self._release()
+        with self._state:
+            self._over = True
+            self._state.notify_all()
 
     def write(self, data: bytes) -> None:
         """Send to the command's stdin; blocks while it does not read. After its end: dropped, as by a closed pipe."""
