@@ -7,11 +7,11 @@ import errno
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from triune.domain.errors import Conflict, Failed, Invalid, NotFound, TriuneError, Unreachable
+from triune.domain.errors import Conflict, Failed, Invalid, NotFound, TriuneError, Unreachable, Unsupported
 from triune.domain.image import Form, FormKind, Image, OciForm
 from triune.domain.names import image_name
 from triune.domain.operation import Progress
@@ -32,8 +32,8 @@ Users = Callable[[], _Used]
 class Images:
     """Every method is safe from several threads; two that change the same name at once: the second gets Conflict.
 
-    `users()` tells for each image name the instances that use it. It must know the instances of engines that do not
-    answer just now too, or raise: what nobody uses may be removed.
+    `users()` tells for each image name the instances that use it, as far as engines answer. Before anything is removed
+    the engines are asked again, and one that is down counts as using it.
     """
 
     def __init__(self, root: Path, engines: Mapping[str, Engine], users: Users) -> None:
@@ -163,13 +163,13 @@ class Images:
         with self._alone(name):
             reference = oci_reference(name)
             full = name if reference is None else OCI_PREFIX + reference
-            users = self._users().get(full, ())
+            users = self._users_surely(full)
             if users:
                 raise Conflict(
                     "image_in_use",
                     f"{full} is used by {', '.join(users[:5])}{' and others' if len(users) > 5 else ''}",
                     hint=f"Remove them first: triune rm {' '.join(users[:5])}",
-                    used_by=[*users],
+                    used_by=users,
                 )
             if reference is not None:
                 if self._oci_image(reference, {}) is None and reference not in self._store.references():
@@ -196,13 +196,34 @@ class Images:
         """Remove what interrupted builds, imports and removals left; returns what was removed."""
         return self._store.sweep()
 
+    def _users_surely(self, name: str) -> Sequence[str]:
+        """Who uses the image, or Conflict("image_use_unknown") where an engine that may know does not answer."""
+        kinds = self.kinds(name) if oci_reference(name) is not None else set(self.get(name).forms)
+        found = set(self._users().get(name, ()))
+        for engine in self._engines.values():
+            if engine.form_kind not in kinds:
+                continue
+            try:
+                found.update(instance.name for instance in engine.list() if instance.image == name)
+            except Unsupported:
+                # Not installed: it has no instances.
+                continue
+            except Unreachable as error:
+                raise Conflict(
+                    "image_use_unknown",
+                    f"Whether {name} is in use can't be told: {error.message}",
+                    hint=error.hint or "See what is wrong: triune doctor",
+                ) from error
+        return sorted(found)
+
     def _take_name(self, name: str, manifest: Manifest, before: str | None) -> None:
         self._store.set_name(name, manifest.digest)
         if before is None or before == manifest.digest:
             return
         # Instances started from the old files go on using them: they back onto its disk and tree.
-        if not self._users().get(name) and before not in self._store.names().values():
-            self._store.drop(before)
+        with suppress(Conflict):
+            if not self._users_surely(name) and before not in self._store.names().values():
+                self._store.drop(before)
 
     def _load_oci(self, manifest: Manifest, progress: Progress) -> None:
         """The OCI form of a build, where this host can hold it; else it is made when first asked for."""

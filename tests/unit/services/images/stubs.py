@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from triune.domain.errors import NotFound, Unreachable
 from triune.domain.image import FormKind, OciForm
+from triune.domain.instance import Instance
 from triune.domain.operation import Progress
 from triune.engines.base import Credentials, Engine
 
@@ -55,6 +56,12 @@ class StubEngine:
         self.name = name
         self.form_kind = kind
         self.oci = oci
+        self.down = False
+
+    def list(self) -> Sequence[Instance]:
+        if self.down:
+            raise Unreachable("engine_unreachable", f"{self.name} is down", hint="Start it.")
+        return []
 
 
 def stub_engines(oci: MemoryStore | None) -> dict[str, Engine]:

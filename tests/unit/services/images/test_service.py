@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from tests.unit.services.images.stubs import MemoryStore, stub_engines
@@ -41,7 +42,8 @@ class Case:
         self.root = tmp_path / "images"
         self.oci = MemoryStore()
         self.used: dict[str, list[str]] = {}
-        self.images = Images(self.root, stub_engines(self.oci), self.users)
+        self.engines = stub_engines(self.oci)
+        self.images = Images(self.root, self.engines, self.users)
 
     def users(self) -> Mapping[str, Sequence[str]]:
         return self.used
@@ -201,6 +203,21 @@ def test_removal_is_refused_while_used_and_leaves_nothing(case: Case) -> None:
     assert case.leftovers() == []
     assert case.oci.held == {}
     assert case.images.list() == []
+
+
+def test_an_engine_that_is_down_may_use_it(case: Case) -> None:
+    case.bring(root_tarball(case.folder / "1.tar.gz", b"old"))
+    cast(Any, case.engines["trees"]).down = True
+    with pytest.raises(Conflict) as caught:
+        case.images.remove("box/1")
+    assert code(caught) == "image_use_unknown"
+    case.bring(root_tarball(case.folder / "2.tar.gz", b"new"), replace=True)
+    assert len(case.digests()) == 2
+    # One that could not run it anyway does not matter.
+    cast(Any, case.engines["trees"]).down = False
+    cast(Any, case.engines["disks"]).down = True
+    case.images.remove("box/1")
+    assert case.digests() == []
 
 
 def test_a_replaced_image_keeps_its_files_while_instances_use_it(case: Case) -> None:
