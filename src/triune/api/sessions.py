@@ -2,7 +2,11 @@
 
 Frames of subprotocol `triune.v1`: the client's first message is text, JSON; all others are binary, first byte the
 channel: 0 stdin (empty: end of input), 1 stdout, 2 stderr, 3 resize (JSON), 4 the end (JSON: `{"code": N}` or a
-problem document), always the last message.
+problem document), always the last message, 5 credit: 4 bytes, big-endian, how many bytes of stdin were taken.
+
+A client has at most `WINDOW` bytes of stdin under way that no credit has answered. So the daemon always reads the
+connection, sees at once when a client goes away, and neither side ever waits for the other to read while the other
+waits for it (a command like `cat` fills both directions at the same time).
 """
 
 from __future__ import annotations
@@ -29,14 +33,14 @@ from triune.engines.base import Session
 log = logging.getLogger(__name__)
 
 SUBPROTOCOL = "triune.v1"
-STDIN, STDOUT, STDERR, RESIZE, EXIT = range(5)
+STDIN, STDOUT, STDERR, RESIZE, EXIT, CREDIT = range(6)
+WINDOW = 2**20
 
 _PIECE = 64 * 1024
 _AHEAD = 4
 _FIRST = 30.0
-# While the command does not read its input we do not read the connection, and would not see the client go away:
-# sending is what notices it then.
-_PULSE = 2.0
+# Messages without data cost memory too: no honest client has more of them waiting.
+_WAITING = 4096
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -86,7 +90,7 @@ class Bridge:
         self._limits = limits
         self._opened: Open = socket.app.state.opened
         self._sending = anyio.Lock()
-        self._finished = False
+        self._waiting = 0
 
     async def run(self) -> None:
         """Return once the command has ended or the client is gone; in the latter case the session is closed."""
@@ -94,10 +98,9 @@ class Bridge:
         self._opened.add(self._session.close)
         try:
             async with anyio.create_task_group() as group:
-                sender, receiver = anyio.create_memory_object_stream[tuple[int, bytes]](_AHEAD)
+                sender, receiver = anyio.create_memory_object_stream[tuple[int, bytes]](_WAITING)
                 group.start_soon(self._incoming, sender, group.cancel_scope)
                 group.start_soon(self._writing, receiver)
-                group.start_soon(self._pulse, sender, group.cancel_scope)
                 outcome = await self._outgoing()
                 group.cancel_scope.cancel()
         finally:
@@ -140,37 +143,56 @@ class Bridge:
         return ended[0] if ended else None
 
     async def _incoming(self, sender: MemoryObjectSendStream[tuple[int, bytes]], scope: anyio.CancelScope) -> None:
-        """Client to queue; a client that goes away ends everything."""
+        """Client to queue; a client that goes away, or sends more than its window, ends everything."""
         while True:
             message = await self._socket.receive()
             if message["type"] == "websocket.disconnect":
-                scope.cancel()
-                return
+                break
             data = message.get("bytes")
-            if data and data[0] in (STDIN, RESIZE):
-                await sender.send((data[0], data[1:]))
+            if not data or data[0] not in (STDIN, RESIZE):
+                continue
+            self._waiting += len(data) - 1 if data[0] == STDIN else 0
+            try:
+                sender.send_nowait((data[0], data[1:]))
+            except anyio.WouldBlock:
+                break
+            if self._waiting > WINDOW:
+                break
+        scope.cancel()
 
     async def _writing(self, receiver: MemoryObjectReceiveStream[tuple[int, bytes]]) -> None:
         """Queue to session."""
 
         def pump() -> None:
+            taken = True
             while True:
                 channel, data = anyio.from_thread.run(receiver.receive)
                 if channel == RESIZE:
                     self._resize(data)
-                elif data:
-                    self._session.write(data)
-                else:
+                elif not data:
                     self._session.close_stdin()
+                else:
+                    taken = taken and self._give(data)
+                    anyio.from_thread.run(self._credit, len(data))
 
         try:
             await anyio.to_thread.run_sync(pump, limiter=self._limits.streams, abandon_on_cancel=True)
         except (anyio.EndOfStream, anyio.ClosedResourceError):
             return
-        except (OSError, TriuneError) as error:  # the command closed its stdin, or ended: what follows is dropped
+
+    def _give(self, data: bytes) -> bool:
+        """Whether the command took it: one that closed its stdin, or ended, takes no more."""
+        try:
+            self._session.write(data)
+        except (OSError, TriuneError) as error:
             log.debug("input of %s is no longer read: %s", self._socket.url.path, error)
-            async for _ in receiver:
-                pass
+            return False
+        return True
+
+    async def _credit(self, size: int) -> None:
+        """Tell the client that so much of its input was taken."""
+        self._waiting -= size
+        await self._send(bytes([CREDIT]) + size.to_bytes(4, "big"))
 
     def _resize(self, data: bytes) -> None:
         try:
@@ -178,14 +200,6 @@ class Bridge:
         except ValidationError:
             return
         self._session.resize(size.columns, size.rows)
-
-    async def _pulse(self, sender: MemoryObjectSendStream[tuple[int, bytes]], scope: anyio.CancelScope) -> None:
-        while True:
-            await anyio.sleep(_PULSE)
-            full = sender.statistics().current_buffer_used >= _AHEAD
-            if full and not await self._send(bytes([STDOUT])):
-                scope.cancel()
-                return
 
     async def _send(self, frame: bytes) -> bool:
         """Whether the client is still there."""

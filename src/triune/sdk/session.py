@@ -1,12 +1,14 @@
 """A command inside an instance, or its console, over a WebSocket.
 
 The frames of subprotocol `triune.v1` (docs/API.md): the client's first message is text, the command as JSON; all
-others are binary, the first byte is the channel.
+others are binary, the first byte is the channel. Of stdin at most `WINDOW` bytes are under way that the daemon has
+not yet credited.
 """
 
 from __future__ import annotations
 
 import json
+import threading
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -16,12 +18,14 @@ from triune.sdk.transport import Transport, problem_fields
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from websockets.sync.client import ClientConnection
+    from triune.sdk.websocket import WebSocket
 
 SUBPROTOCOL = "triune.v1"
 # The largest message either side sends; the reader allows some more.
 PIECE = 64 * 1024
+WINDOW = 2**20
 _MAX_MESSAGE = 2**20
+_PATIENCE = 30.0
 
 
 class Channel(IntEnum):
@@ -32,14 +36,20 @@ class Channel(IntEnum):
     STDERR = 2
     RESIZE = 3
     EXIT = 4
+    CREDIT = 5
 
 
 class Session:
-    """One thread reads, another may write. `exit_code` is set once `read` returned None."""
+    """One thread reads, another may write: `write` waits for what `read` hears. `exit_code` is set once `read`
+    returned None.
+    """
 
-    def __init__(self, connection: ClientConnection, where: str) -> None:
+    def __init__(self, connection: WebSocket, where: str) -> None:
         self._connection = connection
         self._where = where
+        self._window = threading.Condition()
+        self._credit = WINDOW
+        self._over = False
         self.exit_code: int | None = None
 
     def read(self) -> tuple[int, bytes] | None:
@@ -47,28 +57,53 @@ class Session:
 
         Raises what the daemon says went wrong, and Unreachable when the connection breaks off.
         """
-        from websockets.exceptions import ConnectionClosed
-
         while self.exit_code is None:
-            try:
-                message = self._connection.recv()
-            except ConnectionClosed as error:
-                raise self._broken(str(error)) from None
-            if isinstance(message, str) or not message:
-                continue
-            channel, data = message[0], message[1:]
+            channel, data = self._receive()
             if channel in (Channel.STDOUT, Channel.STDERR):
                 if data:
                     return channel, data
+            elif channel == Channel.CREDIT:
+                self._add_credit(int.from_bytes(data[:4], "big"))
             elif channel == Channel.EXIT:
+                self._finish()
                 self.exit_code = self._end(data)
         self._connection.close()
         return None
 
+    def _receive(self) -> tuple[int, bytes]:
+        from websockets.exceptions import ConnectionClosed
+
+        try:
+            message = self._connection.recv()
+        except ConnectionClosed as error:
+            self._finish()
+            raise self._broken(str(error)) from None
+        return (-1, b"") if isinstance(message, str) or not message else (message[0], message[1:])
+
+    def _add_credit(self, size: int) -> None:
+        with self._window:
+            self._credit = min(self._credit + size, WINDOW)
+            self._window.notify_all()
+
+    def _finish(self) -> None:
+        """Nothing more is taken: wake whoever waits to write."""
+        with self._window:
+            self._over = True
+            self._window.notify_all()
+
+    def _take_credit(self, size: int) -> None:
+        with self._window:
+            self._window.wait_for(lambda: self._over or self._credit >= size)
+            if self._over:
+                raise self._broken("the command has ended")
+            self._credit -= size
+
     def write(self, data: bytes) -> None:
         """Send to its stdin; blocks while the command does not read. Raises Unreachable after the end."""
         for at in range(0, len(data), PIECE):
-            self._send(Channel.STDIN, data[at : at + PIECE])
+            piece = data[at : at + PIECE]
+            self._take_credit(len(piece))
+            self._send(Channel.STDIN, piece)
 
     def close_stdin(self) -> None:
         """End its stdin."""
@@ -80,14 +115,15 @@ class Session:
 
     def close(self) -> None:
         """Go away: a command is ended, a console left alone."""
+        self._finish()
         self._connection.close()
 
     def _send(self, channel: Channel, data: bytes) -> None:
-        from websockets.exceptions import ConnectionClosed
+        from triune.sdk.websocket import Closed
 
         try:
             self._connection.send(bytes([channel]) + data)
-        except (ConnectionClosed, OSError) as error:
+        except Closed as error:
             raise self._broken(str(error)) from None
 
     def _end(self, data: bytes) -> int:
@@ -111,29 +147,19 @@ class Session:
 
 def connect(transport: Transport, path: str, command: Mapping[str, object]) -> Session:
     """Open a session at a path. Raises Unreachable or Denied where there is no daemon."""
-    from websockets.exceptions import WebSocketException
-    from websockets.sync.client import unix_connect
-    from websockets.typing import Subprotocol
+    from triune.sdk.websocket import Closed, WebSocket
 
-    transport.reachable()
-    fields = {"Authorization": f"Bearer {transport.token}"} if transport.token else {}
+    headers = {"Authorization": f"Bearer {transport.token}"} if transport.token else {}
+    connection = transport.connect(_PATIENCE)
     try:
-        connection = unix_connect(
-            transport.socket_path,
-            f"ws://triune{path}",
-            subprotocols=[Subprotocol(SUBPROTOCOL)],
-            additional_headers=fields,
-            compression=None,
-            max_size=_MAX_MESSAGE,
-            # While the command does not read its stdin, the daemon does not read the connection: no pongs.
-            ping_interval=None,
-            open_timeout=30,
-        )
-        connection.send(json.dumps(dict(command)))
-    except (WebSocketException, OSError) as error:
+        opened = WebSocket(connection, path, subprotocol=SUBPROTOCOL, headers=headers, limit=_MAX_MESSAGE)
+        opened.send(json.dumps(dict(command)))
+    except Closed as error:
+        connection.close()
         raise Unreachable(
             "session_refused",
             f"the daemon at {transport.socket_path} opened no session: {error}",
             hint="See whether it runs and is of the same version: triune version",
         ) from None
-    return Session(connection, path)
+    connection.settimeout(None)
+    return Session(opened, path)
