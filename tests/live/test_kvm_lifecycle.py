@@ -14,6 +14,7 @@ import pytest
 
 from tests.live.kvm_fixtures import BOOT, PREFIX, Lab, kvm_form, lab, run  # noqa: F401 - fixtures
 from triune.domain.errors import Conflict, Failed, NotFound, Unreachable, Unsupported
+from triune.domain.instance import VolumeMount
 from triune.domain.operation import Silent
 from triune.engines.base import Command, EngineEvent, Terminal
 from triune.engines.kvm.engine import KvmEngine
@@ -172,6 +173,19 @@ def test_an_adopted_domain(lab: Lab, tmp_path: Path) -> None:  # noqa: F811
     lab.engine.delete(name)
     assert lab.row(name) is None
     assert files.disk.exists()
+
+
+def test_a_volume_is_the_hosts_folder(lab: Lab) -> None:  # noqa: F811
+    if not lab.engine.host().virtiofs:
+        pytest.skip("virtiofsd is not installed")
+    share = lab.state_dir / "share"
+    share.mkdir(parents=True)
+    (share / "hello").write_text("from the host")
+    name = lab.launch("volume", volumes=(VolumeMount(source=str(share), target="/mnt/a b"),))
+    assert run(lab, name, "sh", "-c", "cat '/mnt/a b/hello'; echo guest > '/mnt/a b/back'")[1] == b"from the host"
+    assert (share / "back").read_text() == "guest\n"
+    lab.engine.delete(name)
+    assert (share / "hello").exists()
 
 
 def test_what_is_not_there(lab: Lab) -> None:  # noqa: F811
