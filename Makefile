@@ -92,7 +92,7 @@ test-tools:
 
 .PHONY: test
 test: $(VENV)/.dev compiled lint test-tools ## Every test, the live ones on real engines included (root)
-	@$(BIN)/triune setup
+	@$(BIN)/triune setup --no-daemon
 	TRIUNE_REQUIRE=kvm,lxc,docker $(BIN)/pytest -q --color=no
 
 .PHONY: test-quick

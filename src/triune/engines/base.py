@@ -47,7 +47,11 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchPlan:
-    """All that `create` needs: the spec, the image's form for this engine, and what the host reserved for it."""
+    """All that `create` needs: the spec, the image's form for this engine, and what the host reserved for it.
+
+    `spec.command` is only for OCI forms, whose main process it is; a system refuses it with
+    Unsupported("command_unsupported"): the launch runs it inside, once the system is up.
+    """
 
     spec: InstanceSpec
     form: Form
@@ -136,7 +140,7 @@ class Engine(Protocol):
 
 
 class Pausing(Protocol):
-    """Freeze and thaw."""
+    """Freeze and thaw. What is as asked already stays so; what is stopped raises Conflict("instance_not_running")."""
 
     def pause(self, name: str) -> None:
         """Freeze all its processes."""

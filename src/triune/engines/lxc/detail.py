@@ -50,7 +50,6 @@ def detail(client: Client, inventory: Inventory, name: str) -> InstanceDetail:
         network=_network(items, mark, row.addresses),
         devices=_devices(items, mark, folder),
         settings=mark.settings if mark else {},
-        command=mark.command if mark else (),
     )
 
 

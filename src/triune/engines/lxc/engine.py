@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from triune.domain.errors import Conflict, Failed, TriuneError
+from triune.domain.errors import Failed, TriuneError
 from triune.domain.image import FormKind
 from triune.domain.instance import Instance, InstanceDetail, State, Stats
 from triune.domain.operation import Progress
@@ -155,11 +155,9 @@ class _Pausing:
             raise Failed("pause_failed", f"{name} could not be paused", hint=f"Try: lxc-freeze -n {name}")
 
     def resume(self, name: str) -> None:
-        """Thaw it. Raises Conflict("instance_not_paused")."""
+        """Thaw it; nothing to do when it runs."""
         self._client.require_running(name)
-        if self._client.state(name) is not State.PAUSED:
-            raise Conflict("instance_not_paused", f"{name} is not paused", hint=f"See its state: triune show {name}")
-        if not self._client.unfreeze(name):
+        if self._client.state(name) is State.PAUSED and not self._client.unfreeze(name):
             raise Failed("resume_failed", f"{name} could not be resumed", hint=f"Try: lxc-unfreeze -n {name}")
 
 

@@ -59,6 +59,12 @@ class Lifecycle:
             )
         self._client.binding()
         given = settings_module.parse(plan.spec.settings)
+        if plan.spec.command:
+            raise Unsupported(
+                "command_unsupported",
+                "A system container starts its image's init; a command can't take its place",
+                hint="Leave out the command and run it afterwards with triune exec.",
+            )
         if plan.spec.disk is not None:
             raise Unsupported(
                 "no_disk_limit",
@@ -132,7 +138,6 @@ class Lifecycle:
             state_dir=self._state_dir,
             id_map=ids,
             settings=dict(plan.spec.settings),
-            command=plan.spec.command,
             machine_id=plan.machine_id,
             cards=tuple(spec.cards(plan.nics)),
             publish=tuple(str(port) for port in plan.spec.publish),

@@ -3,7 +3,7 @@
 A container with a mark but no configuration is half-made: invisible to LXC, removed by `delete`. Format, version 1:
 
     {"version": 1, "image", "created" (ISO 8601), "tree" (lower root), "lower" (mounted id-mapped view of it, or the
-     tree itself), "state_dir", "id_map": [base, count] or null, "settings": {}, "command": [], "machine_id",
+     tree itself), "state_dir", "id_map": [base, count] or null, "settings": {}, "machine_id",
      "cards": [{"network", "bridge", "mac", "address", "prefix", "gateway", "domain", "host_interface"}],
      "publish": [], "volumes": [{"source", "target", "read_only"}], "seeded": bool}
 """
@@ -58,7 +58,6 @@ class Mark:
     state_dir: Path
     id_map: IdRange | None
     settings: dict[str, str] = field(default_factory=dict)
-    command: tuple[str, ...] = ()
     machine_id: str = ""
     cards: tuple[Card, ...] = ()
     publish: tuple[str, ...] = ()
@@ -94,7 +93,6 @@ def parse(text: bytes) -> Mark:
             state_dir=Path(data["state_dir"]),
             id_map=IdRange(*map(int, data["id_map"])) if data["id_map"] else None,
             settings={str(key): str(value) for key, value in data["settings"].items()},
-            command=tuple(map(str, data["command"])),
             machine_id=str(data["machine_id"]),
             cards=tuple(Card(**card) for card in data["cards"]),
             publish=tuple(map(str, data["publish"])),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from triune.domain.operation import Progress
 from triune.services.images.bootdisk import make_disk
 from triune.services.images.customize import customize, installed
 from triune.services.images.digest import tree_sum
-from triune.services.images.manifest import Manifest, TreeFiles
+from triune.services.images.manifest import DiskFiles, Manifest, TreeFiles
 from triune.services.images.options import BuildOptions
 from triune.services.images.releases import Release, release
 from triune.services.images.rootfs import bootstrap
@@ -41,11 +41,10 @@ def build_image(store: ImageStore, name: str, options: BuildOptions, progress: P
         bootstrap(tree, chosen, options, store.cache / "apt" / chosen.suite, progress)
         packages = installed(tree)
         customize(tree, chosen, options, packages)
-        progress.step("digest", "computing the digest")
-        manifest = _manifest(work, chosen, options, packages, progress)
         progress.step("disk", "making the bootable disk")
         disk = make_disk(tree, work, chosen, options, cloud_init="cloud-init" in packages, progress=progress)
-        manifest = replace(manifest, disk=disk)
+        progress.step("digest", "computing the digest")
+        manifest = _manifest(work, chosen, options, packages, disk, progress)
         progress.step("publish", f"publishing {name}")
         store.publish(work, manifest)
     return manifest
@@ -58,17 +57,31 @@ def wanted_options(options: BuildOptions) -> dict[str, object]:
 
 
 def _manifest(
-    work: Path, chosen: Release, options: BuildOptions, packages: dict[str, str], progress: Progress
+    work: Path,
+    chosen: Release,
+    options: BuildOptions,
+    packages: dict[str, str],
+    disk: DiskFiles,
+    progress: Progress,
 ) -> Manifest:
     wanted = wanted_options(options)
-    total = tree_sum(work / TREE, progress, salt=json.dumps([chosen.name, wanted], sort_keys=True).encode())
+    # The disk follows from the tree and the options; what it is booted with is our own and changes with us.
+    booted = [disk.cmdline, *(_file_sum(work / name) for name in (disk.kernel, disk.initrd) if name)]
+    salt = json.dumps([chosen.name, wanted, booted], sort_keys=True).encode()
+    total = tree_sum(work / TREE, progress, salt=salt)
     return Manifest(
         name=chosen.name,
         digest=total.digest,
         created=datetime.now(UTC),
         source=f"built from {chosen.distribution} {chosen.suite}",
         tree=TreeFiles(path=TREE, init="/sbin/init", size=total.size, cloud_init="cloud-init" in packages),
+        disk=disk,
         command=("sleep", "infinity"),
         options=wanted,
         packages=packages,
     )
+
+
+def _file_sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -80,7 +80,7 @@ class Launcher:
         task.intend("instance", engine=engine.name, name=spec.name)
         nics = self._nics(spec, task)
         plan = LaunchPlan(
-            spec=spec,
+            spec=spec if _is_main(engine) else replace(spec, command=()),
             form=form,
             image=image,
             created=datetime.now(UTC),
@@ -91,7 +91,7 @@ class Launcher:
         engine.check(plan)
         task.step("create", f"creating {spec.name}")
         engine.create(plan, task)
-        self._record(plan)
+        self._record(spec, plan.created)
         if request.start:
             task.step("start", f"starting {spec.name}")
             engine.start(spec.name, task)
@@ -150,21 +150,24 @@ class Launcher:
             self._networks.publish(spec.name, nic.address, spec.publish)
         return (nic,)
 
-    def _record(self, plan: LaunchPlan) -> None:
-        spec = asdict(plan.spec)
-        value = {"engine": plan.spec.engine, "created": plan.created.isoformat(), "spec": spec}
-        self._store.commit([Put(INTENT + plan.spec.name, value)])
+    def _record(self, spec: InstanceSpec, created: datetime) -> None:
+        value = {"engine": spec.engine, "created": created.isoformat(), "spec": asdict(spec)}
+        self._store.commit([Put(INTENT + spec.name, value)])
 
     def _settle(self, request: LaunchRequest, engine: Engine, task: Task) -> None:
         spec = request.spec
-        # An OCI image's command is its main process: the engine has started it. A system runs it once it is up.
-        later = bool(spec.command) and engine.form_kind is not FormKind.OCI
+        later = bool(spec.command) and not _is_main(engine)
         if request.wait is WaitFor.READY or later:
             task.step("ready", f"waiting until {spec.name} is ready")
             engine.wait_ready(spec.name, request.timeout, task)
         if later:
             task.step("command", f"starting {spec.command[0]}")
             start_command(engine, spec)
+
+
+def _is_main(engine: Engine) -> bool:
+    """Whether a command is the instance's main process, as an OCI image's is. A system runs it once it is up."""
+    return engine.form_kind is FormKind.OCI
 
 
 def start_command(engine: Engine, spec: InstanceSpec) -> None:

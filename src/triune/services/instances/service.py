@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from triune.domain.errors import Conflict, NotFound, Unsupported
@@ -51,7 +52,11 @@ class Instances:
 
     def get(self, name: str) -> InstanceDetail:
         """Everything known of one instance. Raises NotFound."""
-        return self._inventory.get(name)
+        found = self._inventory.get(name)
+        entry = self._store.get(INTENT + name)
+        if entry is not None and not found.command:  # a system's command: its engine does not know of it
+            return replace(found, command=tuple(entry.value["spec"]["command"]))
+        return found
 
     def stats(self) -> Mapping[str, Stats]:
         """Counters of every running instance."""

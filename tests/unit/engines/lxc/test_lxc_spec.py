@@ -39,7 +39,6 @@ MARK = Mark(
     state_dir=Path("/state"),
     id_map=IdRange(1000000),
     settings={"idmap": "isolated"},
-    command=("sleep", "1"),
     machine_id="ab" * 16,
     cards=(CARD,),
     publish=("8080:80",),

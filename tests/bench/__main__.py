@@ -257,7 +257,7 @@ def conditions() -> str:
 
 def report(rows: list[Row]) -> str:
     head = (
-        "# Benchmarks\n\nMade by `make bench` (`python -m tests.bench.measure`). Medians; both sides of a ratio are\n"
+        "# Benchmarks\n\nMade by `make bench` (`python -m tests.bench`). Medians; both sides of a ratio are\n"
         "measured in turn in one run. Figures of another host differ; the ratios are what counts.\n\n"
         f"{datetime.now(UTC):%Y-%m-%d}, {conditions()}\nVMs run emulated or under KVM as `triune doctor` says.\n\n"
         "| what | Triune | the engine's own tool | ratio | budget | kept |\n|---|---|---|---|---|---|\n"
