@@ -11,6 +11,11 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Speed is shown by `make bench`, never by a timed test: a busy machine is no failure.
+settings.register_profile("triune", deadline=None)
+settings.load_profile("triune")
 
 LIVE = Path(__file__).parent / "live"
 EXEMPT = "hardware:"
