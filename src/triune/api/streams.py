@@ -30,6 +30,7 @@ HEARTBEAT = 15.0
 # Headers are sent after the first piece, or after this time: a source that fails at once is answered with its error.
 _PATIENCE = 1.0
 _AHEAD = 4
+_SETTLING = 5.0
 
 
 class Source(Protocol):
@@ -156,6 +157,10 @@ class _Subscribed:
         self._stopped = False
         self._subscription = triune.events.subscribe()
 
+    def heard(self) -> Event | None:
+        """The next event; None after some silence, when woken up, or when the rest was lost."""
+        return self._subscription.get(0 if self._subscription.lagged else HEARTBEAT)
+
     def stop(self) -> None:
         """Wake the thread and let it end."""
         self._stopped = True
@@ -192,7 +197,7 @@ class EventStream(_Subscribed):
                         if self._wanted(event):
                             yield message(event)
         while self._follow and not self._stopped:
-            heard = self._subscription.get(HEARTBEAT)
+            heard = self.heard()
             if heard is not None:
                 if heard.sequence > last and self._wanted(heard):
                     yield message(heard)
@@ -221,11 +226,13 @@ class OperationStream(_Subscribed):
         """SSE messages, each the whole operation."""
         while not self._stopped:
             found = self._triune.operations.get(self._operation)
-            yield _data(views.operation(found))
             if found.state.ended:
+                # Told only once its locks are free: the client's next request must not find it busy.
+                yield _data(views.operation(self._triune.operations.wait(self._operation, _SETTLING)))
                 return
+            yield _data(views.operation(found))
             while not self._stopped:
-                heard = self._subscription.get(HEARTBEAT)
+                heard = self.heard()
                 if heard is not None and heard.data.get("id") == self._operation:
                     break
                 if heard is None:

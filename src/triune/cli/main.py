@@ -12,6 +12,9 @@ _BROKEN_PIPE = 141
 def run() -> int:
     """Run the command line and return its exit code."""
     arguments = sys.argv[1:]
+    for stream in (sys.stdout, sys.stderr):
+        if stream.encoding.lower() != "utf-8":
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         code = _lean(arguments)
         if code is None:

@@ -123,12 +123,10 @@ KINDS: dict[str, type[TriuneError]] = {
 
 
 def from_dict(data: dict[str, Any]) -> TriuneError:
-    """Rebuild an error from `as_dict`; an unknown kind becomes `Failed`."""
+    """Rebuild an error from `as_dict`; an unknown kind becomes `Failed`. The dict may come from a stranger."""
     kind = KINDS.get(str(data.get("kind")), Failed)
+    error = kind(str(data.get("code", "failed")), str(data.get("message", "")), hint=str(data.get("hint", "")))
     details = data.get("details")
-    return kind(
-        str(data.get("code", "failed")),
-        str(data.get("message", "")),
-        hint=str(data.get("hint", "")),
-        **(details if isinstance(details, dict) else {}),
-    )
+    if isinstance(details, dict):
+        error.details = {str(key): value for key, value in details.items()}
+    return error

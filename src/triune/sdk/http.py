@@ -32,7 +32,7 @@ class Source:
     def until(self, mark: bytes, limit: int) -> bytes:
         """Everything before `mark`, which is consumed. Raises ProtocolError beyond `limit` bytes or at the end."""
         while (at := self._buffer.find(mark)) < 0:
-            if len(self._buffer) > limit:
+            if len(self._buffer) >= limit + len(mark):
                 raise ProtocolError(f"no end of line within {limit} bytes")
             more = self._receive(_PIECE)
             if not more:

@@ -18,7 +18,7 @@ from triune.sdk.transport import Transport, problem_fields
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from triune.sdk.websocket import WebSocket
+    from websockets.sync.client import ClientConnection
 
 SUBPROTOCOL = "triune.v1"
 # The largest message either side sends; the reader allows some more.
@@ -26,6 +26,8 @@ PIECE = 64 * 1024
 WINDOW = 2**20
 _MAX_MESSAGE = 2**20
 _PATIENCE = 30.0
+# A daemon whose output nobody reads any more does not answer a close.
+_CLOSING = 0.5
 
 
 class Channel(IntEnum):
@@ -44,7 +46,7 @@ class Session:
     returned None.
     """
 
-    def __init__(self, connection: WebSocket, where: str) -> None:
+    def __init__(self, connection: ClientConnection, where: str) -> None:
         self._connection = connection
         self._where = where
         self._window = threading.Condition()
@@ -119,11 +121,11 @@ class Session:
         self._connection.close()
 
     def _send(self, channel: Channel, data: bytes) -> None:
-        from triune.sdk.websocket import Closed
+        from websockets.exceptions import ConnectionClosed
 
         try:
             self._connection.send(bytes([channel]) + data)
-        except Closed as error:
+        except (ConnectionClosed, OSError) as error:
             raise self._broken(str(error)) from None
 
     def _end(self, data: bytes) -> int:
@@ -147,19 +149,30 @@ class Session:
 
 def connect(transport: Transport, path: str, command: Mapping[str, object]) -> Session:
     """Open a session at a path. Raises Unreachable or Denied where there is no daemon."""
-    from triune.sdk.websocket import Closed, WebSocket
+    from websockets.exceptions import WebSocketException
+    from websockets.sync.client import unix_connect
+    from websockets.typing import Subprotocol
 
     headers = {"Authorization": f"Bearer {transport.token}"} if transport.token else {}
-    connection = transport.connect(_PATIENCE)
     try:
-        opened = WebSocket(connection, path, subprotocol=SUBPROTOCOL, headers=headers, limit=_MAX_MESSAGE)
-        opened.send(json.dumps(dict(command)))
-    except Closed as error:
-        connection.close()
+        opening = unix_connect(
+            uri=f"ws://triune{path}",
+            sock=transport.connect(_PATIENCE),
+            subprotocols=[Subprotocol(SUBPROTOCOL)],
+            additional_headers=headers,
+            compression=None,
+            max_size=_MAX_MESSAGE,
+            ping_interval=None,
+            open_timeout=_PATIENCE,
+            close_timeout=_CLOSING,
+        )
+        # Entered, as the library asks for; the session's `close` takes the part of leaving.
+        connection = opening.__enter__()
+        connection.send(json.dumps(dict(command)))
+    except (WebSocketException, OSError) as error:
         raise Unreachable(
             "session_refused",
             f"the daemon at {transport.socket_path} opened no session: {error}",
             hint="See whether it runs and is of the same version: triune version",
         ) from None
-    connection.settimeout(None)
-    return Session(opened, path)
+    return Session(connection, path)

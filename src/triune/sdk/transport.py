@@ -55,7 +55,7 @@ class Transport:
         `body` is bytes, or pieces of together `length` bytes. `timeout` bounds each wait for the server, in seconds.
         Raises Unreachable, Denied, or what the server says (4xx, 5xx).
         """
-        connection = self._connect(timeout)
+        connection = self.connect(timeout)
         size = length if length is not None else len(body) if isinstance(body, bytes) else 0
         fields = self.headers() | dict(headers or {})
         if size or method not in ("GET", "DELETE"):
@@ -95,11 +95,8 @@ class Transport:
         except (OSError, ProtocolError, ValueError, RecursionError) as error:
             raise self._silent(error) from None
 
-    def reachable(self) -> None:
-        """Connect once. Raises Unreachable or Denied."""
-        self._connect(_TIMEOUT).close()
-
-    def _connect(self, timeout: float | None) -> socket.socket:
+    def connect(self, timeout: float | None) -> socket.socket:
+        """A connection to the daemon. Raises Unreachable or Denied."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(timeout)
         try:
@@ -139,9 +136,7 @@ def segment(name: str, *, slash: bool = False) -> str:
 
 
 def _socket_path(host: str) -> str:
-    if host.startswith("unix:"):
-        path = host.removeprefix("unix:")
-        host = path.removeprefix("//") if path.startswith("///") else path
+    host = host.removeprefix("unix://") if host.startswith("unix://") else host.removeprefix("unix:")
     if not host.startswith(("/", "./", "../")) or "\0" in host:
         from triune.domain.errors import Invalid
 
@@ -211,7 +206,5 @@ def problem_fields(data: object, status: int = 500) -> dict[str, Any]:
         "code": fields.get("code") or "http_error",
         "message": fields.get("detail") or f"the daemon answered with status {status}",
         "hint": fields.get("hint") or "",
-        "details": {str(key): value for key, value in details.items()}
-        if isinstance(details := fields.get("details"), dict)
-        else {},
+        "details": fields.get("details"),
     }

@@ -1,0 +1,117 @@
+"""A daemon in this process: fake engines, networks on paper, the real server on a unix socket."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tests.api.fakes import FakeNetworks
+from triune.api.server import make_server, open_socket
+from triune.app import Settings, Triune
+from triune.engines.fake.engine import FakeEngine
+from triune.engines.registry import EngineSettings
+from triune.sdk import Client
+from triune.services.images.manifest import DiskFiles, Manifest, TreeFiles
+from triune.services.images.store import ImageStore
+
+ENGINES = ("lxc", "kvm", "docker")
+TRIUNE = Path(sys.executable).with_name("triune")
+
+
+def add_image(data: Path, name: str = "debian/12") -> None:
+    """An image with a disk and a tree, as far as the fake engines look at them."""
+    store = ImageStore(data / "images")
+    store.prepare()
+    digest = name.encode().hex().ljust(64, "0")[:64]
+    folder = store.folder(digest)
+    (folder / "private" / "tree").mkdir(parents=True)
+    (folder / "disk.qcow2").touch()
+    manifest = Manifest(
+        name=name,
+        digest=digest,
+        created=datetime.now(UTC),
+        source="made by a test",
+        tree=TreeFiles(path="private/tree", init="/sbin/init", size=220 << 20),
+        disk=DiskFiles(path="disk.qcow2", format="qcow2", virtual_size=10 << 30, size=300 << 20, agent=True),
+    )
+    (folder / "manifest.json").write_bytes(manifest.to_json())
+    store.set_name(name, digest)
+
+
+class House:
+    """`client` speaks to it; `triune` is what it serves; `run` starts the command line against it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.socket = folder / "triune.sock"
+        data = folder / "data"
+        add_image(data)
+        self.settings = Settings(
+            data=data,
+            socket=self.socket,
+            group="no-such-group",
+            engines=EngineSettings(state_dir=data / "instances", enabled=ENGINES, fake=ENGINES),
+        )
+        self.triune = Triune(self.settings, make_networks=FakeNetworks)  # type: ignore[arg-type]
+        self.triune.start()
+        self.server = make_server(self.triune)
+        listener = open_socket(self.socket, self.settings.group)
+        self._thread = threading.Thread(target=self.server.run, args=([listener],), name="server")
+        self._thread.start()
+        self.client = Client(str(self.socket))
+        deadline = time.monotonic() + 10
+        while not self.server.started and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """Of commands that are to speak to it."""
+        return {**os.environ, "TRIUNE_HOST": str(self.socket), "NO_COLOR": "1"}
+
+    def engine(self, name: str) -> FakeEngine:
+        """One of its engines."""
+        engine = self.triune.engines[name]
+        assert isinstance(engine, FakeEngine)
+        return engine
+
+    def launch(self, name: str, engine: str = "lxc", image: str = "", **request: Any) -> None:
+        """Launch through the API and wait."""
+        image = image or ("docker:nginx" if engine == "docker" else "debian/12")
+        operation = self.client.instances.launch(name=name, image=image, engine=engine, **request)
+        self.client.operations.result(operation["id"], timeout=10)
+
+    def clear(self) -> None:
+        """Remove all instances and bring all engines up."""
+        for operation in self.triune.operations.list(running=True):
+            self.triune.operations.wait(operation.id, 10)
+        for engine in ENGINES:
+            self.engine(engine)._down = False
+            self.engine(engine).latency = 0.0
+            for row in self.engine(engine).list():
+                self.engine(engine).delete(row.name)
+        for key in self.triune.instances.intents():
+            self.triune.instances._forget(key)
+
+    def run(self, *argv: str, stdin: bytes = b"", timeout: float = 20) -> subprocess.CompletedProcess[bytes]:
+        """Run `triune …` against it."""
+        return command(argv, env=self.env, stdin=stdin, timeout=timeout)
+
+    def close(self) -> None:
+        """End it."""
+        self.server.stop()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        self.triune.close()
+
+
+def command(
+    argv: Sequence[str], *, env: dict[str, str], stdin: bytes = b"", timeout: float = 20
+) -> subprocess.CompletedProcess[bytes]:
+    """Run `triune …`."""
+    return subprocess.run([str(TRIUNE), *argv], env=env, input=stdin, capture_output=True, timeout=timeout, check=False)
