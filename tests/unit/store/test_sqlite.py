@@ -70,7 +70,9 @@ def test_expecting_absence_lets_only_one_of_many_win(store: SqliteStore) -> None
     prefix=st.text(alphabet="ab/%_", max_size=2),
     limit=st.integers(1, 5),
 )
-def test_scan_pages_like_a_sorted_list(tmp_path_factory: pytest.TempPathFactory, keys: list[str], prefix: str, limit: int) -> None:
+def test_scan_pages_like_a_sorted_list(
+    tmp_path_factory: pytest.TempPathFactory, keys: list[str], prefix: str, limit: int
+) -> None:
     store = SqliteStore(tmp_path_factory.mktemp("scan") / "db")
     try:
         store.commit([Put(key, {}) for key in keys])
