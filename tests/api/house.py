@@ -93,8 +93,7 @@ class House:
         for engine in ENGINES:
             self.engine(engine)._down = False
             self.engine(engine).latency = 0.0
-            for row in self.engine(engine).list():
-                self.engine(engine).delete(row.name)
+            self.engine(engine)._instances.clear()
         for key in self.triune.instances.intents():
             self.triune.instances._forget(key)
 

@@ -29,12 +29,21 @@ class Progress(AbstractContextManager["Progress"]):
         self._steps = steps
         self._bars: Bars | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._told: dict[str, str] = {}
+        self._seen: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def of(self, name: str) -> Callable[[OperationRow], None]:
         """What to give to `operations.wait` as `progress`."""
-        return lambda operation: self.update(name, operation["text"], operation["fraction"])
+
+        def told(operation: OperationRow) -> None:
+            if self._live:
+                self.update(name, operation["text"], operation["fraction"])
+                return
+            for step in operation["steps"][self._seen.get(name, 0) :]:
+                self.update(name, step["text"])
+            self._seen[name] = len(operation["steps"])
+
+        return told
 
     def update(self, name: str, text: str, fraction: float | None = None) -> None:
         """Tell how far it is."""
@@ -44,8 +53,7 @@ class Progress(AbstractContextManager["Progress"]):
         with self._lock:
             if self._live:
                 self._draw(name, line, fraction)
-            elif self._steps and self._told.get(name) != line and fraction is None:
-                self._told[name] = line
+            elif self._steps:
                 print(f"{name}: {line}", file=sys.stderr, flush=True)
 
     def print(self, text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -101,8 +102,12 @@ def root() -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run a command line; returns the exit code. Errors other than those of usage are raised."""
+    if "_TRIUNE_COMPLETE" in os.environ:
+        root.main(list(arguments), prog_name="triune")
     try:
-        done = root.main(list(arguments), prog_name="triune", standalone_mode=False)
+        # Not `root.main`: it has its own way with interrupts and broken pipes.
+        with root.make_context("triune", list(arguments)) as context:
+            done = root.invoke(context)
     except click.exceptions.Exit as ended:
         return int(ended.exit_code)
     except click.exceptions.NoArgsIsHelpError as wrong:
@@ -112,7 +117,6 @@ def main(arguments: Sequence[str]) -> int:
         _usage(wrong)
         return 2
     except click.Abort:
-        print(file=sys.stderr)
         return 130
     except click.ClickException as wrong:
         print(f"error: {clean(wrong.format_message())}", file=sys.stderr)

@@ -116,7 +116,7 @@ def _raw() -> Iterator[None]:
         return
     before = termios.tcgetattr(0)
     try:
-        tty.setraw(0)
+        tty.setraw(0, termios.TCSADRAIN)  # what was typed ahead is the guest's, not to be lost
         yield
     finally:
         termios.tcsetattr(0, termios.TCSADRAIN, before)
