@@ -48,8 +48,16 @@ def _stop(program: str, unit: str) -> list[str]:
         subprocess.run(["systemctl", "stop", unit, f"{unit}.socket"], check=True)
     else:
         os.kill(pid, signal.SIGTERM)
-        _wait(lambda: not Path(f"/proc/{pid}").exists())
+        _wait(lambda: _ended(pid))
     return argv
+
+
+def _ended(pid: int) -> bool:
+    """Gone, or a zombie: one that an earlier restart here started is our child."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
 
 
 def _start(argv: list[str], unit: str) -> None:
