@@ -22,7 +22,16 @@ DOMAIN = "tritest.internal"
 class Daemon:
     """Start, kill and ask a daemon. Everything it makes is under one folder and under names of its own."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(
+        self,
+        data: Path,
+        *,
+        bridge: str = BRIDGE,
+        table: str = TABLE,
+        domain: str = DOMAIN,
+        candidates: Sequence[str] = ("10.93.0.0/16", "10.94.0.0/16"),
+    ) -> None:
+        """Two daemons at a time need all of it different."""
         self.data = data
         self.socket = data / "triune.sock"
         self.log = data / "daemon.log"
@@ -31,10 +40,18 @@ class Daemon:
         config = data / "triune.toml"
         config.write_text(
             f'data = "{data}"\nsocket = "{self.socket}"\n\n[network]\n'
-            f'name = "{BRIDGE}"\ntable = "{TABLE}"\ndomain = "{DOMAIN}"\nlabel = "{TABLE}"\n'
-            f'folder = "{data}/network"\ncandidates = ["10.93.0.0/16", "10.94.0.0/16"]\n'
+            f'name = "{bridge}"\ntable = "{table}"\ndomain = "{domain}"\nlabel = "{table}"\n'
+            f'folder = "{data}/network"\ncandidates = {json.dumps(list(candidates))}\n'
         )
         self.env = {**os.environ, "TRIUNE_CONFIG": str(config), "TRIUNE_HOST": str(self.socket), "NO_COLOR": "1"}
+
+    def __enter__(self) -> Daemon:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Also when a fixture failed half-way: the next module needs the data folder.
+        self.kill()
 
     def start(self, crash_at: str = "") -> None:
         """Start it and wait until it answers."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.contract.adapters import TESTS, DockerAdapter, busybox_tar
+from tests.live.registry import GOOD, free_port, serve
 from triune.domain.errors import Cancelled, Conflict, Denied, Failed, Invalid, NotFound, Unreachable
 from triune.domain.operation import Silent
 from triune.engines.base import Credentials, OciStore
@@ -21,20 +22,11 @@ from triune.engines.docker.engine import DockerEngine
 
 pytestmark = [pytest.mark.live, pytest.mark.docker]
 
-GOOD = Credentials(username="tdoc", password="correct horse")
-# bcrypt of the above; the registry takes no other kind of hash.
-HTPASSWD = "tdoc:$2y$05$jYXvj5PPhLR/zJlDt8atZ.4PfW47e4E0fAQWRR2WQQz0tSVD9ftjW\n"
-
 
 def docker(*argv: str) -> str:
     done = subprocess.run(["/usr/bin/docker", *argv], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -47,32 +39,6 @@ def store() -> Iterator[OciStore]:
     for reference in left:
         if "tdoc" in reference:
             engine.oci.remove(reference)
-
-
-def serve(folder: Path, data: Path, *, private: bool) -> tuple[subprocess.Popen[bytes], str]:
-    port = free_port()
-    lines = [
-        "version: 0.1",
-        f"storage: {{filesystem: {{rootdirectory: {data}}}}}",
-        f'http: {{addr: "127.0.0.1:{port}"}}',
-    ]
-    if private:
-        (folder / "htpasswd").write_text(HTPASSWD)
-        lines.append(f"auth: {{htpasswd: {{realm: tdoc, path: {folder / 'htpasswd'}}}}}")
-    config = folder / f"registry-{port}.yml"
-    config.write_text("\n".join(lines) + "\n")
-    process = subprocess.Popen(
-        ["docker-registry", "serve", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        else:
-            return process, f"127.0.0.1:{port}"
 
 
 @pytest.fixture(scope="module")
