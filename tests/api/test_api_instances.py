@@ -31,7 +31,8 @@ def test_a_life(house: House) -> None:
     detail = client.instances.get("web")
     assert detail["settings"] == {"log": "one|two"}
     assert {key: detail[key] for key in row} == row
-    for action, state in (("pause", "paused"), ("resume", "running"), ("stop", "stopped"), ("start", "running"), ("restart", "running")):  # fmt: skip
+    actions = {"pause": "paused", "resume": "running", "stop": "stopped", "start": "running", "restart": "running"}
+    for action, state in actions.items():
         operation = getattr(client.instances, action)("web")
         assert operation["resource"] == "instances/web"
         assert client.operations.wait(operation["id"])["state"] == "done"

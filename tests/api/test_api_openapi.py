@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,8 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.api.house import House
 from triune.api.app import create_app
+from triune.api.schemas import Problem
+from triune.domain.errors import KINDS
 
 
 def document(house: House) -> dict[str, Any]:
@@ -139,3 +142,11 @@ def test_generated_requests_never_break_it(house: House, operation: str) -> None
             case.validate_response(response, checks=CHECKS)
 
     run()
+
+
+def test_every_resource_is_in_the_manual() -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "API.md").read_text()
+    for path in _OPENAPI["paths"]:
+        assert path.removesuffix("/start") in manual or f"`{path.rpartition('/')[2]}`" in manual, path
+    for word in (*Problem.model_fields, *KINDS, "Last-Event-ID", "If-Match", "Idempotency-Key", "triune.v1"):
+        assert word in manual, word

@@ -26,7 +26,7 @@ def test_history_pages_and_stays(house: House) -> None:
     assert house.client.operations.list(running=True) == []
     one = house.client.operations.get(found[0]["id"])
     assert one["state"] == "done"
-    assert [step["name"] for step in one["steps"]][0] == "image"
+    assert next(step["name"] for step in one["steps"]) == "image"
     with pytest.raises(Conflict):
         house.client.operations.cancel(one["id"])
 

@@ -77,7 +77,7 @@ def show(name: str, form: str) -> None:
 @_image
 @click.option("--package", "packages", metavar="NAME", multiple=True, help="A further package in it.")
 @click.option("--size", metavar="SIZE", help="Size of the disk, like 10GiB.")
-@click.option("--kernel", type=click.Choice(["cloud", "generic"]), default="cloud", show_default=True)
+@click.option("--kernel", type=click.Choice(["cloud", "generic"]), default="cloud", show_default=True, help="For VMs.")
 @click.option(
     "--hostname-from-instance/--fixed-hostname", default=True, help="Instances are named by their name, or not."
 )
@@ -123,7 +123,9 @@ def pull(reference: str, username: str | None, password_stdin: bool) -> None:
     "--format", "form", metavar="FORMAT", help="qcow2, vmdk, raw, iso, tree or oci (default: as the file says)."
 )
 @click.option("--sha256", metavar="HEX", help="The sum that the file must have.")
-@click.option("--firmware", type=click.Choice(["bios", "uefi"]), default="bios", show_default=True)
+@click.option(
+    "--firmware", type=click.Choice(["bios", "uefi"]), default="bios", show_default=True, help="It boots with."
+)
 @click.option("--agent", is_flag=True, help="The system on the disk has the QEMU guest agent.")
 @click.option("--cloud-init", is_flag=True, help="The system has cloud-init.")
 @click.option("--replace", is_flag=True, help="Take the name from another image.")

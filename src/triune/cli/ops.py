@@ -31,7 +31,9 @@ def ops() -> None:
 @formatted
 @click.option("-q", "--quiet", is_flag=True, help="Print only the ids.")
 @click.option("--running", is_flag=True, help="Only those that have not ended.")
-@click.option("-n", "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, metavar="N")
+@click.option(
+    "-n", "--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, metavar="N", help="How many."
+)
 def list_operations(form: str, quiet: bool, running: bool, limit: int) -> None:
     """List operations, newest first."""
     rows = Client().operations.list(limit=limit, running=running)

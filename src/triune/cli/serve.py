@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from triune.domain.errors import Failed, TriuneError
+from triune.domain.errors import Conflict, Failed, TriuneError
 from triune.sdk import Client
 
 _PID_FILE = Path("/run/triune/triune.pid")
@@ -67,17 +67,26 @@ def _detach(socket: Path, pid_file: Path, log_file: Path, verbose: bool) -> None
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
         if child.poll() is not None:
-            raise Failed(
+            kind = Conflict if child.returncode == Conflict.exit_code else Failed
+            raise kind(
                 "daemon_ended",
                 f"the daemon ended at once: {_last(log_file, begin)}",
                 hint=f"See its log: {log_file}",
                 status=child.returncode,
             )
-        if _answers(socket):
+        # Its process file is written once it has the data folder: until then another daemon may answer.
+        if _runs(pid_file, child.pid) and _answers(socket):
             print(f"the daemon runs (process {child.pid}), listening at {socket}")
             return
         time.sleep(0.05)
     raise Failed("daemon_silent", f"the daemon did not answer within {_PATIENCE:g} s", hint=f"See its log: {log_file}")
+
+
+def _runs(pid_file: Path, pid: int) -> bool:
+    try:
+        return pid_file.read_text().strip() == str(pid)
+    except OSError:
+        return False
 
 
 def _answers(socket: Path) -> bool:
