@@ -18,15 +18,14 @@ PREFIX = "tcrash-"
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
-    daemon = Daemon(CACHE / "data")
-    daemon.start()
-    built_image(daemon)
-    daemon.remove_all(PREFIX)
-    yield daemon
-    daemon.kill()
-    daemon.start()
-    daemon.remove_all(PREFIX)
-    daemon.stop()
+    with Daemon(CACHE / "data") as daemon:
+        built_image(daemon)
+        daemon.remove_all(PREFIX)
+        yield daemon
+        daemon.kill()
+        daemon.start()
+        daemon.remove_all(PREFIX)
+        daemon.stop()
 
 
 def crash_points(daemon: Daemon, name: str, kind: str) -> list[str]:

@@ -23,24 +23,25 @@ pytestmark = [
 ]
 
 NAMES = {engine: f"tdir-{engine}" for engine in ENGINES}
+SERVE = "mkdir -p /srv/www && hostname > /srv/www/index.html && exec busybox httpd -f -p 80 -h /srv/www"
 PORTS = {engine: 18880 + number for number, engine in enumerate(ENGINES)}
 
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
-    daemon = Daemon(CACHE / "data")
-    daemon.start()
-    built_image(daemon)
-    daemon.remove_all("tdir-")
-    serve = "mkdir -p /srv/www && hostname > /srv/www/index.html && exec busybox httpd -f -p 80 -h /srv/www"
-    for engine, name in NAMES.items():
-        options = ["--publish", f"{PORTS[engine]}:80"]
-        if engine == "docker":
-            options += ["--set", "restart=unless-stopped"]
-        daemon.launch(IMAGE, name, engine, *options, command=("sh", "-c", serve))
-    yield daemon
-    daemon.remove_all("tdir-")
-    daemon.stop()
+    with Daemon(CACHE / "data") as daemon:
+        built_image(daemon)
+        daemon.remove_all("tdir-")
+        try:
+            for engine, name in NAMES.items():
+                options = ["--publish", f"{PORTS[engine]}:80"]
+                if engine == "docker":
+                    options += ["--set", "restart=unless-stopped"]
+                daemon.launch(IMAGE, name, engine, *options, command=("sh", "-c", SERVE))
+            yield daemon
+        finally:
+            daemon.remove_all("tdir-")
+        daemon.stop()
 
 
 def fetch_inside(daemon: Daemon, name: str, url: str) -> str:

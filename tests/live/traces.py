@@ -47,9 +47,7 @@ def traces(daemon: Daemon, prefix: str) -> dict[str, set[str]]:
         "ports": {line.split()[1] for line in _lines("ip", "-o", "link", "show", "master", BRIDGE)},
         "rules": _rules(),
         "hosts": {line for line in Path("/etc/hosts").read_text().splitlines() if prefix in line},
-        "names": {
-            line for root in ("hosts", "dhcp") for line in _lines("grep", "-rl", prefix, f"{daemon.data}/{root}")
-        },
+        "names": set(_lines("grep", "-rl", prefix, f"{daemon.data}/network")),
         "processes": {
             line for line in _lines("ps", "-eo", "args") if prefix in line and ("qemu" in line or "lxc" in line)
         },
