@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import time
 import urllib.error
@@ -93,12 +94,18 @@ def _ensure(client: Client, name: str, progress: Progress) -> None:
 def _serve(client: Client, name: str) -> None:
     page = f"<!doctype html><title>{name}</title><p>{html.escape(page_text(name))}</p>\n"
     _retried(lambda: _run(client, name, ["sh", "-c", _WRITE], page.encode()))
+    _retried(lambda: _own_page(client, name))
+
+
+def _own_page(client: Client, name: str) -> str:
     try:
-        fetch(client, name, "127.0.0.1")
+        return fetch(client, name, "127.0.0.1")
     except TriuneError:
-        # It was stopped since its launch, and what its system started for the launch is gone with that.
-        _run(client, name, ["sh", "-c", _SERVE_AGAIN], b"")
-        _retried(lambda: fetch(client, name, "127.0.0.1"))
+        # If it was stopped since its launch, what its system started for the launch is gone with that. Where the
+        # server is only about to listen, this one ends because the port is taken.
+        with contextlib.suppress(TriuneError):
+            _run(client, name, ["sh", "-c", _SERVE_AGAIN], b"")
+        raise
 
 
 def page_text(name: str) -> str:
