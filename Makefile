@@ -61,7 +61,7 @@ up: setup ## From a fresh machine to a VM, a system and an app container that kn
 
 .PHONY: down
 down: ## Remove the demo, and nothing else
-	@$(BIN)/triune demo down
+	@$(BIN)/triune demo down --yes
 
 # --- what contributors want ------------------------------------------------------------------------------------
 
