@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from triune.cli.text import clean
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.progress import Progress as Bars
-    from rich.progress import TaskID
+    from rich.progress import Task, TaskID
 
     from triune.sdk.types import OperationRow
 
@@ -83,14 +84,23 @@ class Progress(AbstractContextManager["Progress"]):
     def _started(self) -> Bars:
         if self._bars is None:
             from rich.console import Console
-            from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+            from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
             from rich.progress import Progress as Bars
+            from rich.text import Text
+
+            class Share(ProgressColumn):
+                """A bar where it is known how much is left; nothing else than the spinner where it is not."""
+
+                bar = BarColumn(bar_width=24)
+
+                def render(self, task: Task) -> RenderableType:
+                    return Text() if task.total is None else self.bar.render(task)
 
             self._bars = Bars(
                 SpinnerColumn(),
                 TextColumn("{task.fields[title]}", style="bold", markup=False),
                 TextColumn("{task.description}", markup=False),
-                BarColumn(bar_width=24),
+                Share(),
                 TimeElapsedColumn(),
                 console=Console(stderr=True),
                 transient=True,

@@ -41,15 +41,17 @@ def show(name: str, form: str) -> None:
         return
     colour = colours(sys.stdout)
     for key, value in _lines(found):
-        if not key:
-            print(f"\n{paint(value, 'bold', colour)}")
-            continue
         text = clean(value)
-        print(f"{key + ':':<13}{paint(text, state_colour(found), colour) if key == 'State' else text}")
+        print(f"{key + ':':<11}{paint(text, state_colour(found), colour) if key == 'State' else text}")
+    for title, facts in _sections(found):
+        print(f"\n{paint(title, 'bold', colour)}")
+        size = max(len(key) for key, _ in facts) + 1
+        for key, value in facts:
+            print(f"  {clean(key) + ':':<{size}} {clean(value)}")
 
 
 def _lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(label, value); a line without a label is a heading."""
+    """The plain facts."""
     cpus = found["cpus"]
     yield "Name", found["name"]
     yield "Engine", engine(found)
@@ -63,31 +65,34 @@ def _lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Uptime", format_duration(found["uptime_s"])
     yield "Restarts", "-" if found["restarts"] is None else str(found["restarts"])
     yield "CPUs", "no limit" if cpus is None else f"{cpus:g}"
-    limit = "no limit" if found["memory_bytes"] is None else format_size(found["memory_bytes"])
-    yield "Memory", f"{format_size(found['memory_used_bytes'])} of {limit}"
+    used = format_size(found["memory_used_bytes"])
+    limit = found["memory_bytes"]
+    yield "Memory", f"{used} (no limit)" if limit is None else f"{used} (limit {format_size(limit)})"
     yield "Disk", format_size(found["disk_used_bytes"])
     yield "Kernel", found["kernel"] or "-"
     if found["command"]:
         yield "Command", " ".join(found["command"])
-    yield from _section("Isolation", [found["isolation"]])
-    yield from _section("Network", found["network"])
-    yield from _section("Devices", found["devices"])
-    yield from _section("Settings", [found["settings"]])
 
 
-def _section(title: str, items: list[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    items = [item for item in items if item]
-    if not items:
-        return
-    yield "", title
-    if len(items) == 1:
-        for key, value in items[0].items():
-            yield f"  {key}", _value(value)
-        return
-    for item in items:
-        named = str(item.get("type") or item.get("interface") or item.get("network") or "-")
-        rest = ", ".join(f"{key} {_value(value)}" for key, value in item.items() if value not in (None, "", [], named))
-        yield f"  {named}", rest
+def _sections(found: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """(title, facts) of what comes in groups; a group of several things has a line for each."""
+    for title, items in (
+        ("Isolation", [found["isolation"]]),
+        ("Network", found["network"]),
+        ("Devices", found["devices"]),
+        ("Settings", [found["settings"]]),
+    ):
+        there = [item for item in items if item]
+        if len(there) == 1:
+            yield title, [(key, _value(value)) for key, value in there[0].items()]
+        elif there:
+            yield title, [_line(item) for item in there]
+
+
+def _line(item: Mapping[str, Any]) -> tuple[str, str]:
+    named = str(item.get("type") or item.get("interface") or item.get("network") or "-")
+    rest = {key: value for key, value in item.items() if value not in (None, "", [], named)}
+    return named, ", ".join(f"{key} {_value(value)}" for key, value in rest.items())
 
 
 def _value(value: Any) -> str:

@@ -61,6 +61,7 @@ def bring_up(client: Client, progress: Progress) -> Outcome:
             progress.update(name, "serving its page")
             _serve(client, name)
             details[name] = client.instances.get(name)
+            progress.print(f"{name} serves its page")
         except TriuneError as error:
             errors[name] = error
         progress.done(name)
