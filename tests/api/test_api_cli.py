@@ -429,6 +429,22 @@ def test_an_interrupted_launch_is_cancelled(house: House) -> None:
     assert text(house.run("list", "-q")) == ""
 
 
+def test_an_interrupted_stop_goes_on_in_the_daemon(house: House) -> None:
+    house.launch("web", settings={"stop": "ignored"})
+    argv = [str(TRIUNE), "stop", "web", "--timeout", "3", "--force"]
+    with subprocess.Popen(argv, env=house.env, stderr=subprocess.PIPE) as process:
+        wait_until(lambda: house.triune.operations.list(running=True))
+        time.sleep(0.2)
+        begun = time.perf_counter()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+        assert time.perf_counter() - begun < 1
+        assert process.stderr is not None
+        assert b"goes on in the daemon" in process.stderr.read()
+    operation = house.triune.operations.list(running=True)[0]
+    assert house.client.operations.wait(operation.id)["state"] == "done"
+
+
 def test_nothing_waits_for_ever_for_a_daemon_that_goes_away(house: House, tmp_path: Path) -> None:
     other = House(tmp_path)
     other.launch("web")

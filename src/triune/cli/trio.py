@@ -8,10 +8,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from triune.cli.parallel import at_once
 from triune.cli.progress import Progress
 from triune.domain.errors import Conflict, Failed, NotFound, TriuneError
 from triune.sdk import Client
@@ -66,8 +66,7 @@ def bring_up(client: Client, progress: Progress) -> Outcome:
             errors[name] = error
         progress.done(name)
 
-    with ThreadPoolExecutor(len(TRIO)) as pool:
-        list(pool.map(one, TRIO))
+    at_once(list(TRIO), one)
     return Outcome({name: details[name] for name in TRIO if name in details}, errors)
 
 
@@ -126,8 +125,7 @@ def fetch_all(client: Client, names: Sequence[str]) -> Mapping[tuple[str, str], 
             return error.message
         return "" if page_text(target) in html.unescape(text) else "another page came"
 
-    with ThreadPoolExecutor(6) as pool:
-        return dict(zip(pairs, pool.map(one, pairs), strict=True))
+    return dict(zip(pairs, at_once(pairs, one, limit=6), strict=True))
 
 
 def fetch(client: Client, source: str, target: str) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from triune.cli.parallel import at_once
 from triune.cli.problems import tell
 from triune.cli.progress import Progress
 from triune.domain.errors import TriuneError
@@ -18,8 +18,6 @@ from triune.sdk.operations import outcome
 
 if TYPE_CHECKING:
     from triune.sdk.types import OperationRow
-
-_AT_ONCE = 16
 
 
 def finish(client: Client, operation: OperationRow, name: str, *, cancel: bool = True) -> Any:
@@ -44,9 +42,12 @@ def each(names: Sequence[str], action: Callable[[Client, str], OperationRow], do
     """Do something with several instances at once; report each; return the worst exit code."""
     client = Client()
     unique = list(dict.fromkeys(names))
-    with Progress(steps=False) as progress, ThreadPoolExecutor(min(_AT_ONCE, len(unique))) as pool:
-        codes = list(pool.map(lambda name: _one(client, name, action, done, progress), unique))
-    return max(codes)
+    try:
+        with Progress(steps=False) as progress:
+            return max(at_once(unique, lambda name: _one(client, name, action, done, progress)))
+    except KeyboardInterrupt:
+        print("what was asked for goes on in the daemon: triune ops list --running", file=sys.stderr)
+        raise
 
 
 def _one(
