@@ -104,6 +104,7 @@ class ImportFields(Body):
     firmware: Annotated[str, Field(max_length=20, description="bios or uefi")] = "bios"
     agent: bool = False
     cloud_init: bool = False
+    max_size: Annotated[Size | None, Field(description="Largest disk or tree it may become; left out: 4 TiB")] = None
     replace: bool = False
 
 
@@ -304,6 +305,9 @@ class Image(BaseModel):
     size: int
     forms: dict[str, dict[str, Any]]
     used_by: list[str]
+    sha256: Annotated[str, Field(description="Of the file it was imported from, else empty")]
+    packages: Annotated[int, Field(description="How many are installed; 0: unknown")]
+    notes: list[str]
 
 
 class ImageList(BaseModel):

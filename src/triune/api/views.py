@@ -131,6 +131,9 @@ def image(found: Image) -> dict[str, Any]:
         "size": found.size,
         "forms": {kind.value: _form(form, found.form_sizes.get(kind)) for kind, form in found.forms.items()},
         "used_by": list(found.used_by),
+        "sha256": found.sha256,
+        "packages": found.packages,
+        "notes": list(found.notes),
     }
 
 

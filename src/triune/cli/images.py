@@ -62,6 +62,9 @@ def show(name: str, form: str) -> None:
         ("Source", found["source"]),
         ("Size", format_size(found["size"])),
         ("Used by", ", ".join(found["used_by"]) or "-"),
+        *([("Packages", str(found["packages"]))] if found["packages"] else []),
+        *([("SHA-256", found["sha256"])] if found["sha256"] else []),
+        *(("Note", note) for note in found["notes"]),
     ]
     for label, value in lines:
         print(f"{label + ':':<10}{clean(value)}")
@@ -77,9 +80,17 @@ def show(name: str, form: str) -> None:
 @_image
 @click.option("--package", "packages", metavar="NAME", multiple=True, help="A further package in it.")
 @click.option("--size", metavar="SIZE", help="Size of the disk, like 10GiB.")
-@click.option("--kernel", type=click.Choice(["cloud", "generic"]), default="cloud", show_default=True, help="For VMs.")
 @click.option(
-    "--hostname-from-instance/--fixed-hostname", default=True, help="Instances are named by their name, or not."
+    "--kernel",
+    type=click.Choice(["cloud", "generic"]),
+    default="cloud",
+    show_default=True,
+    help="For VMs: virtio only, or every driver.",
+)
+@click.option(
+    "--hostname-from-instance/--fixed-hostname",
+    default=True,
+    help="VMs and system containers have their instance's name inside, or all the same.",
 )
 @click.option("--mirror", metavar="URL", help="Another archive of packages.")
 @click.option("--sources", metavar="FILE", help="Another sources file for apt.")
@@ -128,12 +139,13 @@ def pull(reference: str, username: str | None, password_stdin: bool) -> None:
 )
 @click.option("--agent", is_flag=True, help="The system on the disk has the QEMU guest agent.")
 @click.option("--cloud-init", is_flag=True, help="The system has cloud-init.")
+@click.option("--max-size", metavar="SIZE", help="Largest disk or tree it may become (default: 4TiB).")
 @click.option("--replace", is_flag=True, help="Take the name from another image.")
 @click.option("--upload", is_flag=True, help="Send the file to the daemon instead of its path.")
-def import_image(file: str, name: str, form: str | None, upload: bool, **options: Any) -> None:
+def import_image(file: str, name: str, form: str | None, max_size: str | None, upload: bool, **options: Any) -> None:
     """Import a disk (qcow2, vmdk, raw), an installer (iso), a root tree (tar) or an OCI archive."""
     path = Path(file).absolute()
-    given = {"format": form, **options}
+    given = {"format": form, "max_size": None if max_size is None else parse_size(max_size), **options}
     if not upload:
         _make("imported", name, lambda client: client.images.import_path(name, str(path), **given))
         return

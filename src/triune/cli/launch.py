@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from triune.cli.installer import installer_image
 from triune.cli.options import Duration, complete_engines, complete_images, complete_networks, pairs
 from triune.cli.text import clean
 from triune.cli.waiting import finish
@@ -19,8 +20,8 @@ _MOST_USER_DATA = 2**20
 
 
 @click.command()
-@click.argument("image", shell_complete=complete_images)
-@click.argument("name")
+@click.argument("image", metavar="[IMAGE]", shell_complete=complete_images)
+@click.argument("name", required=False, metavar="NAME")
 @click.argument("command", metavar="[-- COMMAND...]", nargs=-1, type=click.UNPROCESSED)
 @click.option(
     "--engine", default="auto", show_default=True, help="kvm, lxc, docker or auto.", shell_complete=complete_engines
@@ -35,20 +36,30 @@ _MOST_USER_DATA = 2**20
 @click.option(
     "-s", "--set", "settings", metavar="KEY=VALUE", multiple=True, help="A setting; user-data=FILE reads the file."
 )
+@click.option("--iso", metavar="FILE|IMAGE", help="Boot an installer, with an empty disk, instead of an IMAGE.")
 @click.option(
     "--wait", type=click.Choice(["ready", "running", "none"]), default="ready", show_default=True, help="Until when."
 )
 @click.option("--timeout", type=Duration(), default=180.0, metavar="TIME", help="For becoming ready (default: 3m).")
 @click.option("--no-start", is_flag=True, help="Create it only.")
 @click.option("-d", "--detach", is_flag=True, help="Do not wait: print the operation's id.")
-def launch(image: str, name: str, detach: bool, **given: Any) -> None:
+def launch(image: str, name: str | None, iso: str | None, detach: bool, **given: Any) -> None:
     """Create and start an instance NAME from IMAGE.
 
-    IMAGE is like debian/12 or docker:nginx. Without --engine the first that can run the image is taken.
+    IMAGE is like debian/12 or docker:nginx. Without --engine the first that can run the image is taken. An installer
+    takes the place of the image with --iso: once it has installed a system, the machine boots that.
     """
+    if iso is not None:
+        if name is not None:
+            raise click.UsageError("--iso takes the place of IMAGE: give only a NAME")
+        image, name = iso, image
+    elif name is None:
+        raise click.UsageError("give an IMAGE and a NAME")
     client = Client()
     begun = monotonic()
     request = _request(given, detach)
+    if iso is not None:
+        image = installer_image(client, iso)
     operation = client.instances.launch(name=name, image=image, **request)
     if request["wait"] == "none":
         print(operation["id"])

@@ -22,7 +22,8 @@ class DiskForm:
     """A bootable disk. `kernel`/`initrd`/`cmdline` allow a direct kernel boot; without them the firmware boots.
 
     `format` is qcow2, raw or vmdk and was verified at import. `virtual_size` in bytes. `firmware`: bios or uefi.
-    `iso` is an installer to boot from; then `path` is None and the instance gets an empty disk.
+    `iso` is an installer to boot from; then `path` is None and the instance gets an empty disk. `fixed_hostname`: the
+    system has a name of its own, which stays.
     """
 
     path: Path | None
@@ -35,6 +36,7 @@ class DiskForm:
     iso: Path | None = None
     agent: bool = False
     cloud_init: bool = False
+    fixed_hostname: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,7 @@ class TreeForm:
     path: Path
     init: str = "/sbin/init"
     cloud_init: bool = False
+    fixed_hostname: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

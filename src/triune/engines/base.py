@@ -262,4 +262,7 @@ class OciStore(Protocol):
         """`{id, size, created, command, digest}`, or None when it is not there."""
 
     def remove(self, reference: str) -> None:
-        """Remove the tag, and the image when nothing else uses it. Gone: succeed."""
+        """Remove the tag, and the image when nothing else uses it. Gone: succeed.
+
+        An id stands for the image without a tag: one that somebody has tagged stays.
+        """

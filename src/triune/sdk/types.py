@@ -122,6 +122,9 @@ class ImageRow(TypedDict):
     size: int
     forms: dict[str, dict[str, Any]]
     used_by: list[str]
+    sha256: str
+    packages: int
+    notes: list[str]
 
 
 class NetworkRow(TypedDict):

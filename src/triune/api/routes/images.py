@@ -133,6 +133,8 @@ def _import(triune: Triune, name: str, path: Path, options: ImportOptions, uploa
 
 
 def _import_options(given: schemas.ImportFields) -> ImportOptions:
+    limit = size(given.max_size)
+    limited: dict[str, Any] = {} if limit is None else {"max_size": limit}
     return ImportOptions(
         format=given.format,
         sha256=given.sha256,
@@ -140,6 +142,7 @@ def _import_options(given: schemas.ImportFields) -> ImportOptions:
         agent=given.agent,
         cloud_init=given.cloud_init,
         replace=given.replace,
+        **limited,
     )
 
 

@@ -82,7 +82,8 @@ class DockerEngine:
 
     def create(self, plan: LaunchPlan, progress: Progress) -> None:
         """Make the container, stopped. Raises Conflict("instance_exists"), NotFound("image_not_found")."""
-        body = spec.create_body(plan, self._image_start(plan), self._abilities(plan))
+        image = self._image_start(plan)
+        body = spec.create_body(plan, image, self._abilities(plan))
         name = plan.spec.name
         progress.step("docker-create", f"Creating the app container {name}")
         missing = NotFound(
@@ -91,17 +92,32 @@ class DockerEngine:
             hint=f"Get it again: triune image pull {plan.image}",
         )
         try:
-            self._client.act(lambda api: api.create_container_from_config(body, name), missing=missing)
+            made = self._client.act(lambda api: api.create_container_from_config(body, name), missing=missing)
         except Conflict as error:
             raise exists(name) from error
         except Invalid as error:
             raise Invalid("docker_refused", error.message, hint=error.hint, name=name) from error
+        if image.system and plan.machine_id and not body["HostConfig"].get("ReadonlyRootfs"):
+            self._identify(name, str(made["Id"]), plan.machine_id)
+
+    def _identify(self, name: str, container: str, machine_id: str) -> None:
+        """Give a whole system a machine id of its own, as the other engines do."""
+        try:
+            self._client.act(lambda api: api.put_archive(container, "/etc", spec.machine_id_tar(machine_id)))
+        except NotFound:
+            # An imported tree need not have an /etc.
+            return
+        except BaseException:
+            self._lifecycle.delete(name)
+            raise
 
     def _image_start(self, plan: LaunchPlan) -> spec.ImageStart:
         found = self._images.inspect(plan.form.id) if isinstance(plan.form, OciForm) else None
         if found is None:
             return spec.ImageStart()
-        return spec.ImageStart(_words(found["entrypoint"]), _words(found["command"]))
+        labels = found["labels"]
+        system = isinstance(labels, dict) and spec.IMAGE_DIGEST in labels
+        return spec.ImageStart(_words(found["entrypoint"]), _words(found["command"]), system)
 
     def _abilities(self, plan: LaunchPlan) -> spec.Abilities:
         limit = probing.disk_limit(self._client.read(lambda api: api.info())) if plan.spec.disk is not None else None

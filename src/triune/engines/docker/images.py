@@ -61,17 +61,19 @@ class ImageStore:
         Raises Invalid("bad_archive").
         """
         repository, tag = split(reference)
-        with tempfile.NamedTemporaryFile(prefix="triune-archive-", dir=os.environ.get("TMPDIR", _SPOOL)) as spool:
+        with tempfile.TemporaryFile(dir=os.environ.get("TMPDIR", _SPOOL)) as spool:
             for piece in archive:
                 spool.write(piece)
             spool.flush()
-            own_tags = archive_tags(Path(spool.name))
+            # It has no name, so that a crash leaves nothing.
+            path = Path(f"/proc/{os.getpid()}/fd/{spool.fileno()}")
+            own_tags = archive_tags(path)
             if own_tags is None:
                 # Docker before 25 loads no OCI layouts.
                 run(
                     [
                         "skopeo", "copy", "--insecure-policy", "--dest-daemon-host", self._client.base_url,
-                        f"oci-archive:{spool.name}", f"docker-daemon:{repository}:{tag}",
+                        f"oci-archive:{path}", f"docker-daemon:{repository}:{tag}",
                     ],
                     timeout=_LOAD_TIMEOUT,
                 )  # fmt: skip
@@ -135,7 +137,7 @@ class ImageStore:
         return self._form(_joined(repository, tag))
 
     def inspect(self, reference: str) -> Mapping[str, object] | None:
-        """`{id, size, created, command, digest, entrypoint}`, or None when it is not there."""
+        """`{id, size, created, command, digest, entrypoint, labels}`, or None when it is not there."""
         name = exact(reference)
         try:
             found = self._client.read(lambda api: api.inspect_image(name))
@@ -149,12 +151,18 @@ class ImageStore:
             "created": found.get("Created"),
             "command": list(config.get("Cmd") or ()),
             "entrypoint": list(config.get("Entrypoint") or ()),
+            "labels": dict(config.get("Labels") or {}),
             "digest": str(digests[0]).partition("@")[2] if digests else None,
         }
 
     def remove(self, reference: str) -> None:
-        """Remove the tag, and the image when nothing else uses it. Gone: succeed. Raises Conflict("image_in_use")."""
+        """Remove the tag, and the image when nothing else uses it. Gone: succeed. Raises Conflict("image_in_use").
+
+        An id stands for the image without a tag: one that somebody has tagged stays.
+        """
         name = exact(reference)
+        if name.startswith("sha256:") and self._tags(name):
+            return
         try:
             self._client.act(lambda api: api.remove_image(name))
         except NotFound:
@@ -165,6 +173,12 @@ class ImageStore:
                 f"the image {reference} is used by a container",
                 hint="See which with: docker ps -a; remove those first.",
             ) from error
+
+    def _tags(self, image: str) -> list[str]:
+        try:
+            return list(self._client.read(lambda api: api.inspect_image(image)).get("RepoTags") or ())
+        except NotFound:
+            return []
 
     def _form(self, reference: str) -> OciForm:
         found = self.inspect(reference)

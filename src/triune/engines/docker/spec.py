@@ -5,8 +5,10 @@ Field names are the Docker Engine API's (ContainerCreate, v1.41 to v1.44).
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -27,6 +29,8 @@ SETTINGS = "triune.settings"
 COMMAND = "triune.command"
 CPUS = "triune.cpus"
 MEMORY = "triune.memory"
+# Of an image: it was made of a root tree of ours.
+IMAGE_DIGEST = "triune.digest"
 
 # Programs that reap orphans and pass on signals themselves; a second init before them would not be PID 1's job.
 _INITS = frozenset(
@@ -62,10 +66,11 @@ class Abilities:
 
 @dataclass(frozen=True, slots=True)
 class ImageStart:
-    """What an image runs by itself."""
+    """What an image runs by itself, and whether it holds a whole system, with a machine id to fill in."""
 
     entrypoint: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
+    system: bool = False
 
 
 def create_body(plan: LaunchPlan, image: ImageStart, abilities: Abilities) -> dict[str, Any]:
@@ -96,6 +101,17 @@ def create_body(plan: LaunchPlan, image: ImageStart, abilities: Abilities) -> di
     network = _network(plan.nics, spec, abilities)
     host |= network.pop("HostConfig")
     return body | network | {"HostConfig": host}
+
+
+def machine_id_tar(machine_id: str) -> bytes:
+    """An archive with the file `machine-id` alone, to be put into /etc."""
+    data = f"{single_line(machine_id, 'the machine id')}\n".encode()
+    entry = tarfile.TarInfo("machine-id")
+    entry.size, entry.mode = len(data), 0o444
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        archive.addfile(entry, io.BytesIO(data))
+    return packed.getvalue()
 
 
 def _form(plan: LaunchPlan) -> OciForm:

@@ -96,7 +96,7 @@ class KvmEngine:
     def check(self, plan: LaunchPlan) -> None:
         """Raise Invalid or Unsupported if `create` would refuse."""
         spec.check(plan, self.host())
-        if plan.user_data is not None:
+        if spec.needs_seed(plan):
             seed.tool()
 
     def create(self, plan: LaunchPlan, progress: Progress) -> None:

@@ -18,7 +18,7 @@ from triune.engines.kvm import mark as marks
 from triune.engines.kvm.agent import Agent
 from triune.engines.kvm.client import Client, library, not_running
 from triune.engines.kvm.settings import parse
-from triune.engines.kvm.spec import Files, HostFacts, build, disk_form, disk_size
+from triune.engines.kvm.spec import Files, HostFacts, build, disk_form, disk_size, needs_seed
 from triune.host.run import run
 
 _POLL = 0.03
@@ -72,9 +72,10 @@ class Lifecycle:
             shutil.rmtree(files.folder)  # there is no such domain: what a crash left
         files.folder.mkdir(mode=0o711)
         _make_disk(plan, files)
-        if plan.user_data is not None:
+        if needs_seed(plan):
             progress.step("kvm-seed", "Writing the first-boot data")
-            seed.write(files.seed, seed.files(plan.spec.name, plan.machine_id or plan.spec.name, plan.user_data))
+            name = None if disk_form(plan).fixed_hostname else plan.spec.name
+            seed.write(files.seed, seed.files(name, plan.machine_id or plan.spec.name, plan.user_data))
 
     def start(self, name: str, progress: Progress) -> None:
         """Start it; does nothing when it is running."""

@@ -13,16 +13,18 @@ from pathlib import Path
 from triune.domain.errors import Unsupported
 from triune.host.run import run
 
+_NOTHING = "#cloud-config\n{}\n"
 _TOOLS = ("xorriso", "genisoimage", "mkisofs")
 
 
-def files(name: str, instance_id: str, user_data: str) -> dict[str, str]:
-    """The seed's files: name → content."""
+def files(name: str | None, instance_id: str, user_data: str | None) -> dict[str, str]:
+    """The seed's files: name → content. `name` None: the system keeps its own."""
     network = {"version": 2, "ethernets": {"all": {"match": {"name": "e*"}, "dhcp4": True}}}
+    meta = {"instance-id": instance_id} | ({"local-hostname": name} if name else {})
     return {
-        "meta-data": json.dumps({"instance-id": instance_id, "local-hostname": name}) + "\n",
+        "meta-data": json.dumps(meta) + "\n",
         "network-config": json.dumps(network) + "\n",
-        "user-data": user_data,
+        "user-data": _NOTHING if user_data is None else user_data,
     }
 
 
@@ -39,7 +41,8 @@ def tool() -> list[str]:
 def write(target: Path, contents: dict[str, str]) -> None:
     """Make the image at `target`."""
     maker = tool()
-    with tempfile.TemporaryDirectory(prefix="triune-seed-") as scratch:
+    # Beside it, so that what a crash leaves goes with the instance.
+    with tempfile.TemporaryDirectory(prefix="seed-", dir=target.parent) as scratch:
         folder = Path(scratch)
         for name, text in contents.items():
             (folder / name).write_text(text)

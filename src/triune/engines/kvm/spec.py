@@ -17,6 +17,7 @@ from triune.engines.kvm import mark as marks
 from triune.engines.kvm.settings import Settings, parse
 
 DEFAULT_MEMORY = 512 * 2**20
+INSTALLER_DISK = 10 * 2**30  # sparse: it takes what is installed into it
 MINIMUM_MEMORY = 32 * 2**20
 EXEC_PORTS = 4
 EXEC_PORT = "triune.exec."
@@ -166,7 +167,14 @@ def _check_sizes(plan: LaunchPlan, form: DiskForm, host: HostFacts) -> None:
 
 def disk_size(plan: LaunchPlan) -> int:
     """Virtual size of the instance's disk in bytes."""
-    return disk_form(plan).virtual_size if plan.spec.disk is None else plan.spec.disk
+    form = disk_form(plan)
+    return plan.spec.disk or form.virtual_size or (INSTALLER_DISK if form.iso is not None else 0)
+
+
+def needs_seed(plan: LaunchPlan) -> bool:
+    """Whether there is user data, or a system that only learns from cloud-init who it is."""
+    form = disk_form(plan)
+    return plan.user_data is not None or (form.cloud_init and form.kernel is None)
 
 
 def build(plan: LaunchPlan, files: Files, host: HostFacts) -> str:
@@ -235,7 +243,9 @@ def _os(root: ET.Element, plan: LaunchPlan, form: DiskForm, settings: Settings, 
         _leaf(boot, "kernel", str(form.kernel))
         if form.initrd is not None:
             _leaf(boot, "initrd", str(form.initrd))
-        words = [form.cmdline, f"systemd.hostname={plan.spec.name}"]
+        words = [form.cmdline]
+        if not form.fixed_hostname:
+            words.append(f"systemd.hostname={plan.spec.name}")
         if plan.machine_id:
             words.append(f"systemd.machine_id={plan.machine_id}")
         if "console=" not in form.cmdline:
@@ -263,10 +273,11 @@ def _devices(
 ) -> None:
     _leaf(devices, "emulator", host.emulator)
     _disk(devices, form, settings, files)
-    cdroms = [path for path in (form.iso, files.seed if plan.user_data is not None else None) if path is not None]
-    for index, path in enumerate(cdroms):
-        _cdrom(devices, path, index, boot=path == form.iso)
-    _controllers(devices, settings, cards=4 + len(plan.nics) + len(plan.spec.volumes))
+    if form.iso is not None:
+        _leaf(_read_only(devices, form.iso, "cdrom", "sdy", "sata"), "boot", None, order="2")
+    if needs_seed(plan):
+        _seed(devices, settings, files.seed)
+    _controllers(devices, settings, cards=4 + needs_seed(plan) + len(plan.nics) + len(plan.spec.volumes))
     for nic in plan.nics:
         _nic(devices, nic)
     for index, volume in enumerate(plan.spec.volumes):
@@ -305,18 +316,26 @@ def _disk(devices: ET.Element, form: DiskForm, settings: Settings, files: Files)
         _leaf(disk, "backingStore", None)
     _leaf(disk, "target", None, dev="vda" if settings.bus == "virtio" else "sda", bus=settings.bus)
     if form.kernel is None or form.iso is not None or settings.firmware is not None:
-        _leaf(disk, "boot", None, order="2" if form.iso else "1")
+        # An empty disk does not boot, so the installer does; and once something is installed, that does.
+        _leaf(disk, "boot", None, order="1")
 
 
-def _cdrom(devices: ET.Element, path: Path, index: int, *, boot: bool) -> None:
-    disk = ET.SubElement(devices, "disk", {"type": "file", "device": "cdrom"})
+def _seed(devices: ET.Element, settings: Settings, path: Path) -> None:
+    """On the disk's own bus: kernels made for virtual machines drive virtio and nothing else."""
+    if settings.bus == "virtio":
+        _read_only(devices, path, "disk", "vdz", "virtio")
+    else:
+        _read_only(devices, path, "cdrom", "sdz", settings.bus)
+
+
+def _read_only(devices: ET.Element, path: Path, device: str, name: str, bus: str) -> ET.Element:
+    disk = ET.SubElement(devices, "disk", {"type": "file", "device": device})
     _leaf(disk, "driver", None, name="qemu", type="raw")
     _leaf(disk, "source", None, file=str(path))
     _leaf(disk, "backingStore", None)
-    _leaf(disk, "target", None, dev=f"sd{'yz'[index]}", bus="sata")
+    _leaf(disk, "target", None, dev=name, bus=bus)
     _leaf(disk, "readonly", None)
-    if boot:
-        _leaf(disk, "boot", None, order="1")
+    return disk
 
 
 def _controllers(devices: ET.Element, settings: Settings, *, cards: int) -> None:

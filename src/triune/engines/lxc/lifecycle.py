@@ -121,7 +121,7 @@ class Lifecycle:
         progress.step("lxc-mount", "mounting its root and giving it an identity")
         layers.mount_root(folder, mark)
         assert isinstance(plan.form, TreeForm)  # noqa: S101 - `_accept` has refused other forms
-        seed.seed(folder / "rootfs", plan.spec.name, mark, plan.user_data, cloud_init=plan.form.cloud_init)
+        seed.seed(folder / "rootfs", plan.spec.name, mark, plan.user_data, plan.form)
         marks.write(folder, replace(mark, seeded=True))
         # Last, so that a container LXC sees is a complete one.
         progress.step("lxc-config", "writing its configuration")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from triune.domain.errors import Failed
+from triune.domain.image import TreeForm
 from triune.domain.names import single_line
 from triune.engines.lxc.mark import Card, Mark
 from triune.host.beneath import Root
@@ -32,19 +33,21 @@ ExecStart=/usr/bin/ssh-keygen -A
 """
 
 
-def seed(rootfs: Path, name: str, mark: Mark, user_data: str | None, *, cloud_init: bool) -> None:
+def seed(rootfs: Path, name: str, mark: Mark, user_data: str | None, form: TreeForm) -> None:
     """Write the identity into the mounted root. Raises Failed("hostile_tree")."""
     base = mark.id_map.base if mark.id_map else 0
     try:
         with Root(rootfs, owner=(base, base)) as root:
             root.mkdirs("etc")
+            if not form.fixed_hostname:
+                root.write_bytes("etc/hostname", f"{single_line(name, 'The name')}\n".encode())
             _write_names(root, name, mark.cards)
             _write_machine_id(root, mark.machine_id)
             if root.exists("usr/lib/systemd/systemd") or root.exists("lib/systemd/systemd"):
                 _write_systemd(root, mark)
             _hide_host_keys(root)
-            if cloud_init:
-                _write_cloud_seed(root, name, mark, user_data)
+            if form.cloud_init:
+                _write_cloud_seed(root, None if form.fixed_hostname else name, mark, user_data)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise Failed("disk_full", f"No space is left for {name}", hint="Make room, then launch again.") from None
@@ -56,7 +59,6 @@ def seed(rootfs: Path, name: str, mark: Mark, user_data: str | None, *, cloud_in
 
 
 def _write_names(root: Root, name: str, cards: tuple[Card, ...]) -> None:
-    root.write_bytes("etc/hostname", f"{single_line(name, 'The name')}\n".encode())
     root.write_bytes("etc/hosts", hosts(name, cards).encode())
     if cards:
         lines = [f"nameserver {cards[0].gateway}", f"search {single_line(cards[0].domain, 'The domain')}"]
@@ -126,11 +128,11 @@ def _hide_host_keys(root: Root) -> None:
         root.symlink(f"{wants}/triune-ssh-host-keys.service", f"/{_UNITS}/triune-ssh-host-keys.service")
 
 
-def _write_cloud_seed(root: Root, name: str, mark: Mark, user_data: str | None) -> None:
+def _write_cloud_seed(root: Root, name: str | None, mark: Mark, user_data: str | None) -> None:
     """Cloud-init's NoCloud source; its files are YAML, of which JSON is a part."""
     folder = "var/lib/cloud/seed/nocloud"
     root.mkdirs(folder)
-    meta = {"instance-id": mark.machine_id or name, "local-hostname": name}
+    meta = {"instance-id": mark.machine_id or str(name)} | ({"local-hostname": name} if name else {})
     root.write_bytes(f"{folder}/meta-data", _json(meta), 0o600)
     root.write_bytes(f"{folder}/user-data", (user_data or "#cloud-config\n{}\n").encode(), 0o600)
     root.write_bytes(f"{folder}/network-config", _json(_netplan(mark.cards)), 0o600)

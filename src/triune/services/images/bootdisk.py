@@ -83,6 +83,7 @@ def make_disk(
         firmware="uefi",
         agent=True,
         cloud_init=cloud_init,
+        fixed_hostname=not options.hostname_from_instance,
     )
 
 

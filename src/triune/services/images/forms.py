@@ -100,6 +100,14 @@ class Forms:
         )
         return form
 
+    def drop_oci(self, digest: str) -> None:
+        """Remove an image's OCI form from the store; its tag may have gone to another. Gone: succeed."""
+        record, oci = self._store.oci_record(digest), self.oci_store()
+        if record is None or oci is None:
+            return
+        tagged = oci.inspect(record.reference)
+        oci.remove(record.reference if tagged and tagged["id"] == record.id else record.id)
+
     def no_form(self, name: str, kind: FormKind, there: set[FormKind]) -> Unsupported:
         """The error for a form an image has not, with the engines that could run it."""
         able = [engine.name for engine in self._engines.values() if engine.form_kind in there]

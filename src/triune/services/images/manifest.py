@@ -1,9 +1,11 @@
 """What is written beside an image's files: manifest.json.
 
     {"version": 1, "name": "debian/12", "digest": "<64 hex>", "created": "<ISO 8601>", "source": "…",
-     "tree": {"path": "private/tree", "init": "/sbin/init", "size": n, "cloud_init": false} | null,
+     "tree": {"path": "private/tree", "init": "/sbin/init", "size": n, "cloud_init": false,
+              "fixed_hostname": false} | null,
      "disk": {"path": "disk.qcow2" | null, "format": …, "virtual_size": n, "kernel": … | null, "initrd": … | null,
-              "cmdline": "", "firmware": "uefi", "iso": … | null, "agent": …, "cloud_init": …, "size": n} | null,
+              "cmdline": "", "firmware": "uefi", "iso": … | null, "agent": …, "cloud_init": …,
+              "fixed_hostname": …, "size": n} | null,
      "archive": "archive.tar" | null, "command": [..], "options": {..}, "packages": {"name": "version"},
      "sha256": "…" | "", "notes": [..]}
 
@@ -35,6 +37,7 @@ class TreeFiles:
     init: str
     size: int
     cloud_init: bool = False
+    fixed_hostname: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,7 @@ class DiskFiles:
     iso: str | None = None
     agent: bool = False
     cloud_init: bool = False
+    fixed_hostname: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +99,12 @@ class Manifest:
         """The tree of an image that lies in `folder`; None where it has no init."""
         if self.tree is None or not self.tree.init:
             return None
-        return TreeForm(path=folder / self.tree.path, init=self.tree.init, cloud_init=self.tree.cloud_init)
+        return TreeForm(
+            path=folder / self.tree.path,
+            init=self.tree.init,
+            cloud_init=self.tree.cloud_init,
+            fixed_hostname=self.tree.fixed_hostname,
+        )
 
     def disk_form(self, folder: Path) -> DiskForm | None:
         """The disk of an image that lies in `folder`."""
@@ -113,6 +122,7 @@ class Manifest:
             iso=folder / disk.iso if disk.iso else None,
             agent=disk.agent,
             cloud_init=disk.cloud_init,
+            fixed_hostname=disk.fixed_hostname,
         )
 
 

@@ -22,8 +22,9 @@ class BuildOptions:
     """`packages` are added to the image's own; `size` is the disk's, in bytes.
 
     `kernel` is "cloud" (virtio only: small and quick) or "generic" (every driver: AHCI, real hardware passed through).
-    `hostname_from_instance` False gives every instance the distribution's name inside. `mirror` replaces the address
-    of the archive; `sources` is a deb822 or one-line file used as it is instead of the host's own sources.
+    `hostname_from_instance` False gives every VM and system container the distribution's name inside. `mirror`
+    replaces the address of the archive; `sources` is a deb822 or one-line file used as it is instead of the host's
+    own sources.
     `rebuild` builds even where an image with these options exists.
     """
 

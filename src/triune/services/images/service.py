@@ -6,8 +6,8 @@ import difflib
 import errno
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -133,10 +133,19 @@ class Images:
                 manifest = self._import(source, name, work, options, progress)
                 progress.step("publish", f"publishing {name}")
                 self._store.publish(work, manifest)
-            self._take_name(name, manifest, before)
             if manifest.archive:
-                self._forms.derive_oci(manifest, progress)
+                self._load_archive(manifest, progress)
+            self._take_name(name, manifest, before)
         return self.get(name)
+
+    def _load_archive(self, manifest: Manifest, progress: Progress) -> None:
+        """Only what the engine has taken becomes an image: it alone can tell that an archive is whole."""
+        try:
+            self._forms.derive_oci(manifest, progress)
+        except BaseException:
+            if manifest.digest not in self._store.names().values():
+                self._store.drop(manifest.digest)
+            raise
 
     def _import(self, source: Path, name: str, work: Path, options: ImportOptions, progress: Progress) -> Manifest:
         progress.step("copy", f"reading {source.name}")
@@ -180,25 +189,30 @@ class Images:
             self._remove_named(name, self._digest(name))
 
     def _remove_named(self, name: str, digest: str) -> None:
-        others = {other: there for other, there in self._store.names().items() if other != name}
+        shared = digest in {there for other, there in self._store.names().items() if other != name}
+        if not shared:
+            # First, because the store may refuse.
+            self._forms.drop_oci(digest)
         # Older builds of the name, kept for instances that used them, go with it.
-        mine = {there.digest for there in self._store.manifests() if there.name == name} | {digest}
-        for each in mine - set(others.values()):
-            record = self._store.oci_record(each)
-            oci = self._forms.oci_store()
-            if record is not None and oci is not None:
-                oci.remove(record.reference)
+        mine = [each for each in self._store.manifests() if name in self._store.names_had(each)]
         self._store.drop_name(name)
-        for each in mine - set(others.values()):
-            self._store.drop(each)
+        named = set(self._store.names().values())
+        for each in mine:
+            if each.digest not in named:
+                self._drop_replaced(each)
 
     def sweep(self) -> Sequence[str]:
         """Remove what interrupted builds, imports and removals left; returns what was removed."""
-        return self._store.sweep()
+        named = set(self._store.names().values())
+        replaced = [manifest for manifest in self._store.manifests() if manifest.digest not in named]
+        return [*self._store.sweep(), *(each.digest for each in replaced if self._drop_replaced(each))]
 
     def _users_surely(self, name: str) -> Sequence[str]:
         """Who uses the image, or Conflict("image_use_unknown") where an engine that may know does not answer."""
-        kinds = self.kinds(name) if oci_reference(name) is not None else set(self.get(name).forms)
+        kinds = {FormKind.OCI} if oci_reference(name) is not None else set(self.get(name).forms)
+        return self._users_of(name, kinds)
+
+    def _users_of(self, name: str, kinds: Set[FormKind]) -> Sequence[str]:
         found = set(self._users().get(name, ()))
         for engine in self._engines.values():
             if engine.form_kind not in kinds:
@@ -220,10 +234,21 @@ class Images:
         self._store.set_name(name, manifest.digest)
         if before is None or before == manifest.digest:
             return
-        # Instances started from the old files go on using them: they back onto its disk and tree.
-        with suppress(Conflict):
-            if not self._users_surely(name) and before not in self._store.names().values():
-                self._store.drop(before)
+        if before not in self._store.names().values():
+            self._drop_replaced(self._store.manifest(before))
+
+    def _drop_replaced(self, manifest: Manifest) -> bool:
+        """Remove files that no name stands for any more, unless instances started from them: those back onto them."""
+        try:
+            kinds = self._forms.possible(manifest)
+            if any(self._users_of(name, kinds) for name in self._store.names_had(manifest)):
+                return False
+            self._forms.drop_oci(manifest.digest)
+        except (Conflict, Unreachable):
+            # Kept until that can be told, or until the image is removed.
+            return False
+        self._store.drop(manifest.digest)
+        return True
 
     def _load_oci(self, manifest: Manifest, progress: Progress) -> None:
         """The OCI form of a build, where this host can hold it; else it is made when first asked for."""

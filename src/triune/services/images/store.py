@@ -2,6 +2,7 @@
 
     ROOT/<digest>/     manifest.json, oci.json, disk.qcow2, vmlinux, initrd.img, …    complete, or not there at all
     ROOT/<digest>/private/tree        the root tree; `private` keeps the host's users from its setuid programs
+    ROOT/<digest>/named/QUOTED        empty: a name that stood for it once; instances may know it by that
     ROOT/names/FAMILY/VERSION         one line: the digest that has the name
     ROOT/oci/QUOTED                   a reference pulled into the engine's OCI store, {"reference", "pulled"}
     ROOT/cache/        downloaded packages; may be deleted at any time
@@ -162,8 +163,16 @@ class ImageStore:
         family, _, version = image_name(name).partition("/")
         folder = self._names / family
         folder.mkdir(exist_ok=True)
+        named = self.folder(digest) / "named"
+        named.mkdir(exist_ok=True)
+        (named / quote(name, safe="")).touch()
         self._write(folder / version, f"{digest}\n".encode())
         _sync_folder(self._names)
+
+    def names_had(self, manifest: Manifest) -> set[str]:
+        """Every name that stands or stood for an image."""
+        named = self.folder(manifest.digest) / "named"
+        return {manifest.name, *(unquote(path.name) for path in (named.iterdir() if named.is_dir() else ()))}
 
     def drop_name(self, name: str) -> None:
         """Take a name away. Idempotent."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from triune.domain.errors import NotFound, Unreachable
+from triune.domain.errors import Conflict, Invalid, NotFound, Unreachable
 from triune.domain.image import FormKind, OciForm
 from triune.domain.instance import Instance
 from triune.domain.operation import Progress
@@ -13,40 +13,58 @@ from triune.engines.base import Credentials, Engine
 
 
 class MemoryStore:
-    """Holds ids by reference. `registry` is what can be pulled."""
+    """Sizes by id, and ids by tag. `registry` is what can be pulled; ids `in_use` can't be removed."""
 
     def __init__(self) -> None:
-        self.held: dict[str, int] = {}
+        self.images: dict[str, int] = {}
+        self.tags: dict[str, str] = {}
         self.registry: set[str] = set()
+        self.in_use: set[str] = set()
+        self.broken = False
         self.down = False
         self.loads = 0
 
     def load_tree(
         self, tar: Iterator[bytes], reference: str, *, command: Sequence[str], labels: Mapping[str, str]
     ) -> OciForm:
-        return self._hold(reference, sum(len(chunk) for chunk in tar))
+        return self.hold(reference, sum(len(chunk) for chunk in tar))
 
     def load_archive(self, archive: Iterator[bytes], reference: str) -> OciForm:
-        return self._hold(reference, sum(len(chunk) for chunk in archive))
+        size = sum(len(chunk) for chunk in archive)
+        if self.broken:
+            raise Invalid("bad_archive", "It is cut off", hint="Make it again.")
+        return self.hold(reference, size)
 
     def pull(self, reference: str, credentials: Credentials | None, progress: Progress) -> OciForm:
         if reference not in self.registry:
             raise NotFound("image_not_found", f"There is no {reference}", hint="Check the name.")
-        return self._hold(reference, 1000)
+        return self.hold(reference, 1000)
 
     def inspect(self, reference: str) -> Mapping[str, object] | None:
         if self.down:
             raise Unreachable("engine_unreachable", "It is down", hint="Start it.")
-        name = reference.removeprefix("sha256:")
-        return {"id": f"sha256:{name}", "size": self.held[name]} if name in self.held else None
+        found = self.tags.get(reference, reference)
+        return {"id": found, "size": self.images[found]} if found in self.images else None
 
     def remove(self, reference: str) -> None:
-        self.held.pop(reference, None)
+        found = self.tags.get(reference, reference)
+        if found in self.in_use:
+            raise Conflict("image_in_use", f"{reference} is used", hint="Remove its containers.")
+        self.tags.pop(reference, None)
+        if found not in self.tags.values():
+            self.images.pop(found, None)
 
-    def _hold(self, reference: str, size: int) -> OciForm:
+    def clear(self) -> None:
+        """Lose everything."""
+        self.tags.clear()
+        self.images.clear()
+
+    def hold(self, reference: str, size: int) -> OciForm:
+        """Tag an image with an id of its own; what had the tag stays without one."""
         self.loads += 1
-        self.held[reference] = size
-        return OciForm(id=f"sha256:{reference}", reference=reference)
+        made = f"sha256:{self.loads}"
+        self.images[made], self.tags[reference] = size, made
+        return OciForm(id=made, reference=reference)
 
 
 class StubEngine:

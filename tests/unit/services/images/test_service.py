@@ -73,6 +73,13 @@ def root_tarball(path: Path, text: bytes = b"init", *, init: bool = True) -> Pat
     return path
 
 
+def oci_archive(path: Path) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name in ("blobs/sha256/aa", "index.json", "oci-layout"):
+            tar.addfile(tarfile.TarInfo(name))
+    return path
+
+
 def qemu_img(*words: object) -> None:
     subprocess.run(["qemu-img", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
 
@@ -101,7 +108,7 @@ def test_a_root_tarball_gives_a_tree_and_an_oci_image(case: Case) -> None:
     case.images.form("box/1", FormKind.OCI, Silent())
     assert case.oci.loads == 1
     # Docker lost it (or was reset): it is made again.
-    case.oci.held.clear()
+    case.oci.clear()
     assert FormKind.OCI not in case.images.get("box/1").forms
     case.images.form("box/1", FormKind.OCI, Silent())
     assert case.oci.loads == 2
@@ -166,9 +173,9 @@ def test_pulled_references(case: Case) -> None:
     assert (form.reference, name) == ("nginx:latest", "docker:nginx:latest")
     assert case.images.pull("docker:127.0.0.1:5000/a/b:1", None, Silent()).name == "docker:127.0.0.1:5000/a/b:1"
     # One that is in the store already is used without a registry.
-    case.oci.held["local:2"] = 5
+    case.oci.hold("local:2", 5)
     case.images.form("docker:local:2", FormKind.OCI, Silent())
-    assert case.oci.loads == 2
+    assert case.oci.loads == 3
     assert [image.name for image in case.images.list()] == [
         "docker:127.0.0.1:5000/a/b:1", "docker:local:2", "docker:nginx:latest",
     ]  # fmt: skip
@@ -180,7 +187,7 @@ def test_pulled_references(case: Case) -> None:
     assert code(caught) == "image_in_use"
     case.used = {}
     case.images.remove("docker:nginx")
-    assert "nginx:latest" not in case.oci.held
+    assert "nginx:latest" not in case.oci.tags
     with pytest.raises(NotFound):
         case.images.remove("docker:nginx")
     with pytest.raises(Invalid):
@@ -201,7 +208,7 @@ def test_removal_is_refused_while_used_and_leaves_nothing(case: Case) -> None:
     case.images.remove("box/1")
     assert case.digests() == []
     assert case.leftovers() == []
-    assert case.oci.held == {}
+    assert case.oci.images == {}
     assert case.images.list() == []
 
 
@@ -247,6 +254,65 @@ def test_one_file_under_two_names_is_kept_until_both_are_gone(case: Case) -> Non
     assert case.images.kinds("box/2")
     case.images.remove("box/2")
     assert case.digests() == []
+
+
+def test_an_instance_may_know_a_file_by_a_name_that_is_another_images_now(case: Case) -> None:
+    source = root_tarball(case.folder / "root.tar.gz")
+    case.bring(source, "box/1")
+    case.bring(source, "box/2")
+    case.used = {"box/2": ["a"]}
+    case.bring(root_tarball(case.folder / "2.tar.gz", b"new"), "box/2", replace=True)
+    case.images.remove("box/1")
+    assert len(case.digests()) == 2
+    case.images.sweep()
+    assert len(case.digests()) == 2
+    case.used = {}
+    case.images.sweep()
+    assert len(case.digests()) == 1
+
+
+def test_a_replaced_oci_form_goes_when_nothing_uses_it(case: Case) -> None:
+    for content in (b"one", b"two"):
+        case.bring(root_tarball(case.folder / f"{content!r}.tar.gz", content), replace=True)
+        case.images.form("box/1", FormKind.OCI, Silent())
+    assert list(case.oci.images) == ["sha256:2"]
+    assert case.oci.tags == {"triune/box:1": "sha256:2"}
+    # A container that is not ours holds it: it goes when the image does, or at a later start.
+    case.oci.in_use = {"sha256:2"}
+    case.bring(root_tarball(case.folder / "3.tar.gz", b"three"), replace=True)
+    case.images.form("box/1", FormKind.OCI, Silent())
+    assert case.oci.tags == {"triune/box:1": "sha256:3"}
+    assert len(case.digests()) == 2
+    case.oci.in_use = set()
+    case.images.sweep()
+    assert len(case.digests()) == 1
+    assert list(case.oci.images) == ["sha256:3"]
+    # Somebody else's image that took the tag is not ours to remove.
+    case.oci.hold("triune/box:1", 7)
+    case.images.remove("box/1")
+    assert list(case.oci.images) == ["sha256:4"]
+
+
+def test_what_a_crash_left_without_a_name_is_swept(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(store: ImageStore, name: str, digest: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ImageStore, "set_name", die)
+    with pytest.raises(KeyboardInterrupt):
+        case.bring(root_tarball(case.folder / "root.tar.gz"))
+    assert len(case.digests()) == 1
+    case.images.sweep()
+    assert case.digests() == []
+    assert case.leftovers() == []
+
+
+def test_an_archive_the_store_refuses_is_no_image(case: Case) -> None:
+    case.oci.broken = True
+    with pytest.raises(Invalid):
+        case.bring(oci_archive(case.folder / "box.tar"))
+    assert case.images.list() == []
+    assert case.digests() == []
+    assert case.leftovers() == []
 
 
 def test_only_leftovers_nobody_works_in_are_swept(case: Case) -> None:
@@ -395,13 +461,10 @@ def test_an_installer_is_kept_as_it_is(case: Case) -> None:
 
 
 def test_an_oci_archive_goes_to_the_store_and_can_be_loaded_again(case: Case) -> None:
-    with tarfile.open(case.folder / "oci.tar", "w") as tar:
-        for name in ("blobs/sha256/aa", "index.json", "oci-layout"):
-            tar.addfile(tarfile.TarInfo(name))
-    case.bring(case.folder / "oci.tar")
+    case.bring(oci_archive(case.folder / "oci.tar"))
     assert case.images.kinds("box/1") == {FormKind.OCI}
-    assert "triune/box:1" in case.oci.held
-    case.oci.held.clear()
+    assert "triune/box:1" in case.oci.tags
+    case.oci.clear()
     form, _ = case.images.form("box/1", FormKind.OCI, Silent())
     assert isinstance(form, OciForm)
 
