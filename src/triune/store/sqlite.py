@@ -1,4 +1,4 @@
-"""The store on SQLite: write-ahead log, one writer, a reader connection per thread."""
+"""The store on SQLite: write-ahead log, one writer, as many reader connections as there are readers at once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SqliteStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._local = threading.local()
+        # Not one per thread: threads come and go in a daemon, and would each leave an open file behind.
         self._readers: list[sqlite3.Connection] = []
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._explained():
@@ -65,18 +65,24 @@ class SqliteStore:
                 hint="Check free space and permissions of its folder: triune doctor",
             ) from error
 
-    def _reader(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._connect()
-            self._local.connection = connection
-            with self._lock:
-                self._readers.append(connection)
-        return connection
+    @contextmanager
+    def _reader(self) -> Iterator[sqlite3.Connection]:
+        """A connection for one query; one that failed is not used again."""
+        with self._explained():
+            try:
+                connection = self._readers.pop()
+            except IndexError:
+                connection = self._connect()
+            try:
+                yield connection
+            except BaseException:
+                connection.close()
+                raise
+            self._readers.append(connection)
 
     def get(self, key: str) -> Entry | None:
-        with self._explained():
-            row = self._reader().execute("SELECT key, value, revision FROM entry WHERE key = ?", (key,)).fetchone()
+        with self._reader() as reader:
+            row = reader.execute("SELECT key, value, revision FROM entry WHERE key = ?", (key,)).fetchone()
         return _entry(row) if row else None
 
     def scan(
@@ -90,8 +96,8 @@ class SqliteStore:
             f"SELECT key, value, revision FROM entry WHERE key {first} ? AND key < ?"  # noqa: S608 - constants
             f" ORDER BY key {'DESC' if reverse else 'ASC'} LIMIT ?"
         )
-        with self._explained():
-            rows = self._reader().execute(query, (low, high, -1 if limit is None else limit)).fetchall()
+        with self._reader() as reader:
+            rows = reader.execute(query, (low, high, -1 if limit is None else limit)).fetchall()
         return [_entry(row) for row in rows]
 
     def commit(

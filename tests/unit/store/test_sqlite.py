@@ -126,3 +126,22 @@ def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(Failed) as caught:
         SqliteStore(path)
     assert caught.value.code == "store_newer"
+
+
+def test_threads_that_ended_leave_no_connection_open(store: SqliteStore) -> None:
+    store.commit([Put("a", {})])
+
+    def opened() -> int:
+        folder = Path("/proc/self/fd")
+        return sum("triune.db" in os.readlink(link) for link in folder.iterdir() if link.is_symlink())
+
+    def read() -> None:
+        thread = threading.Thread(target=store.get, args=("a",))
+        thread.start()
+        thread.join()
+
+    read()
+    before = opened()
+    for _ in range(20):
+        read()
+    assert opened() == before
