@@ -133,7 +133,7 @@ def test_threads_that_ended_leave_no_connection_open(store: SqliteStore) -> None
 
     def opened() -> int:
         folder = Path("/proc/self/fd")
-        return sum("triune.db" in os.readlink(link) for link in folder.iterdir() if link.is_symlink())
+        return sum("triune.db" in str(link.readlink()) for link in folder.iterdir() if link.is_symlink())
 
     def read() -> None:
         thread = threading.Thread(target=store.get, args=("a",))

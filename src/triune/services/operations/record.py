@@ -10,6 +10,8 @@ from typing import Any
 from triune.domain.operation import Operation, OperationState
 
 PREFIX = "operations/"
+# What could not be undone, by the operation's id: `{resource, journal}`.
+LEFTOVERS = "leftovers/"
 
 
 def new_id() -> str:

@@ -14,17 +14,17 @@ from triune.domain.errors import Cancelled, Conflict, Failed, NotFound, TriuneEr
 from triune.domain.operation import Operation, OperationState
 from triune.services.operations.events import Events
 from triune.services.operations.locks import Holder, Locks
-from triune.services.operations.record import PREFIX, from_value, new_id
+from triune.services.operations.record import LEFTOVERS, PREFIX, from_value, new_id
 from triune.services.operations.task import Task
-from triune.store import Delete, Put, Store
+from triune.store import Delete, Entry, Put, Store
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Mapping[str, Any]], None]
 Work = Callable[[Task], Any]
 
-_LEFTOVERS = "leftovers/"
 _HISTORY = 2000
+_PRUNE_EVERY = 200
 _WORKERS = 32
 
 
@@ -36,7 +36,11 @@ class Operations:
         self._events = events
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="operation")
         self._live: dict[str, Task] = {}
+        # Ended operations whose end the store refused, with what could not be undone. They stay in `_live` meanwhile.
+        self._unwritten: list[tuple[Task, list[dict[str, Any]]]] = []
+        self._writing = threading.Lock()
         self._settling = threading.Lock()
+        self._ended = 0
         self.locks = Locks()
         self.handlers: dict[str, Handler] = {}
 
@@ -62,6 +66,7 @@ class Operations:
         )
         task = Task(operation, self._store, self._events)
         holder = Holder(operation.id, kind)
+        self._write_ends()
         self.locks.acquire(locks, holder)
         try:
             task.save(durable=False)
@@ -77,6 +82,7 @@ class Operations:
         try:
             task.check()
             task.update(lambda op: replace(op, state=OperationState.RUNNING, started=datetime.now(UTC)), durable=False)
+            self._settle_resource(task.operation.resource)
             result = work(task)
             task.journal.clear()
             self._end(task, OperationState.DONE, result=result)
@@ -84,8 +90,19 @@ class Operations:
             self._fail(task, error)
         finally:
             self.locks.release(holder)
-            self._live.pop(task.operation.id, None)
             task.ended.set()
+            if not any(task is waiting for waiting, _ in self._unwritten):
+                self._live.pop(task.operation.id, None)
+        self._count()
+
+    def _count(self) -> None:
+        """Prune the history now and then; a daemon may run for years."""
+        self._ended += 1
+        if self._ended % _PRUNE_EVERY == 0:
+            try:
+                self._prune()
+            except TriuneError as error:
+                log.warning("old operations could not be forgotten: %s", error)
 
     def _fail(self, task: Task, error: BaseException) -> None:
         if not isinstance(error, TriuneError):
@@ -101,30 +118,40 @@ class Operations:
         if left:
             told.setdefault("details", {})["leftovers"] = left
         state = OperationState.CANCELLED if isinstance(error, Cancelled) else OperationState.FAILED
+        if error.code == "interrupted":
+            state = OperationState.INTERRUPTED
+        task.journal.clear()
+        task.operation = _ended(task.operation, state, error=told)
+        with self._writing:
+            self._unwritten.append((task, left))
         try:
-            if left:
-                self._remember(task.operation.id, left)
-            task.journal.clear()
-            self._end(task, state, error=told)
-        except TriuneError:  # the store itself failed (full disk): the journal on disk stands, a restart undoes
+            self._write_ends()
+        except TriuneError:
             log.exception("operation %s could not be recorded", task.operation.id)
-            task.operation = replace(task.operation, state=state, error=told, ended=datetime.now(UTC))
+
+    def _write_ends(self) -> None:
+        """Record the ends of failed operations.
+
+        Where the store fails (full disk) the journal on disk stands, and a restart undoes it again. Nothing new may
+        begin before it is written: the restart would undo that too, if it has the same name.
+        """
+        with self._writing:
+            while self._unwritten:
+                task, left = self._unwritten[0]
+                if left:
+                    self._remember(task.operation, left)
+                task.update(lambda operation: operation)
+                del self._unwritten[0]
+                if task.ended.is_set():
+                    self._live.pop(task.operation.id, None)
 
     def _end(
         self, task: Task, state: OperationState, *, result: Any = None, error: dict[str, Any] | None = None
     ) -> None:
-        def change(operation: Operation) -> Operation:
-            return replace(
-                operation,
-                state=state,
-                ended=datetime.now(UTC),
-                fraction=None,
-                may_cancel=False,
-                result=result,
-                error=error,
-            )
-
-        task.update(change, durable=state is not OperationState.DONE)
+        task.update(
+            lambda operation: _ended(operation, state, result=result, error=error),
+            durable=state is not OperationState.DONE,
+        )
 
     def _undo(self, journal: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Run the handlers, last intent first; returns the entries that could not be undone, with the reason."""
@@ -137,8 +164,9 @@ class Operations:
                 left.append({**entry, "reason": str(error)})
         return left
 
-    def _remember(self, operation_id: str, left: list[dict[str, Any]]) -> None:
-        self._store.commit([Put(_LEFTOVERS + operation_id, {"journal": left[::-1]})])
+    def _remember(self, operation: Operation, left: list[dict[str, Any]]) -> None:
+        value = {"resource": operation.resource, "journal": left[::-1]}
+        self._store.commit([Put(LEFTOVERS + operation.id, value)])
 
     def recover(self) -> list[Operation]:
         """After a restart: undo or finish what was under way, mark it interrupted, and return it."""
@@ -149,7 +177,7 @@ class Operations:
                 continue
             left = self._undo(entry.value["journal"])
             if left:
-                self._remember(operation.id, left)
+                self._remember(operation, left)
             task = Task(operation, self._store, self._events)
             text = "the daemon ended meanwhile"
             if entry.value["journal"]:
@@ -165,18 +193,37 @@ class Operations:
 
     def settle(self) -> None:
         """Try once more to undo what could not be undone before (an engine was away)."""
+        for entry in self._store.scan(LEFTOVERS):
+            resource = str(entry.value.get("resource", ""))
+            holder = Holder(entry.key, "removal of leftovers")
+            try:
+                self.locks.acquire([resource], holder)
+            except Conflict:  # the operation that has it settles it itself
+                continue
+            try:
+                self._settle(entry.key)
+            finally:
+                self.locks.release(holder)
+
+    def _settle_resource(self, resource: str) -> None:
+        """Before anything is done with a thing, what is left over of it goes. The caller holds its lock."""
+        for entry in self._store.scan(LEFTOVERS):
+            if entry.value.get("resource") == resource:
+                self._settle(entry.key)
+
+    def _settle(self, key: str) -> None:
         with self._settling:
-            for entry in self._store.scan(_LEFTOVERS):
-                left = self._undo(entry.value["journal"])
-                if left:
-                    self._store.commit([Put(entry.key, {"journal": left[::-1]})])
-                else:
-                    self._store.commit([Delete(entry.key)])
+            entry = self._store.get(key)
+            if entry is None:
+                return
+            left = self._undo(entry.value["journal"])
+            self._store.commit([Put(key, {**entry.value, "journal": left[::-1]}) if left else Delete(key)])
 
     def _prune(self) -> None:
-        old = self._store.scan(PREFIX, reverse=True)[_HISTORY:]
-        if old:
-            self._store.commit([Delete(entry.key) for entry in old], durable=False)
+        old = [entry.key for entry in self._store.scan(PREFIX, reverse=True)[_HISTORY:]]
+        gone = [Delete(key) for key in old if key.removeprefix(PREFIX) not in self._live]
+        if gone:
+            self._store.commit(gone, durable=False)
 
     def get(self, operation_id: str) -> Operation:
         """One operation, running or ended. Raises NotFound."""
@@ -193,10 +240,17 @@ class Operations:
     def list(self, *, limit: int = 100, before: str | None = None, running: bool = False) -> list[Operation]:
         """Newest first; `before` is the id to go on from; `running` leaves the ended ones out."""
         if running:
-            return sorted((task.operation for task in list(self._live.values())), key=lambda op: op.id, reverse=True)
+            found = [task.operation for task in list(self._live.values())]
+            return sorted((one for one in found if not one.state.ended), key=lambda one: one.id, reverse=True)
         after = PREFIX + before if before else None
         entries = self._store.scan(PREFIX, after=after, limit=limit, reverse=True)
-        return [self.get(entry.key.removeprefix(PREFIX)) for entry in entries]
+        return [self._read(entry) for entry in entries]
+
+    def _read(self, entry: Entry) -> Operation:
+        """What runs is newer than its record: progress within a step is not written down."""
+        operation_id = entry.key.removeprefix(PREFIX)
+        task = self._live.get(operation_id)
+        return task.operation if task else from_value(operation_id, entry.value)
 
     def wait(self, operation_id: str, timeout: float | None = None) -> Operation:
         """Wait until it has ended, or until `timeout` seconds passed; returns it as it then is."""
@@ -210,7 +264,7 @@ class Operations:
         operation = self.get(operation_id)
         task = self._live.get(operation_id)
         if task is None or not operation.may_cancel:
-            state = operation.state.value if task is None else "past the point of cancelling"
+            state = operation.state.value if operation.state.ended else "past the point of cancelling"
             raise Conflict(
                 "not_cancellable",
                 f"operation {operation_id} is {state}",
@@ -222,6 +276,21 @@ class Operations:
     def close(self) -> None:
         """Take no more work and wait for what runs; a cancel is asked of whatever may be cancelled."""
         for task in list(self._live.values()):
+            task.closing.set()
             if task.operation.may_cancel:
                 task.cancelled.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _ended(
+    operation: Operation, state: OperationState, *, result: Any = None, error: dict[str, Any] | None = None
+) -> Operation:
+    return replace(
+        operation,
+        state=state,
+        ended=datetime.now(UTC),
+        fraction=None,
+        may_cancel=False,
+        result=result,
+        error=error,
+    )

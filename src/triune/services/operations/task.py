@@ -9,12 +9,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from triune.domain.errors import Cancelled
+from triune.domain.errors import Cancelled, Failed
 from triune.domain.operation import Operation
 from triune.host.faults import crash_point
 from triune.services.operations.events import Events
-from triune.services.operations.record import PREFIX, to_value
-from triune.store import Put, Store
+from triune.services.operations.record import LEFTOVERS, PREFIX, to_value
+from triune.store import Delete, Put, Store
 
 _REPORT_INTERVAL = 0.1
 
@@ -31,10 +31,12 @@ class Task:
         self.journal: list[dict[str, Any]] = []
         self.ended = threading.Event()
         self.cancelled = threading.Event()
+        self.closing = threading.Event()
         self._store = store
         self._events = events
         self._reported = 0.0
         self._shielded = False
+        self._kept = False
 
     def step(self, name: str, text: str) -> None:
         """Begin a step; recorded before its work begins."""
@@ -55,12 +57,19 @@ class Task:
             self._tell(keep=False)
 
     def check(self) -> None:
-        """Raise Cancelled if asked to stop."""
+        """Raise Cancelled if asked to stop, Failed("interrupted") where the daemon ends and only waiting is left."""
+        name = self.operation.resource.partition("/")[2]
         if self.cancelled.is_set() and not self._shielded:
             raise Cancelled(
                 "cancelled",
-                f"{self.operation.kind} of {self.operation.resource.partition('/')[2]} was cancelled",
-                hint="What it had made was removed again.",
+                f"{self.operation.kind} of {name} was cancelled",
+                hint="What it had made was removed again." if self.journal else "Look at it before you repeat it.",
+            )
+        if self.closing.is_set() and self._kept:
+            raise Failed(
+                "interrupted",
+                f"the daemon ended while it waited for {name}, which stays",
+                hint=f"See what it does: triune show {name}",
             )
 
     def intend(self, kind: str, *, redo: bool = False, **data: Any) -> None:
@@ -75,15 +84,30 @@ class Task:
     def keep(self) -> None:
         """What was made so far stays: forget the intents, and be past cancelling."""
         crash_point(f"{self.operation.kind}:before-keep")
-        self.journal.clear()
-        self._shielded = True
-        self.operation = replace(self.operation, may_cancel=False)
-        self.save()
+        key, made = PREFIX + self.operation.id, self.journal
+        operation = replace(self.operation, may_cancel=False)
+        # What an earlier operation left of the same thing is this thing now. Only once all of it is written down
+        # may the intents be forgotten: else a restart would remove what the user was told is kept.
+        self._store.commit([Put(key, to_value(operation, [])), *self._superseded(made)])
+        self.operation, self.journal = operation, []
+        self._shielded = self._kept = True
         crash_point(f"{self.operation.kind}:after-keep")
+
+    def _superseded(self, made: list[dict[str, Any]]) -> list[Put | Delete]:
+        intents = [(entry["kind"], entry["data"]) for entry in made]
+        writes: list[Put | Delete] = []
+        for entry in self._store.scan(LEFTOVERS):
+            left = [item for item in entry.value["journal"] if (item["kind"], item["data"]) not in intents]
+            if not left:
+                writes.append(Delete(entry.key))
+            elif len(left) < len(entry.value["journal"]):
+                writes.append(Put(entry.key, {**entry.value, "journal": left}))
+        return writes
 
     def shield(self) -> None:
         """From here on cancelling has no effect (undoing, or finishing what can't be left half-done)."""
         self._shielded = True
+        self.operation = replace(self.operation, may_cancel=False)
 
     def update(self, change: Callable[[Operation], Operation], *, durable: bool = True) -> None:
         """Change the record, keep it and tell it."""

@@ -149,6 +149,159 @@ def test_cancelling_undoes_and_releases(house: House) -> None:
     assert house.operations.locks.holder("images/x") is None
 
 
+class FullDisk(SqliteStore):
+    """A store that refuses every write while `full`."""
+
+    full = False
+
+    def commit(self, writes: Any, *, expect: Any = None, durable: bool = True) -> int:
+        if self.full:
+            raise Failed("store_failed", "the disk is full")
+        return super().commit(writes, expect=expect, durable=durable)
+
+
+def on_full_disk(house: House) -> FullDisk:
+    """The house again, its store one that can be made to refuse writes."""
+    house.close()
+    house.store = store = FullDisk(house.path)
+    house.events = Events(store)
+    house.operations = Operations(store, house.events, workers=4)
+    house.operations.handlers["thing"] = house.undo
+    return store
+
+
+def test_what_could_not_be_recorded_as_kept_is_undone(house: House) -> None:
+    store = on_full_disk(house)
+
+    def work(task: Task) -> None:
+        task.intend("thing", n=1)
+        store.full = True
+        task.keep()
+
+    done = house.operations.wait(house.operations.submit("launch", "instances/a", work).id, 5)
+    assert (done.state, house.undone) == (OperationState.FAILED, [{"n": 1}])
+
+
+def test_an_end_that_the_full_disk_refused_is_recorded_before_anything_new_begins(house: House) -> None:
+    store = on_full_disk(house)
+
+    def fails(task: Task) -> None:
+        task.intend("thing", n=1)
+        store.full = True
+        raise Failed("broken", "it broke")
+
+    def works(task: Task) -> None:
+        task.intend("thing", n=1)
+        task.keep()
+
+    first = house.operations.submit("launch", "instances/a", fails, locks=["instances/a"])
+    assert house.operations.wait(first.id, 5).state is OperationState.FAILED
+    assert house.operations.get(first.id).state is OperationState.FAILED
+    assert house.operations.list(running=True) == []
+    with pytest.raises(Failed):
+        house.operations.submit("launch", "instances/a", works, locks=["instances/a"])
+    store.full = False
+    second = house.operations.submit("launch", "instances/a", works, locks=["instances/a"])
+    assert house.operations.wait(second.id, 5).state is OperationState.DONE
+    house.undone.clear()
+    house.close()
+    house.open()
+    assert house.operations.recover() == []
+    assert house.undone == [], "a restart must not undo what was made after it"
+    assert house.operations.get(first.id).state is OperationState.FAILED
+
+
+def leave(house: House, resource: str) -> None:
+    """An operation that could not undo the thing it had begun."""
+
+    def work(task: Task) -> None:
+        task.intend("thing", stubborn=True)
+        raise Failed("broken", "it broke")
+
+    house.operations.wait(house.operations.submit("launch", resource, work, locks=[resource]).id, 5)
+
+
+def test_leftovers_go_before_the_next_operation_begins(house: House) -> None:
+    leave(house, "instances/a")
+    order: list[str] = []
+    house.operations.handlers["thing"] = lambda data: order.append("undone")
+    for resource in ("instances/b", "instances/a"):
+        operation = house.operations.submit("launch", resource, lambda task: order.append(task.operation.resource))
+        house.operations.wait(operation.id, 5)
+    assert order == ["instances/b", "undone", "instances/a"]
+
+
+def test_leftovers_are_not_removed_under_a_running_operation(house: House) -> None:
+    leave(house, "instances/a")
+    gate = threading.Event()
+    operation = house.operations.submit("start", "instances/a", lambda task: gate.wait(5), locks=["instances/a"])
+    house.operations.handlers["thing"] = house.undone.append
+    house.operations.settle()
+    assert house.undone == []
+    gate.set()
+    house.operations.wait(operation.id, 5)
+    house.operations.settle()
+    assert house.undone == [{"stubborn": True}]
+
+
+def test_leftovers_of_what_was_made_again_are_forgotten(house: House) -> None:
+    leave(house, "instances/a")
+
+    def again(task: Task) -> None:
+        task.intend("thing", stubborn=True)
+        task.keep()
+
+    house.operations.wait(house.operations.submit("launch", "instances/a", again, locks=["instances/a"]).id, 5)
+    house.operations.handlers["thing"] = house.undone.append
+    house.operations.settle()
+    assert house.undone == []
+
+
+def test_what_finishes_in_any_case_says_that_it_cannot_be_cancelled(house: House) -> None:
+    shielded, gate = threading.Event(), threading.Event()
+
+    def work(task: Task) -> None:
+        task.shield()
+        shielded.set()
+        gate.wait(5)
+
+    operation = house.operations.submit("delete", "instances/a", work)
+    assert shielded.wait(5)
+    assert not house.operations.get(operation.id).may_cancel
+    with pytest.raises(Conflict) as caught:
+        house.operations.cancel(operation.id)
+    gate.set()
+    assert caught.value.code == "not_cancellable"
+
+
+def test_a_daemon_that_ends_does_not_wait_until_what_was_kept_is_ready(house: House) -> None:
+    kept = threading.Event()
+
+    def work(task: Task) -> None:
+        task.keep()
+        kept.set()
+        for _ in range(1000):
+            task.check()
+            threading.Event().wait(0.01)
+
+    operation = house.operations.submit("launch", "instances/a", work)
+    assert kept.wait(5)
+    house.operations.close()
+    assert house.operations.get(operation.id).state is OperationState.INTERRUPTED
+
+
+def test_the_history_of_a_daemon_that_runs_for_long_is_pruned(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("triune.services.operations.runner._HISTORY", 5)
+    monkeypatch.setattr("triune.services.operations.runner._PRUNE_EVERY", 10)
+    for number in range(10):
+        house.operations.wait(house.operations.submit("start", f"instances/{number}", lambda task: None).id, 5)
+    for _ in range(200):
+        if len(house.operations.list()) == 5:
+            break
+        threading.Event().wait(0.01)
+    assert len(house.operations.list()) == 5
+
+
 def test_an_unknown_operation_is_not_found(house: House) -> None:
     with pytest.raises(NotFound):
         house.operations.get("nope")
