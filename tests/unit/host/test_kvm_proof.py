@@ -82,3 +82,62 @@ def test_a_device_that_qemus_user_may_not_open(tmp_path: Path) -> None:
     device.chmod(0o666)
     assert kvm.libvirt_reprobes(device, user="nobody") is None
     assert kvm.libvirt_reprobes(device, user="no-such-user") is None
+
+
+def fake_qemu(folder: Path, monkeypatch: pytest.MonkeyPatch, cases: str) -> Path:
+    """A QEMU that acts by its accelerator and CPU model; returns the file in which it notes the models tried."""
+    program, tried = folder / "qemu", folder / "tried"
+    program.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in *--version*) echo "QEMU emulator version 9.9"; exit 0 ;; esac\n'
+        'while [ $# -gt 0 ]; do case "$1" in -machine) accel="$2" ;; -cpu) cpu="$2" ;; esac; shift; done\n'
+        f'echo "${{accel#*=}} $cpu" >> {tried}\n'
+        f'case "${{accel#*=}} $cpu" in {cases} "tcg max") exit 99 ;; *) exit 1 ;; esac\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(kvm, "QEMU", str(program))
+    return tried
+
+
+MSR = '"kvm host") echo "qemu: error: failed to set MSR 0x10a to 0x69" >&2; exit 134 ;;'
+
+
+def test_a_register_that_kvm_lacks_does_not_condemn_kvm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = fake_qemu(tmp_path, monkeypatch, f'{MSR} "kvm qemu64") exit 99 ;;')
+    device = tmp_path / "kvm"
+    device.touch()
+    cache = tmp_path / "proof.json"
+    proof = kvm.prove(cache=cache, device=device)
+    assert (proof.usable, proof.code, proof.cpu) == (True, "ok", "qemu64")
+    assert "qemu64" in proof.reason and "MSR 0x10a" in proof.reason
+    assert tried.read_text().splitlines() == ["kvm host", "kvm qemu64"]
+    assert kvm.prove(cache=cache, device=device) == proof
+    assert len(tried.read_text().splitlines()) == 2
+
+
+def test_a_plain_model_that_hangs_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = fake_qemu(tmp_path, monkeypatch, f'{MSR} "kvm qemu64") exec sleep 60 ;;')
+    device = tmp_path / "kvm"
+    device.touch()
+    proof = kvm.prove(cache=None, timeout=0.5, device=device)
+    assert (proof.usable, proof.code) == (False, "guest_hung")
+    assert tried.read_text().splitlines() == ["kvm host", "kvm qemu64", "tcg max"]
+
+
+def test_both_models_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_qemu(tmp_path, monkeypatch, MSR)
+    device = tmp_path / "kvm"
+    device.touch()
+    proof = kvm.prove(cache=None, device=device)
+    assert (proof.usable, proof.code) == (False, "guest_failed")
+    assert "MSR 0x10a" in proof.reason
+
+
+def test_what_proves_nothing_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = tmp_path / "kvm"
+    device.touch()
+    cache = tmp_path / "proof.json"
+    fake_qemu(tmp_path, monkeypatch, '"tcg max") exit 1 ;;')
+    assert kvm.prove(cache=cache, device=device).code == "unproven"
+    fake_qemu(tmp_path, monkeypatch, '"kvm host") exit 99 ;;')
+    assert kvm.prove(cache=cache, device=device).code == "ok"

@@ -58,16 +58,22 @@ class KvmEngine:
     def host(self) -> spec.HostFacts:
         """What this host can do; proved once."""
         with self._facts_lock:
-            if self._facts is None:
-                self._facts = spec.HostFacts(
-                    accelerated=kvm.prove(cache=self._proof_cache).usable,
-                    memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-                    cpus=os.cpu_count() or 1,
-                    cpu_quota=_cpu_controller(),
-                    virtiofs=any(Path(path).exists() for path in _VIRTIOFSD),
-                    emulator=shutil.which(kvm.QEMU) or f"/usr/bin/{kvm.QEMU}",
-                )
-            return self._facts
+            if self._facts is not None:
+                return self._facts
+            proof = kvm.prove(cache=self._proof_cache)
+            facts = spec.HostFacts(
+                accelerated=proof.usable,
+                memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+                cpus=os.cpu_count() or 1,
+                cpu_quota=_cpu_controller(),
+                virtiofs=any(Path(path).exists() for path in _VIRTIOFSD),
+                emulator=shutil.which(kvm.QEMU) or f"/usr/bin/{kvm.QEMU}",
+                cpu_model="host-passthrough" if proof.cpu == kvm.HOST_CPU else proof.cpu,
+            )
+            # A device or a QEMU that was not there may come while we run.
+            if proof.lasting:
+                self._facts = facts
+            return facts
 
     def probe(self) -> Probe:
         """Versions, and whether KVM is proved."""

@@ -29,7 +29,10 @@ _TB_CACHE_MIB = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostFacts:
-    """What the XML depends on of this host. `memory` in bytes; `cpu_quota`: the cpu controller can hold a VM back."""
+    """What the XML depends on of this host. `memory` in bytes; `cpu_quota`: the cpu controller can hold a VM back.
+
+    `cpu_model` is that of accelerated VMs unless they ask for another: a mode of libvirt's, or a model's name.
+    """
 
     accelerated: bool
     memory: int
@@ -37,6 +40,7 @@ class HostFacts:
     cpu_quota: bool = True
     virtiofs: bool = False
     emulator: str = "/usr/bin/qemu-system-x86_64"
+    cpu_model: str = "host-passthrough"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,7 +264,7 @@ def _os(root: ET.Element, plan: LaunchPlan, form: DiskForm, settings: Settings, 
 
 
 def _cpu(root: ET.Element, settings: Settings, host: HostFacts) -> None:
-    chosen = settings.cpu or ("host-passthrough" if host.accelerated else "maximum")
+    chosen = settings.cpu or (host.cpu_model if host.accelerated else "maximum")
     if chosen in ("maximum", "host-passthrough", "host-model"):
         ET.SubElement(root, "cpu", {"mode": chosen})
         return

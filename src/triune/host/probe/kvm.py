@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from triune.domain.finding import Finding
-from triune.host.kvm import libvirt_reprobes, prove
+from triune.host.kvm import HOST_CPU, libvirt_reprobes, prove
 from triune.host.probe.cpu import parse_cpuinfo
 from triune.host.probe.view import Facts, View, missing, ok, unknown, warning
 
@@ -30,7 +30,9 @@ def _device(view: View) -> Finding:
         sentence = "/dev/kvm is there; without QEMU it cannot be proved."
         return unknown("kvm.device", AREA, sentence, "triune setup", device=True)
     proof = prove()
-    facts: Facts = {"device": True, "usable": bool(proof.usable), "reason": str(proof.reason)}
+    facts: Facts = {"device": True, "usable": bool(proof.usable), "reason": str(proof.reason), "cpu": proof.cpu}
+    if proof.usable and proof.cpu != HOST_CPU:
+        return warning("kvm.device", AREA, f"{_inline(proof.reason)}; virtual machines get that plain model.", **facts)
     if proof.usable:
         return ok("kvm.device", AREA, "/dev/kvm ran a test guest: virtual machines are hardware-accelerated.", **facts)
     sentence = f"{_inline(facts['reason'])}; {_EMULATED}."

@@ -19,7 +19,7 @@ from triune.domain.network import Nic
 from triune.engines.kvm import inventory, mark
 from triune.engines.kvm.rename import moved
 from triune.engines.kvm.settings import KNOWN
-from triune.engines.kvm.spec import Files, build, check
+from triune.engines.kvm.spec import Files, HostFacts, build, check
 
 BAD: list[tuple[dict[str, Any], type[TriuneError], str]] = [
     ({"memory": 9 * GIB}, Invalid, "bad_memory"),
@@ -117,6 +117,19 @@ def test_every_setting_changes_the_xml() -> None:
     plain = build(plan(), FILES, EMULATED)
     for key in set(KNOWN) - {"autostart"}:
         assert build(plan(settings={key: other[key]}), FILES, EMULATED) != plain
+
+
+def test_an_accelerated_vm_gets_the_model_that_was_proved() -> None:
+    def cpu(host: HostFacts, **asked: Any) -> dict[str, str | None]:
+        element = ET.fromstring(build(plan(**asked), FILES, host)).find("cpu")
+        assert element is not None
+        return {"mode": element.get("mode"), "model": element.findtext("model")}
+
+    plain = replace(ACCELERATED, cpu_model="qemu64")
+    assert cpu(ACCELERATED) == {"mode": "host-passthrough", "model": None}
+    assert cpu(plain) == {"mode": "custom", "model": "qemu64"}
+    assert cpu(plain, settings={"cpu": "host-model"})["mode"] == "host-model"
+    assert cpu(replace(EMULATED, cpu_model="qemu64"))["mode"] == "maximum"
 
 
 @pytest.mark.parametrize(
