@@ -93,11 +93,13 @@ test-tools:
 .PHONY: test
 test: $(VENV)/.dev compiled lint test-tools ## Every test, the live ones on real engines included (root)
 	@$(BIN)/triune setup --no-daemon
-	TRIUNE_REQUIRE=kvm,lxc,docker $(BIN)/pytest -q --color=no
+	export TRIUNE_REQUIRE=kvm,lxc,docker
+	$(BIN)/python -m pytest -q --color=no -n 2 -m "not live"
+	$(BIN)/python -m pytest -q --color=no -m live
 
 .PHONY: test-quick
 test-quick: $(VENV)/.dev ## Tests without root and engines, under a minute
-	@$(BIN)/pytest -q -m "not live"
+	@$(BIN)/python -m pytest -q -n 2 -m "not live"
 
 .PHONY: bench
 bench: $(VENV)/.dev setup ## Measure against the engines' own tools
