@@ -27,8 +27,9 @@ from triune.services.operations import Event
 log = logging.getLogger(__name__)
 
 HEARTBEAT = 15.0
-# Headers are sent after the first piece, or after this time: a source that fails at once is answered with its error.
-_PATIENCE = 1.0
+# Headers are sent after the first piece, or after this time: a source that fails until then is answered with its
+# error. An engine that hangs is found out within two seconds.
+_PATIENCE = 2.5
 _AHEAD = 4
 _SETTLING = 5.0
 

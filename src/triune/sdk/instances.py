@@ -87,7 +87,11 @@ class Instances:
             try:
                 yield from response.chunks()
             except (OSError, ProtocolError) as error:
-                raise Unreachable("logs_broke_off", f"the logs of {name} broke off: {error}", hint="") from None
+                raise Unreachable(
+                    "logs_broke_off",
+                    f"the logs of {name} broke off: {error}",
+                    hint="See whether its engine and the daemon run: triune list",
+                ) from None
             finally:
                 response.close()
 

@@ -27,7 +27,6 @@ HOST = spec.HostFacts(
     cgroups={"memory": 2, "cpu": 2, "pids": 2},
     apparmor=True,
     folder=FOLDER,
-    hook=FOLDER / "pre-start.sh",
     python=Path("/opt/my tools/python"),
     architecture="x86_64",
 )

@@ -155,10 +155,10 @@ class DockerClient:
             raise translated(error, missing) from error
         except requests.exceptions.ConnectionError as error:
             if _timed_out(error):
-                raise _TimedOut(*_silent(self.socket_path)) from error
+                raise _TimedOut(*_silent(self.socket_path), hint=_START) from error
             raise unreachable(self.socket_path, error) from error
         except requests.exceptions.Timeout as error:
-            raise _TimedOut(*_silent(self.socket_path)) from error
+            raise _TimedOut(*_silent(self.socket_path), hint=_START) from error
         except (requests.exceptions.RequestException, docker.errors.DockerException) as error:
             raise Failed(
                 "docker_failed",
@@ -210,7 +210,7 @@ def unreachable(socket_path: str, error: BaseException) -> TriuneError:
             f"Docker does not run: there is no socket {socket_path}",
             hint="Start it: systemctl start docker (or: dockerd); to install it: triune setup",
         )
-    return Unreachable(*_silent(socket_path)[:2], hint=_START)
+    return Unreachable(*_silent(socket_path), hint=_START)
 
 
 _START = "Start it: systemctl start docker (or: dockerd); its log: journalctl -u docker"

@@ -83,7 +83,7 @@ def create_body(plan: LaunchPlan, image: ImageStart, abilities: Abilities) -> di
     form = _form(plan)
     _refuse_user_data(plan)
     config, host = settings.parse(spec.settings)
-    command = [single_line(word, "the command") for word in spec.command]
+    command = [_word(word) for word in spec.command]
     body: dict[str, Any] = {
         "Image": form.id,
         "Hostname": spec.name,
@@ -138,6 +138,13 @@ def _environment(env: Mapping[str, str]) -> list[str]:
         if not _ENV_KEY.fullmatch(single_line(key, "the name of an environment variable")):
             raise Invalid("bad_variable", f"{key!r} is no name for a variable", hint="Write it as KEY=VALUE.")
     return [f"{key}={single_line(value, f'the environment variable {key}')}" for key, value in env.items()]
+
+
+def _word(word: str) -> str:
+    """A word of a command; it is told in JSON, so that a line break in it does no harm."""
+    if "\0" in word:
+        raise Invalid("control_character", "the command contains a NUL character", hint="Remove it.")
+    return word
 
 
 def _labels(plan: LaunchPlan) -> dict[str, str]:

@@ -165,7 +165,7 @@ class FakeEngine:
         for key, value in {**spec.env, **spec.settings}.items():
             single_line(key, "a name")
             single_line(value, f"the value of {key}")
-        for word in (*spec.command, *(part for volume in spec.volumes for part in (volume.source, volume.target))):
+        for word in (part for volume in spec.volumes for part in (volume.source, volume.target)):
             single_line(word, "a value")
         for key in spec.settings:
             if key not in _SETTINGS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, TypeVar
@@ -14,6 +15,8 @@ from triune.host import bindings
 T = TypeVar("T")
 
 PATIENCE = 1.8  # seconds; "within two seconds" with something left for the rest
+_MOST_WAITING = 4
+_TRY_AGAIN = 10.0  # seconds between attempts while earlier ones wait
 _KEEPALIVE = (2, 3)  # seconds between probes, and how many may stay unanswered
 
 _loop_lock = threading.Lock()
@@ -59,8 +62,14 @@ def _run_loop(virt: ModuleType) -> None:
             virt.virEventRunDefaultImpl()
 
 
-def bounded(work: Callable[[], T], uri: str, seconds: float = PATIENCE) -> T:
-    """Run `work` in a thread and wait for it; raise Unreachable after `seconds`.
+def bounded(
+    work: Callable[[], T],
+    uri: str,
+    seconds: float = PATIENCE,
+    *,
+    late: Callable[[threading.Thread], None] = lambda _thread: None,
+) -> T:
+    """Run `work` in a thread and wait for it; raise Unreachable after `seconds`, telling `late` of the thread.
 
     A socket that nobody serves accepts connections and says nothing; libvirt waits for it without an end.
     """
@@ -79,6 +88,7 @@ def bounded(work: Callable[[], T], uri: str, seconds: float = PATIENCE) -> T:
     if trouble:
         raise trouble[0]
     if not result:
+        late(thread)
         raise unreachable(uri, f"no answer within {seconds:g} s")
     return result[0]
 
@@ -99,6 +109,8 @@ class Client:
         self.uri = uri
         self._lock = threading.Lock()
         self._connection: Any = None
+        # Attempts to connect that still wait for a libvirt that hangs, each with a thread and a socket.
+        self._waiting: list[tuple[float, threading.Thread]] = []
 
     def connection(self) -> Any:
         """The open connection. Raises Unreachable, Denied or Unsupported."""
@@ -112,14 +124,27 @@ class Client:
         """A connection of its own, for the caller to close."""
         virt = library()
         ensure_event_loop()
+        self._refuse_to_queue()
 
         def attempt() -> Any:
             connection = virt.open(self.uri)
             connection.setKeepAlive(*_KEEPALIVE)
             return connection
 
+        def late(thread: threading.Thread) -> None:
+            self._waiting = [*self._waiting, (time.monotonic(), thread)]
+
         with self.errors():
-            return bounded(attempt, self.uri)
+            return bounded(attempt, self.uri, late=late)
+
+    def _refuse_to_queue(self) -> None:
+        """Raise Unreachable while attempts wait: one more now and then, as the next libvirtd may be another process,
+        and never more than a few, as nothing can end them."""
+        self._waiting = [(begun, thread) for begun, thread in self._waiting if thread.is_alive()]
+        if not self._waiting:
+            return
+        if len(self._waiting) >= _MOST_WAITING or time.monotonic() - self._waiting[-1][0] < _TRY_AGAIN:
+            raise unreachable(self.uri, "it took a connection and says nothing")
 
     def call(self, work: Callable[[Any], T], *, name: str = "", seconds: float | None = None) -> T:
         """Do `work` on the connection, libvirt's errors made ours; once more where the connection had just died."""

@@ -86,7 +86,7 @@ class Watch:
             self._renamed[uuid] = name  # its new name follows
             return
         if event == _DEFINED and detail == _DEFINED_RENAMED:
-            self._tell("renamed", name, {"from": self._renamed.pop(uuid, "")})
+            self._tell("renamed", name, {"old": self._renamed.pop(uuid, "")})
             return
         if event == _DEFINED and detail == _DEFINED_UPDATED:
             self._tell("changed", name)

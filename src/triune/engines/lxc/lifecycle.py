@@ -25,7 +25,6 @@ from triune.engines.lxc.settings import Settings
 from triune.host import beneath, cgroup, idmap, overlay
 from triune.host.idmap import IdRange
 
-_HOOK = "pre-start.sh"
 _POLL_S = 0.03
 _KILL_PATIENCE_S = 15.0
 _RANGE = 65536
@@ -116,8 +115,10 @@ class Lifecycle:
         items = spec.config_items(plan, given, mark.id_map, self._facts(plan.spec.name))
         progress.step("lxc-upper", "making its own layer")
         layers.make_folders(folder, mark)
-        shutil.copyfile(Path(__file__).with_name(_HOOK), folder / _HOOK)
-        (folder / _HOOK).chmod(0o755)
+        for hook in spec.HOOKS:
+            script = folder / f"{hook}.sh"
+            shutil.copyfile(Path(__file__).with_name(script.name), script)
+            script.chmod(0o755)
         progress.step("lxc-mount", "mounting its root and giving it an identity")
         layers.mount_root(folder, mark)
         assert isinstance(plan.form, TreeForm)  # noqa: S101 - `_accept` has refused other forms
@@ -151,7 +152,6 @@ class Lifecycle:
             cgroups={controller: mounted.version(controller) for controller in ("memory", "cpu", "pids")},
             apparmor=detail.apparmor_enabled(),
             folder=folder,
-            hook=folder / _HOOK,
             python=Path(sys.executable),
             architecture=os.uname().machine,
         )

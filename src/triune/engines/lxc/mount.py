@@ -1,4 +1,7 @@
-"""`python -m triune.engines.lxc.mount FOLDER`: mount the root of one container. The pre-start hook calls it."""
+"""`python -m triune.engines.lxc.mount FOLDER`: mount the root of one container, or with `--away` take its mounts away.
+
+Called by the hooks pre-start.sh and destroy.sh.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,18 @@ from triune.domain.errors import TriuneError
 from triune.engines.lxc import layers, mark
 
 
-def main(folder: Path) -> int:
-    """Mount what is not mounted; 1 with a sentence on standard error when that fails."""
+def main(folder: Path, *, away: bool = False) -> int:
+    """Mount what is not mounted, or unmount what is; 1 with a sentence on standard error when that fails."""
     try:
         found = mark.read(folder)
         if found is None:
             sys.stderr.write(f"{folder} holds no container made by Triune\n")
             return 1
-        layers.mount_root(folder, found)
+        if away:
+            layers.unmount_root(folder)
+            layers.release_lower(folder.parent, found, folder)
+        else:
+            layers.mount_root(folder, found)
     except TriuneError as error:
         sys.stderr.write(f"{error.message}. {error.hint}\n")
         return 1
@@ -24,4 +31,4 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[-1]), away=sys.argv[1] == "--away"))

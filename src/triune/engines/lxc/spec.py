@@ -24,13 +24,22 @@ from triune.host.idmap import IdRange
 
 Items = list[tuple[str, str]]
 
+HOOKS = ("pre-start", "destroy")  # each a script NAME.sh in the container's own folder
 SHARED_CONFIG = Path("/usr/share/lxc/config")
 CPU_PERIOD_US = 100_000
 _KEY = re.compile(r"lxc(?:\.[a-zA-Z0-9_]+)+", re.ASCII)
 # Items that may name files in the container's own folder.
 _OWN_PATHS = frozenset(
     f"lxc.{key}"
-    for key in ("rootfs.path", "console.logfile", "hook.pre-start", "mount.entry", "mount.fstab", "log.file")
+    for key in (
+        "rootfs.path",
+        "console.logfile",
+        "hook.pre-start",
+        "hook.destroy",
+        "mount.entry",
+        "mount.fstab",
+        "log.file",
+    )
 )
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _SIZES = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
@@ -43,7 +52,6 @@ class HostFacts:
     cgroups: Mapping[str, int | None]
     apparmor: bool
     folder: Path
-    hook: Path
     python: Path
     architecture: str
 
@@ -106,7 +114,10 @@ def _confinement(settings: Settings, ids: IdRange | None, host: HostFacts) -> It
 def _hook(host: HostFacts) -> Items:
     # liblxc hands the line to a shell and appends arguments of its own, so this one value is quoted for it. Both
     # paths are of our own installation.
-    return [("lxc.hook.version", "1"), ("lxc.hook.pre-start", shlex.join([str(host.hook), str(host.python)]))]
+    return [
+        ("lxc.hook.version", "1"),
+        *((f"lxc.hook.{name}", shlex.join([f"{host.folder}/{name}.sh", str(host.python)])) for name in HOOKS),
+    ]
 
 
 def _console(folder: Path) -> Items:

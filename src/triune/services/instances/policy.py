@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+from pathlib import Path
 
 from triune.domain.errors import Invalid
 from triune.domain.instance import InstanceSpec
@@ -11,6 +13,7 @@ from triune.domain.network import Publish
 from triune.domain.units import format_size
 
 _SMALLEST_MEMORY = 4 * 2**20
+_LARGEST_DISK = 2**50  # qcow2 with its usual clusters ends at twice that
 
 
 def check(spec: InstanceSpec) -> None:
@@ -26,13 +29,19 @@ def check(spec: InstanceSpec) -> None:
                 f"the volume's target {volume.target!r} is not an absolute path",
                 hint="Write it as VOLUME:/path or /folder:/path.",
             )
+        if volume.source.startswith("/") and not Path(volume.source).exists():
+            raise Invalid(
+                "volume_missing",
+                f"there is no {volume.source} on this host",
+                hint=f"Make it first: mkdir -p {shlex.quote(volume.source)}",
+            )
 
 
 def _check_text(spec: InstanceSpec) -> None:
     for key, value in spec.env.items():
-        if not key or "=" in key:
-            raise Invalid("bad_env", f"{key!r} is not the name of a variable", hint="Write it as --env NAME=VALUE.")
         single_line(key, "the name of an environment variable")
+        if not key or "=" in key or any(char.isspace() for char in key):
+            raise Invalid("bad_env", f"{key!r} is not the name of a variable", hint="Write it as --env NAME=VALUE.")
         single_line(value, f"the environment variable {key}")
     for key, value in spec.settings.items():
         single_line(key, "the name of a setting")
@@ -71,6 +80,12 @@ def _check_limits(spec: InstanceSpec) -> None:
             "disk_too_small",
             f"a disk of {format_size(spec.disk)} is too small",
             hint="Ask for at least 1 MiB; a size without a unit is in bytes.",
+        )
+    if spec.disk is not None and spec.disk > _LARGEST_DISK:
+        raise Invalid(
+            "disk_too_large",
+            f"a disk of {format_size(spec.disk)} is more than can be made",
+            hint=f"Ask for at most {format_size(_LARGEST_DISK)}.",
         )
 
 

@@ -8,6 +8,7 @@ stay when it ends.
 from __future__ import annotations
 
 import builtins
+import difflib
 import ipaddress
 import logging
 import threading
@@ -100,10 +101,12 @@ class Networks:
         if entry is None and name == self._settings.name and _SUBNET in self._problems:
             raise self._problems[_SUBNET]
         if entry is None:
+            near = difflib.get_close_matches(name, [network.name for network in self.list()], 1)
+            did = f"Did you mean {near[0]!r}? " if near else ""
             raise NotFound(
                 "network_not_found",
                 f"there is no network {name}",
-                hint="See them with triune network list; make one with triune network create.",
+                hint=f"{did}See them with triune network list; make one with triune network create.",
             )
         return _network(entry)
 

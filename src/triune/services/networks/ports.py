@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 
 from triune.domain.errors import Conflict, Invalid, TriuneError
 from triune.domain.network import Publish, parse_publish
 from triune.engines.base import Engine
+from triune.host import net
 from triune.host.listeners import Listener, listeners, overlaps, owners
 from triune.store import Delete, Put, Store
 
@@ -64,6 +66,7 @@ class Ports:
                 )
         if not ports:
             return
+        _refuse_foreign(instance, ports)
         known = self.all()
         self._refuse_instances(instance, ports, known)
         # An engine's own proxy holds its ports open: those the instance has already are no conflict.
@@ -107,6 +110,19 @@ def _parsed(texts: Sequence[str]) -> Iterator[Publish]:
         except Invalid:
             # Made by the engine's own tool in a shape we do not publish, such as an IPv6 address.
             continue
+
+
+def _refuse_foreign(instance: str, ports: Sequence[Publish]) -> None:
+    wanted = {port.host_ip for port in ports if port.host_ip and not ipaddress.IPv4Address(port.host_ip).is_loopback}
+    if not wanted:
+        return
+    own = {str(one.ip) for found in net.addresses().values() for one in found}
+    for address in sorted(wanted - own):
+        raise Invalid(
+            "address_not_here",
+            f"no port of {address} can be published for {instance}: this host has no such address",
+            hint=f"It has {', '.join(sorted(own))}; leave the address out to publish on all of them.",
+        )
 
 
 def _refuse_processes(instance: str, ports: Sequence[Publish]) -> None:

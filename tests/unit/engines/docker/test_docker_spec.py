@@ -170,7 +170,7 @@ def test_disk_limits_need_a_driver_that_can() -> None:
         (plan(env={"A": "1\n2"}), "control_character"),
         (plan(env={"A=B": "1"}), "bad_variable"),
         (plan(env={"": "1"}), "bad_variable"),
-        (plan(command=("a\rb",)), "control_character"),
+        (plan(command=("a\0b",)), "control_character"),
         (plan(volumes=(VolumeMount(source="../etc", target="/x"),)), "bad_volume"),
         (plan(volumes=(VolumeMount(source="data", target="x"),)), "bad_volume"),
         (plan(volumes=(VolumeMount(source="data", target="/"),)), "bad_volume"),

@@ -111,3 +111,11 @@ _PUBLISH = st.builds(
 def test_a_conflict_is_mutual(one: Publish, other: Publish) -> None:
     assert same(one, one)
     assert same(one, other) == same(other, one)
+
+
+def test_an_address_of_another_host_is_refused(store: SqliteStore) -> None:
+    ports = Ports(store, engines({}))
+    with pytest.raises(Invalid) as caught:
+        ports.check("web", parsed("192.0.2.7:8080:80"), native=False)
+    assert caught.value.code == "address_not_here"
+    ports.check("web", parsed("127.0.0.5:8080:80"), native=False)
