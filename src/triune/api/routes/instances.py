@@ -93,8 +93,9 @@ async def get_instance(name: str, triune: Services, run: Run) -> Response:
     def work() -> tuple[dict[str, object], str]:
         found = triune.instances.get(name)
         published = [str(port) for port in triune.networks.published().get(name, ())]
-        tag = views.etag(found, triune.instances.intents().get(name))
-        return views.detail(found, restarts=triune.instances.restarts(name), published=published), tag
+        intent = triune.instances.intent(name) or {}
+        content = views.detail(found, restarts=intent.get("restarts", 0), published=published)
+        return content, views.etag(found, intent)
 
     content, tag = await run.run(work)
     return Json(content, headers={"ETag": tag})

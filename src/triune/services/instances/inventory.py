@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TypeVar
 
-from triune.domain.errors import NotFound, TriuneError, Unreachable
+from triune.domain.errors import Conflict, NotFound, TriuneError, Unreachable
 from triune.domain.instance import Instance, InstanceDetail, Stats
 from triune.engines.base import Engine
 from triune.store import Store
@@ -69,17 +69,33 @@ class Inventory:
         that does not answer.
         """
         entry = self._store.get(INTENT + name)
-        if entry is not None and entry.value["engine"] in self._engines:
-            return self._engines[entry.value["engine"]]
+        if entry is not None:
+            engine = self._engines.get(entry.value["engine"])
+            # What was removed while nobody listened must not hide another engine's instance of that name.
+            if engine is not None and _may_have(engine, name):
+                return engine
+        listing = self.list()
+        having = [instance.engine for instance in listing.instances if instance.name == name]
+        if len(having) > 1:
+            raise Conflict(
+                "name_ambiguous",
+                f"there are several instances {name!r}: {', '.join(having)}",
+                hint="Rename all but one with their engines' own tools.",
+                engines=having,
+            )
+        if not having:
+            raise _not_found(name, listing)
+        return self._engines[having[0]]
+
+    def require_free(self, name: str) -> None:
+        """Raise Conflict("instance_exists") where an engine has it, or had it when it last answered."""
         listing = self.list()
         for instance in listing.instances:
             if instance.name == name:
-                return self._engines[instance.engine]
-        raise _not_found(name, listing)
-
-    def find(self, name: str) -> Instance | None:
-        """The row of one instance, or None; engines that don't answer are passed over."""
-        return next((instance for instance in self.list().instances if instance.name == name), None)
+                raise _exists(name, instance.engine, instance.state.value)
+        entry = self._store.get(INTENT + name)
+        if entry is not None and entry.value["engine"] in {problem.engine for problem in listing.problems}:
+            raise _exists(name, entry.value["engine"], "which does not answer now")
 
     def _ask(self, what: str, calls: Mapping[str, Callable[[], T]]) -> tuple[dict[str, T], Sequence[EngineProblem]]:
         futures: dict[str, Future[T]] = {}
@@ -114,11 +130,33 @@ class Inventory:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
+def row(engine: Engine, name: str) -> Instance:
+    """Its row in the engine's list: quicker than all of its details. Raises NotFound."""
+    found = next((instance for instance in engine.list() if instance.name == name), None)
+    return found or engine.get(name).instance
+
+
+def _may_have(engine: Engine, name: str) -> bool:
+    try:
+        return any(instance.name == name for instance in engine.list())
+    except TriuneError:  # it says itself what is wrong, when it is asked for the instance
+        return True
+
+
 def _silent(engine: str) -> Unreachable:
     return Unreachable(
         "engine_unreachable",
         f"{engine} did not answer within {PATIENCE:g} seconds",
         hint="See what is wrong with it: triune doctor",
+        engine=engine,
+    )
+
+
+def _exists(name: str, engine: str, state: str) -> Conflict:
+    return Conflict(
+        "instance_exists",
+        f"there is an instance {name!r} already ({engine}, {state})",
+        hint=f"Choose another name, or remove it: triune rm {name}",
         engine=engine,
     )
 

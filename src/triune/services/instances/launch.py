@@ -55,7 +55,7 @@ class Launcher:
         """Refuse what can be refused at once; returns the request with the engine chosen."""
         spec = request.spec
         policy.check(spec)
-        self._require_free(spec.name)
+        self._inventory.require_free(spec.name)
         engine = self._engine(spec)
         if spec.network == "":
             spec = replace(spec, network=self._networks.default)
@@ -76,7 +76,7 @@ class Launcher:
         engine = self._engines[spec.engine]
         task.step("image", f"preparing {spec.image}")
         form, image = self._images.form(spec.image, engine.form_kind, task)
-        self._require_free(spec.name)
+        self._inventory.require_free(spec.name)
         task.intend("instance", engine=engine.name, name=spec.name)
         nics = self._nics(spec, task)
         plan = LaunchPlan(
@@ -90,7 +90,7 @@ class Launcher:
         )
         engine.check(plan)
         task.step("create", f"creating {spec.name}")
-        engine.create(plan, task)
+        self._create(engine, plan, task)
         self._record(spec, plan.created)
         if request.start:
             task.step("start", f"starting {spec.name}")
@@ -99,6 +99,16 @@ class Launcher:
         if request.start:
             self._settle(request, engine, task)
         return {"name": spec.name, "engine": engine.name, "addresses": [nic.address for nic in nics]}
+
+    def _create(self, engine: Engine, plan: LaunchPlan, task: Task) -> None:
+        try:
+            engine.create(plan, task)
+        except Conflict as error:
+            if error.code == "instance_exists":
+                # Another tool was quicker: undoing must not remove what is not ours.
+                task.withdraw("instance")
+                self._networks.release(plan.spec.name)
+            raise
 
     def _engine(self, spec: InstanceSpec) -> Engine:
         if spec.engine not in (AUTO, ""):
@@ -129,16 +139,6 @@ class Launcher:
         probe = engine.probe()
         if not probe.available:
             raise Unsupported("engine_unavailable", f"{engine.title} can't be used: {probe.reason}", hint=probe.hint)
-
-    def _require_free(self, name: str) -> None:
-        found = self._inventory.find(name)
-        if found is not None:
-            raise Conflict(
-                "instance_exists",
-                f"there is an instance {name!r} already ({found.engine}, {found.state.value})",
-                hint=f"Choose another name, or remove it: triune rm {name}",
-                engine=found.engine,
-            )
 
     def _nics(self, spec: InstanceSpec, task: Task) -> tuple[Nic, ...]:
         if spec.network is None:
@@ -174,7 +174,9 @@ def start_command(engine: Engine, spec: InstanceSpec) -> None:
     """Start the launch command in a system as the transient systemd unit `triune-command`."""
     if engine.commands is None:
         raise Unsupported(
-            "no_commands", f"{engine.title} can't run a command here: {engine.probe().missing.get('commands', '')}"
+            "no_commands",
+            f"{engine.title} can't run a command here: {engine.probe().missing.get('commands', '')}",
+            hint="See: triune doctor",
         )
     unit: Sequence[str] = ("systemd-run", "--quiet", "--unit=triune-command", "--property=Restart=on-failure")
     variables = [f"--setenv={key}={value}" for key, value in spec.env.items()]

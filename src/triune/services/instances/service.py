@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from triune.domain.errors import Conflict, NotFound, Unsupported
-from triune.domain.instance import InstanceDetail, Origin, State, Stats
+from triune.domain.errors import Conflict, NotFound, TriuneError, Unreachable, Unsupported
+from triune.domain.instance import Instance, InstanceDetail, Origin, State, Stats
 from triune.domain.names import instance_name
-from triune.domain.operation import Operation
+from triune.domain.operation import Operation, Silent
 from triune.engines.base import Command, Engine, EngineEvent, Session, Terminal
 from triune.services.images import Images
-from triune.services.instances.inventory import INTENT, Inventory, Listing
+from triune.services.instances.inventory import INTENT, Inventory, Listing, row
 from triune.services.instances.launch import Launcher, LaunchRequest
 from triune.services.networks import Networks
 from triune.services.operations import Events, Operations, Task
-from triune.store import Delete, Put, Store
+from triune.store import Delete, Entry, Put, Store
+
+log = logging.getLogger(__name__)
 
 F = TypeVar("F")
 
@@ -43,6 +46,7 @@ class Instances:
         self._launcher = Launcher(engines, self._inventory, images, networks, store)
         operations.handlers["instance"] = self._erase_recorded
         operations.handlers["rename"] = self._finish_rename
+        operations.handlers["start"] = self._finish_start
 
     # Reading
 
@@ -53,22 +57,22 @@ class Instances:
     def get(self, name: str) -> InstanceDetail:
         """Everything known of one instance. Raises NotFound."""
         found = self._inventory.get(name)
-        entry = self._store.get(INTENT + name)
-        if entry is not None and not found.command:  # a system's command: its engine does not know of it
-            return replace(found, command=tuple(entry.value["spec"]["command"]))
+        intent = self.intent(name)
+        if intent is not None and not found.command:  # a system's command: its engine does not know of it
+            return replace(found, command=tuple(intent["spec"]["command"]))
         return found
 
     def stats(self) -> Mapping[str, Stats]:
         """Counters of every running instance."""
         return self._inventory.stats()
 
-    def restarts(self, name: str) -> int:
-        """How often Triune started it again; for engines that don't count themselves."""
+    def intent(self, name: str) -> Mapping[str, Any] | None:
+        """What was asked for: `{engine, created, spec, restarts?}`; `restarts` is how often we started it again."""
         entry = self._store.get(INTENT + name)
-        return int(entry.value.get("restarts", 0)) if entry else 0
+        return entry.value if entry else None
 
     def intents(self) -> Mapping[str, Mapping[str, Any]]:
-        """What was asked for, by instance name: `{engine, created, spec}`."""
+        """All of them, by the instance's name."""
         return {entry.key.removeprefix(INTENT): entry.value for entry in self._store.scan(INTENT)}
 
     # Changing
@@ -109,6 +113,7 @@ class Instances:
         engine = self._engine(name)
 
         def work(task: Task) -> None:
+            task.intend("start", redo=True, engine=engine.name, name=name)
             task.step("stop", f"stopping {name}")
             engine.stop(name, timeout=timeout, force=force, progress=task)
             task.shield()
@@ -135,11 +140,7 @@ class Instances:
         engine = self._engine(name)
         renaming = _facet(engine, "renaming", engine.renaming)
         instance_name(new)
-        taken = self._inventory.find(new)
-        if taken is not None:
-            raise Conflict(
-                "instance_exists", f"there is an instance {new!r} already", hint="Choose another name: triune list"
-            )
+        self._inventory.require_free(new)
         if not renaming.live and engine.get(name).instance.state is not State.STOPPED:
             raise Conflict(
                 "instance_running",
@@ -148,7 +149,7 @@ class Instances:
             )
 
         def work(task: Task) -> None:
-            task.intend("rename", redo=True, engine=engine.name, name=name, new=new)
+            task.intend("rename", engine=engine.name, name=name, new=new)
             task.shield()
             task.step("rename", f"renaming {name} to {new}")
             renaming.rename(name, new)
@@ -159,21 +160,11 @@ class Instances:
     def remove(self, name: str, *, force: bool, adopted: bool) -> Operation:
         """Remove it with its disks. Running ones need `force`, those Triune did not make need `adopted`."""
         engine = self._engine(name)
-        instance = engine.get(name).instance
-        if instance.origin is Origin.ADOPTED and not adopted:
-            raise Conflict(
-                "instance_adopted",
-                f"{name} was not made by Triune",
-                hint=f"If it may go all the same: triune rm --adopted {name}",
-            )
-        if instance.state in (State.RUNNING, State.PAUSED) and not force:
-            raise Conflict(
-                "instance_running",
-                f"{name} is {instance.state.value}",
-                hint=f"Stop it first (triune stop {name}), or remove it running: triune rm --force {name}",
-            )
+        _require_removable(row(engine, name), force=force, adopted=adopted)
 
         def work(task: Task) -> None:
+            # Once more: another client may have started it before this operation had the lock.
+            _require_removable(row(engine, name), force=force, adopted=adopted)
             task.intend("instance", redo=True, engine=engine.name, name=name)
             task.shield()
             task.step("delete", f"removing {name}")
@@ -205,18 +196,64 @@ class Instances:
     def heard(self, event: EngineEvent) -> None:
         """An engine told of something; what others removed natively gives its address and name back."""
         if event.action == "engine-up":
-            threading.Thread(target=self._engine_up, name=f"{event.engine}-up", daemon=True).start()
-        if event.action == "deleted" and self._operations.locks.holder(_resource(event.name)) is None:
-            entry = self._store.get(INTENT + event.name)
-            if entry is not None and entry.value["engine"] == event.engine:
-                self._forget(event.name)
+            self._aside(f"{event.engine}-up", self._engine_up)
+        # What is undefined while it runs is gone only when it stops.
+        if event.action in ("deleted", "stopped") and (entry := self._intent_of(event, event.name)):
+            self._aside(f"{event.name}-gone", lambda: self._forget_if_gone(entry))
+        if event.action == "renamed" and self._intent_of(event, event.data.get("old", "")):
+            self._aside(f"{event.name}-renamed", lambda: self._rename_records(event.data["old"], event.name))
         subject = _resource(event.name) if event.name else f"engines/{event.engine}"
         kind = f"instance.{event.action}" if event.name else event.action.replace("engine-", "engine.")
         self._events.publish(kind, subject, {"engine": event.engine, **event.data})
 
+    @staticmethod
+    def _aside(name: str, work: Callable[[], None]) -> None:
+        """Engines tell their events in threads that must not wait, and must not ask the engine."""
+        threading.Thread(target=work, name=name, daemon=True).start()
+
+    def _intent_of(self, event: EngineEvent, name: str) -> Entry | None:
+        """What we know of an instance that no operation of ours is at work on."""
+        if not name or self._operations.locks.holder(_resource(name)) is not None:
+            return None
+        entry = self._store.get(INTENT + name)
+        return entry if entry is not None and entry.value["engine"] == event.engine else None
+
+    def _forget_if_gone(self, entry: Entry) -> None:
+        name = entry.key.removeprefix(INTENT)
+        try:
+            self._engines[entry.value["engine"]].get(name)
+        except NotFound:
+            self._forget_unchanged(entry)
+        except TriuneError:
+            return  # seen when the engine answers again
+
+    def _forget_unchanged(self, entry: Entry) -> None:
+        """Forget it unless an operation has it by now, or has made it anew."""
+        name = entry.key.removeprefix(INTENT)
+        now = self._store.get(entry.key)
+        busy = self._operations.locks.holder(_resource(name)) is not None
+        if now is not None and now.revision == entry.revision and not busy:
+            self._forget(name)
+
     def _engine_up(self) -> None:
         self._networks.engine_up()
         self._operations.settle()
+        self.forget_vanished()
+
+    def forget_vanished(self) -> None:
+        """Give back what instances held that others removed while we did not hear of it."""
+        # Intents first: whatever appears in between is in the listing, and not among them.
+        entries = self._store.scan(INTENT)
+        listing = self._inventory.list()
+        away = {problem.engine for problem in listing.problems}
+        there = {(instance.engine, instance.name) for instance in listing.instances}
+        for engine in self._engines:
+            ours = {entry.key.removeprefix(INTENT): entry for entry in entries if entry.value["engine"] == engine}
+            vanished = [entry for name, entry in ours.items() if (engine, name) not in there]
+            # Where none of ours is left, what they are on may not be mounted yet: then nothing is given back.
+            if engine not in away and len(vanished) < len(ours):
+                for entry in vanished:
+                    self._forget_unchanged(entry)
 
     def close(self) -> None:
         """Free the threads."""
@@ -236,7 +273,9 @@ class Instances:
 
     def _erase_recorded(self, data: Mapping[str, Any]) -> None:
         self._engines[data["engine"]].delete(data["name"])
-        self._forget(data["name"])
+        intent = self.intent(data["name"])
+        if intent is None or intent["engine"] == data["engine"]:  # else another engine has the name by now
+            self._forget(data["name"])
 
     def _rename_records(self, name: str, new: str) -> None:
         self._networks.rename(name, new)
@@ -246,13 +285,19 @@ class Instances:
             self._store.commit([Delete(INTENT + name), Put(INTENT + new, value)])
 
     def _finish_rename(self, data: Mapping[str, Any]) -> None:
-        """After a crash: where the engine has the new name, everything else follows; else nothing happened."""
-        engine = self._engines[data["engine"]]
-        try:
-            engine.get(data["name"])
-        except NotFound:
-            engine.get(data["new"])
+        """After a failure or a crash: where the engine has the new name, all else follows; else nothing happened."""
+        names = {instance.name for instance in self._engines[data["engine"]].list()}
+        if data["name"] not in names and data["new"] in names:
             self._rename_records(data["name"], data["new"])
+
+    def _finish_start(self, data: Mapping[str, Any]) -> None:
+        """After a crash in the middle of a restart: it ran before, and shall run."""
+        try:
+            self._engines[data["engine"]].start(data["name"], Silent())
+        except Unreachable:
+            raise
+        except TriuneError as error:
+            log.warning("%s was to be restarted and could not be started: %s", data["name"], error)
 
     def _count_restart(self, name: str) -> None:
         entry = self._store.get(INTENT + name)
@@ -263,6 +308,22 @@ class Instances:
 
 def _resource(name: str) -> str:
     return f"instances/{name}"
+
+
+def _require_removable(instance: Instance, *, force: bool, adopted: bool) -> None:
+    name = instance.name
+    if instance.origin is Origin.ADOPTED and not adopted:
+        raise Conflict(
+            "instance_adopted",
+            f"{name} was not made by Triune",
+            hint=f"If it may go all the same: triune rm --adopted {name}",
+        )
+    if instance.state in (State.RUNNING, State.PAUSED) and not force:
+        raise Conflict(
+            "instance_running",
+            f"{name} is {instance.state.value}",
+            hint=f"Stop it first (triune stop {name}), or remove it running: triune rm --force {name}",
+        )
 
 
 def _facet(engine: Engine, facet: str, value: F | None) -> F:

@@ -81,6 +81,11 @@ class Task:
         self.save()
         crash_point(f"{self.operation.kind}:intend-{kind}")
 
+    def withdraw(self, kind: str) -> None:
+        """Forget the intents of this kind: what they meant was not begun, and what is there is not ours."""
+        self.journal = [entry for entry in self.journal if entry["kind"] != kind]
+        self.save()
+
     def keep(self) -> None:
         """What was made so far stays: forget the intents, and be past cancelling."""
         crash_point(f"{self.operation.kind}:before-keep")
