@@ -76,6 +76,9 @@ def moved(xml: str, name: str, old: Files, new: Files) -> str:
     nvram = root.find("os/nvram")
     if nvram is not None and nvram.text and Path(nvram.text).parent == old.folder:
         nvram.text = str(new.folder / Path(nvram.text).name)
+    tag = root.find("sysinfo/chassis/entry[@name='asset']")
+    if tag is not None and tag.text == old.folder.name:
+        tag.text = new.folder.name
     cmdline = root.find("os/cmdline")
     if cmdline is not None and cmdline.text:
         was, now = f"systemd.hostname={name}", f"systemd.hostname={new.folder.name}"

@@ -256,6 +256,11 @@ def _os(root: ET.Element, plan: LaunchPlan, form: DiskForm, settings: Settings, 
             words.append("console=ttyS0")
         _leaf(boot, "cmdline", " ".join(word for word in words if word))
         return
+    if not form.fixed_hostname:
+        # Where no command line can carry the name; a system of ours takes it from the asset tag.
+        _leaf(boot, "smbios", None, mode="sysinfo")
+        chassis = ET.SubElement(ET.SubElement(root, "sysinfo", {"type": "smbios"}), "chassis")
+        _leaf(chassis, "entry", plan.spec.name, name="asset")
     if uefi:
         # Secure boot would refuse most images' own boot loaders; it needs SMM, which emulation makes slow.
         firmware = ET.SubElement(boot, "firmware")

@@ -25,6 +25,7 @@ _ENABLED = (
     "systemd-resolved.service",
     "qemu-guest-agent.service",
     "triune-grow.service",
+    "triune-name.service",
 )
 # Nothing waits for the network; and many instances would all run the package timers at once.
 _DISABLED = (
