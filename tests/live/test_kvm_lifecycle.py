@@ -175,6 +175,48 @@ def test_an_adopted_domain(lab: Lab, tmp_path: Path) -> None:  # noqa: F811
     assert files.disk.exists()
 
 
+def test_nobody_else_reads_its_secrets_or_writes_its_image(lab: Lab) -> None:  # noqa: F811
+    plan = replace(
+        lab.plan("secret", replace(lab.form, cloud_init=True), env={"PASSWORD": "s3cret"}), user_data="#cloud-config\n"
+    )
+    name = plan.spec.name
+    base = lab.form.path.stat()
+    lab.engine.create(plan, Silent())
+    lab.engine.start(name, Silent())
+    lab.engine.wait_ready(name, BOOT, Silent())
+    assert run(lab, name, "sh", "-c", "echo $PASSWORD; head -c 32768 /dev/vdb | wc -c")[1] == b"s3cret\n32768\n"
+    assert "s3cret" not in lab.client.domain(name).XMLDesc(0)
+    modes = {file.name: file.stat().st_mode & 0o077 for file in (lab.state_dir / name).iterdir()}
+    assert modes == dict.fromkeys(modes, 0)
+    assert {"disk.qcow2", "seed.iso", "environment.json"} <= modes.keys()
+    assert lab.form.path.stat().st_uid == base.st_uid
+    lab.engine.stop(name, timeout=0, force=True, progress=Silent())
+    assert lab.form.path.stat().st_uid == base.st_uid
+    lab.engine.delete(name)
+
+
+def test_a_domain_that_virsh_renamed_keeps_its_disk(lab: Lab) -> None:  # noqa: F811
+    plan = lab.plan("before", env={"A": "b"})
+    name, after = plan.spec.name, PREFIX + "After_1"
+    folder = lab.state_dir / name
+    lab.engine.create(plan, Silent())
+    lab.client.domain(name).rename(after, 0)
+    try:
+        lab.engine.delete(name)
+        with pytest.raises(Conflict) as caught:
+            lab.engine.create(plan, Silent())
+        assert caught.value.code == "folder_in_use"
+        assert (folder / "disk.qcow2").exists()
+        lab.engine.renaming.rename(after, PREFIX + "again")
+        assert not folder.exists()
+        assert (lab.state_dir / (PREFIX + "again") / "disk.qcow2").exists()
+        lab.client.domain(PREFIX + "again").rename(after, 0)
+    finally:
+        lab.engine.delete(after)
+    assert lab.row(after) is None
+    assert not (lab.state_dir / (PREFIX + "again")).exists()
+
+
 def test_a_volume_is_the_hosts_folder(lab: Lab) -> None:  # noqa: F811
     if not lab.engine.host().virtiofs:
         pytest.skip("virtiofsd is not installed")

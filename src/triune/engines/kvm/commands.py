@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import secrets
 import socket
 import threading
@@ -10,16 +11,17 @@ import time
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from triune.domain.errors import Conflict, Failed, TriuneError, Unsupported
 from triune.engines.base import Command, Session
-from triune.engines.kvm import mark as marks
+from triune.engines.kvm import folders
 from triune.engines.kvm.agent import Agent
 from triune.engines.kvm.client import Client, not_running
 from triune.engines.kvm.polled import PolledSession
 from triune.engines.kvm.pump import PumpSession, greet, orders
-from triune.engines.kvm.spec import EXEC_PORT
+from triune.engines.kvm.spec import EXEC_PORT, Files
 
 _WAIT_FOR_PORT = 5.0
 _GREETING = 15.0  # an emulated guest on a busy host needs seconds to start Perl
@@ -28,8 +30,9 @@ _GREETING = 15.0  # an emulated guest on a busy host needs seconds to start Perl
 class Commands:
     """The `commands` facet."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, state_dir: Path) -> None:
         self._client = client
+        self._state_dir = state_dir
         self._ports = Ports()
 
     def open(self, name: str, command: Command) -> Session:
@@ -39,8 +42,7 @@ class Commands:
             if not domain.isActive():
                 raise not_running(name)
             root = ET.fromstring(domain.XMLDesc(0))  # noqa: S314 - from libvirt
-        mark = marks.read(root)
-        inherited = mark.environment if mark is not None else {}
+        inherited = _environment(folders.of(root, self._state_dir))
         agent = Agent(self._client, domain, name)
         paths = _exec_ports(root)
         if paths:
@@ -61,7 +63,7 @@ class Commands:
             if port is None:
                 raise Conflict(
                     "exec_ports_busy",
-                    f"All {len(paths)} command sessions of {name!r} are in use",
+                    f"all {len(paths)} command sessions of {name!r} are in use",
                     hint=f"Wait for one to end, or use: triune console {name}",
                 )
             try:
@@ -145,6 +147,17 @@ def _has_perl(agent: Agent) -> bool:
             return done[0] == 0
         time.sleep(0.05)
     return False
+
+
+def _environment(folder: Path | None) -> Mapping[str, str]:
+    """What the instance was launched with; nothing for an adopted one."""
+    if folder is None:
+        return {}
+    try:
+        found: dict[str, str] = json.loads(Files(folder=folder).environment.read_text())
+    except FileNotFoundError:
+        return {}
+    return found
 
 
 def _exec_ports(root: ET.Element) -> dict[str, str]:

@@ -26,9 +26,9 @@ from triune.host import kvm
 
 _VIRTIOFSD = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd")
 _MISSING = {
-    "bridging": "A virtual machine joins any bridge by itself",
+    "bridging": "a virtual machine joins any bridge by itself",
     "oci": "QEMU has no store of OCI images",
-    "ports": "Ports of virtual machines are published by Triune's network, not by libvirt",
+    "ports": "ports of virtual machines are published by Triune's network, not by libvirt",
 }
 
 
@@ -46,7 +46,7 @@ class KvmEngine:
         self._facts_lock = threading.Lock()
         self._kernels: dict[str, str] = {}
         self._lifecycle = Lifecycle(self._client, state_dir)
-        self.commands: base.Commands | None = Commands(self._client)
+        self.commands: base.Commands | None = Commands(self._client, state_dir)
         self.pausing: base.Pausing | None = self._lifecycle
         self.renaming: base.Renaming | None = Renaming(self._client, state_dir)
         self.logs: base.Logs | None = Logs(self._client)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import time
 import xml.etree.ElementTree as ET
@@ -13,7 +14,7 @@ from triune.domain.errors import Conflict, Failed, TriuneError, Unsupported
 from triune.domain.names import instance_name
 from triune.domain.operation import Progress
 from triune.engines.base import LaunchPlan
-from triune.engines.kvm import inventory, logs, seed
+from triune.engines.kvm import folders, inventory, logs, seed
 from triune.engines.kvm import mark as marks
 from triune.engines.kvm.agent import Agent
 from triune.engines.kvm.client import Client, library, not_running
@@ -37,18 +38,19 @@ class Lifecycle:
         return Files(folder=self._state_dir / instance_name(name))
 
     def create(self, plan: LaunchPlan, host: HostFacts, progress: Progress) -> None:
-        """Make the disk, the seed and the domain. Raises Conflict("instance_exists")."""
+        """Make the disk, the seed and the domain. Raises Conflict("instance_exists" | "folder_in_use")."""
         name = plan.spec.name
         if self._client.find(name) is not None:
             raise Conflict(
                 "instance_exists",
-                f"There is a virtual machine {name!r} already",
+                f"there is a virtual machine {name!r} already",
                 hint=f"Choose another name, or: triune rm {name}",
             )
         files = self.files(name)
+        folders.require_free(self._client, files.folder)
         try:
             self._make_files(plan, files, progress)
-            progress.step("kvm-define", "Defining the virtual machine")
+            progress.step("kvm-define", "defining the virtual machine")
             xml = build(plan, files, host)
             domain = self._client.call(lambda connection: connection.defineXML(xml), name=name)
         except BaseException:
@@ -65,15 +67,18 @@ class Lifecycle:
             raise
 
     def _make_files(self, plan: LaunchPlan, files: Files, progress: Progress) -> None:
-        progress.step("kvm-disk", "Making the disk")
+        progress.step("kvm-disk", "making the disk")
         # QEMU's user must be able to pass through, and nobody to look in.
         self._state_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
         if files.folder.exists():
-            shutil.rmtree(files.folder)  # there is no such domain: what a crash left
+            shutil.rmtree(files.folder)  # no domain has it: what a crash left
         files.folder.mkdir(mode=0o711)
         _make_disk(plan, files)
+        if plan.spec.env:
+            files.environment.touch(mode=0o600)
+            files.environment.write_text(json.dumps(dict(plan.spec.env)))
         if needs_seed(plan):
-            progress.step("kvm-seed", "Writing the first-boot data")
+            progress.step("kvm-seed", "writing the first-boot data")
             name = None if disk_form(plan).fixed_hostname else plan.spec.name
             seed.write(files.seed, seed.files(name, plan.machine_id or plan.spec.name, plan.user_data))
 
@@ -83,7 +88,7 @@ class Lifecycle:
         with self._client.errors(name):
             if domain.isActive():
                 return
-        progress.step("kvm-start", "Starting the virtual machine")
+        progress.step("kvm-start", "starting the virtual machine")
         try:
             with self._client.errors(name):
                 domain.create()
@@ -99,7 +104,7 @@ class Lifecycle:
             if not domain.isActive():
                 return
         if timeout > 0:
-            progress.step("kvm-shutdown", "Asking the guest to shut down")
+            progress.step("kvm-shutdown", "asking the guest to shut down")
             if self._ask_to_stop(domain, name, timeout, progress):
                 return
         if not force:
@@ -108,7 +113,7 @@ class Lifecycle:
                 f"{name!r} did not shut down within {timeout:g} s",
                 hint=f"Try again with a longer time, look at: triune console {name}, or: triune stop --force {name}",
             )
-        progress.step("kvm-destroy", "Switching the virtual machine off")
+        progress.step("kvm-destroy", "switching the virtual machine off")
         self._destroy(domain, name)
 
     def _ask_to_stop(self, domain: Any, name: str, timeout: float, progress: Progress) -> bool:
@@ -149,28 +154,30 @@ class Lifecycle:
         """Wait for the guest agent (or, without one in the image, for running), then mount the volumes."""
         domain = self._client.domain(name)
         with self._client.errors(name):
-            mark = marks.read(ET.fromstring(domain.XMLDesc(0)))  # noqa: S314 - from libvirt
+            root = ET.fromstring(domain.XMLDesc(0))  # noqa: S314 - from libvirt
+        mark = marks.read(root)
         agent = Agent(self._client, domain, name)
         expects = mark is not None and mark.agent
-        progress.report(None, "Waiting for the guest" if expects else "Running")
+        progress.report(None, "waiting for the guest" if expects else "running")
         deadline = time.monotonic() + timeout
         while True:
             if _is_off(domain):
-                raise self._not_ready(name, "stopped before it was ready")
+                raise self._not_ready(name, root, "stopped before it was ready")
             if not expects:
                 return
             with contextlib.suppress(Unsupported, Failed, Conflict):
                 agent.ping()
                 break
             if time.monotonic() >= deadline:
-                raise self._not_ready(name, f"was not ready within {timeout:g} s")
+                raise self._not_ready(name, root, f"was not ready within {timeout:g} s")
             progress.check()
             time.sleep(_POLL)
         if mark is not None:
             _mount(agent, mark, name)
 
-    def _not_ready(self, name: str, what: str) -> Failed:
-        said = logs.last_lines(self.files(name).serial_log, 20).decode(errors="replace")
+    def _not_ready(self, name: str, root: ET.Element, what: str) -> Failed:
+        folder = folders.of(root, self._state_dir)
+        said = logs.last_lines(Files(folder=folder).serial_log, 20).decode(errors="replace") if folder else ""
         clean = ["".join(char for char in line if char.isprintable()) for line in said.splitlines()]
         return Failed(
             "not_ready",
@@ -203,20 +210,24 @@ class Lifecycle:
 
     def delete(self, name: str) -> None:
         """Switch it off, undefine it, remove its own folder. An adopted domain's disks stay where they are."""
-        files = self.files(name)
         domain = self._client.find(name)
-        managed = True
         if domain is not None:
-            managed = self._remove_domain(domain, name)
-        if managed:
-            with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(files.folder)
+            with self._client.errors(name):
+                root = ET.fromstring(domain.XMLDesc(0))  # noqa: S314 - from libvirt
+            managed = marks.read(root) is not None
+            self._remove_domain(domain, name, managed=managed)
+            if not managed:
+                return
+            _remove_folder(folders.of(root, self._state_dir))
+        if "/" in name or name in ("", ".", ".."):
+            return
+        left = self._state_dir / name
+        if left.exists() and folders.holder(self._client, left) is None:
+            _remove_folder(left)
 
-    def _remove_domain(self, domain: Any, name: str) -> bool:
-        """Remove the domain; return whether it was ours."""
+    def _remove_domain(self, domain: Any, name: str, *, managed: bool) -> None:
         virt = library()
         with self._client.errors(name):
-            managed = marks.read(ET.fromstring(domain.XMLDesc(0))) is not None  # noqa: S314 - from libvirt
             active, persistent = domain.isActive(), domain.isPersistent()
         if active:
             self._destroy(domain, name)
@@ -233,7 +244,12 @@ class Lifecycle:
                 except virt.libvirtError as error:
                     if error.get_error_code() != virt.VIR_ERR_NO_DOMAIN:
                         raise
-        return managed
+
+
+def _remove_folder(folder: Path | None) -> None:
+    if folder is not None:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(folder)
 
 
 def _make_disk(plan: LaunchPlan, files: Files) -> None:
@@ -264,7 +280,7 @@ def _mount(agent: Agent, mark: marks.Mark, name: str) -> None:
             if _run(agent, argv) != 0:
                 raise Failed(
                     "volume_not_mounted",
-                    f"The guest {name!r} could not mount its volume at {target}",
+                    f"the guest {name!r} could not mount its volume at {target}",
                     hint="Its kernel needs virtiofs (Linux 5.4 or newer).",
                 )
 

@@ -6,9 +6,11 @@
   <triune:agent>yes</triune:agent>
   <triune:address mac="52:54:00:…" network="triune0">10.87.0.5</triune:address>
   <triune:settings>{"graphics": "vnc"}</triune:settings>      JSON, ASCII only
-  <triune:environment>{"A": "1"}</triune:environment>
   <triune:volumes>[["triune0", "/srv"]]</triune:volumes>      tag and target
 </triune:instance>
+
+libvirt shows it to every user of the host (the read-only socket), so nothing secret is in it: an instance's environment
+is a file in its folder.
 """
 
 from __future__ import annotations
@@ -34,7 +36,6 @@ class Mark:
     agent: bool = False
     addresses: tuple[tuple[str, str, str], ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
-    environment: Mapping[str, str] = field(default_factory=dict)
     volumes: tuple[tuple[str, str], ...] = ()
 
 
@@ -47,7 +48,6 @@ def write(mark: Mark) -> ET.Element:
     for mac, network, address in mark.addresses:
         ET.SubElement(root, f"{_Q}address", {"mac": mac, "network": network}).text = address
     ET.SubElement(root, f"{_Q}settings").text = json.dumps(dict(mark.settings))
-    ET.SubElement(root, f"{_Q}environment").text = json.dumps(dict(mark.environment))
     ET.SubElement(root, f"{_Q}volumes").text = json.dumps([list(volume) for volume in mark.volumes])
     return root
 
@@ -67,7 +67,6 @@ def read(domain: ET.Element) -> Mark | None:
                 for item in root.iterfind(f"{_Q}address")
             ),
             settings=_texts(root.findtext(f"{_Q}settings")),
-            environment=_texts(root.findtext(f"{_Q}environment")),
             volumes=tuple((str(tag), str(target)) for tag, target in json.loads(root.findtext(f"{_Q}volumes") or "[]")),
         )
     except (ValueError, TypeError):

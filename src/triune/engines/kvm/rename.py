@@ -11,9 +11,11 @@ import os
 import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 from triune.domain.errors import Conflict
 from triune.domain.names import instance_name
+from triune.engines.kvm import folders
 from triune.engines.kvm import mark as marks
 from triune.engines.kvm.client import Client, library
 from triune.engines.kvm.spec import Files
@@ -29,43 +31,48 @@ class Renaming:
         self._state_dir = state_dir
 
     def rename(self, name: str, new: str) -> None:
-        """Rename it. Raises Conflict("instance_running" | "instance_exists")."""
+        """Rename it. Raises Conflict("instance_running" | "instance_exists" | "folder_in_use")."""
         instance_name(new)
         domain = self._client.domain(name)
         with self._client.errors(name):
             if domain.isActive():
                 raise Conflict("instance_running", f"{name!r} is running", hint=f"Stop it first: triune stop {name}")
-            managed = marks.read(ET.fromstring(domain.XMLDesc(0))) is not None  # noqa: S314 - from libvirt
+            root = ET.fromstring(domain.XMLDesc(0))  # noqa: S314 - from libvirt
         if self._client.find(new) is not None:
             raise Conflict(
-                "instance_exists", f"There is a virtual machine {new!r} already", hint="Choose another name."
+                "instance_exists", f"there is a virtual machine {new!r} already", hint="Choose another name."
             )
-        if not managed:
+        if marks.read(root) is None:
             with self._client.errors(name):
                 domain.rename(new, 0)
             return
-        self._rename_managed(domain, name, new)
+        old, target = folders.of(root, self._state_dir) or self._state_dir / name, self._state_dir / new
+        if old == target:
+            # Another tool changed the name alone, and this gives it back.
+            with self._client.errors(name):
+                domain.rename(new, 0)
+            return
+        folders.require_free(self._client, target)
+        self._rename_managed(domain, name, new, Files(folder=old), Files(folder=target))
 
-    def _rename_managed(self, domain: object, name: str, new: str) -> None:
+    def _rename_managed(self, domain: Any, name: str, new: str, old_files: Files, new_files: Files) -> None:
         virt = library()
-        old_files, new_files = Files(folder=self._state_dir / name), Files(folder=self._state_dir / new)
         _link(old_files.folder, new_files.folder)
         try:
             with self._client.errors(name):
-                domain.rename(new, 0)  # type: ignore[attr-defined]
+                domain.rename(new, 0)
         except BaseException:
             shutil.rmtree(new_files.folder, ignore_errors=True)
             raise
         renamed = self._client.domain(new)
         with self._client.errors(new):
-            xml = moved(
-                renamed.XMLDesc(virt.VIR_DOMAIN_XML_INACTIVE | virt.VIR_DOMAIN_XML_SECURE), name, old_files, new_files
-            )
+            flags = virt.VIR_DOMAIN_XML_INACTIVE | virt.VIR_DOMAIN_XML_SECURE
+            xml = moved(renamed.XMLDesc(flags), old_files, new_files)
         self._client.call(lambda connection: connection.defineXML(xml), name=new)
         shutil.rmtree(old_files.folder, ignore_errors=True)
 
 
-def moved(xml: str, name: str, old: Files, new: Files) -> str:
+def moved(xml: str, old: Files, new: Files) -> str:
     """The domain's XML with every path in the old folder led to the new one, and the new host name."""
     root = ET.fromstring(xml)  # noqa: S314 - from libvirt
     for element in root.iter():
@@ -81,7 +88,7 @@ def moved(xml: str, name: str, old: Files, new: Files) -> str:
         tag.text = new.folder.name
     cmdline = root.find("os/cmdline")
     if cmdline is not None and cmdline.text:
-        was, now = f"systemd.hostname={name}", f"systemd.hostname={new.folder.name}"
+        was, now = f"systemd.hostname={old.folder.name}", f"systemd.hostname={new.folder.name}"
         cmdline.text = " ".join(now if word == was else word for word in cmdline.text.split(" "))
     return ET.tostring(root, encoding="unicode")
 

@@ -34,7 +34,7 @@ def tool() -> list[str]:
         if shutil.which(name):
             return [name, "-as", "mkisofs"] if name == "xorriso" else [name]
     raise Unsupported(
-        "tool_missing", f"User data needs one of {', '.join(_TOOLS)}, none installed here", hint="Run: triune setup"
+        "tool_missing", f"user data needs one of {', '.join(_TOOLS)}, none installed here", hint="Run: triune setup"
     )
 
 
@@ -43,7 +43,11 @@ def write(target: Path, contents: dict[str, str]) -> None:
     maker = tool()
     # Beside it, so that what a crash leaves goes with the instance.
     with tempfile.TemporaryDirectory(prefix="seed-", dir=target.parent) as scratch:
-        folder = Path(scratch)
+        folder, image = Path(scratch) / "files", Path(scratch) / "seed.iso"
+        folder.mkdir()
         for name, text in contents.items():
             (folder / name).write_text(text)
-        run([*maker, "-quiet", "-output", target, "-volid", "cidata", "-joliet", "-rock", folder])
+        run([*maker, "-quiet", "-output", image, "-volid", "cidata", "-joliet", "-rock", folder])
+        # User data holds passwords and keys, and the instance's folder lets everybody pass who knows a name in it.
+        image.chmod(0o600)
+        image.rename(target)

@@ -65,6 +65,11 @@ class Files:
         return self.folder / "nvram.fd"
 
     @property
+    def environment(self) -> Path:
+        """What every command run in it gets: a JSON object of texts, for root's eyes."""
+        return self.folder / "environment.json"
+
+    @property
     def serial_log(self) -> Path:
         """All that the serial console ever said."""
         return self.folder / "serial.log"
@@ -75,7 +80,7 @@ def disk_form(plan: LaunchPlan) -> DiskForm:
     if not isinstance(plan.form, DiskForm):
         raise Unsupported(
             "no_disk_form",
-            f"The image {plan.image!r} has no bootable disk",
+            f"the image {plan.image!r} has no bootable disk",
             hint=f"Build one: triune image build {plan.image}",
         )
     return plan.form
@@ -91,26 +96,26 @@ def check(plan: LaunchPlan, host: HostFacts) -> None:
     if spec.command:
         raise Unsupported(
             "command_unsupported",
-            "A virtual machine starts its own init, not a command",
+            "a virtual machine starts its own init, not a command",
             hint=f"Launch without a command, then: triune exec {spec.name} -- COMMAND",
         )
     if plan.user_data is not None and not form.cloud_init:
         raise Unsupported(
             "no_cloud_init",
-            f"The image {plan.image!r} has no cloud-init to read user data",
+            f"the image {plan.image!r} has no cloud-init to read user data",
             hint="Use an image with cloud-init, or build one: triune image build --package cloud-init",
         )
     for volume in spec.volumes:
         if not host.virtiofs:
             raise Unsupported(
                 "no_virtiofs",
-                "Volumes in a virtual machine need virtiofsd, not installed here",
+                "volumes in a virtual machine need virtiofsd, not installed here",
                 hint="Run: triune setup",
             )
         if volume.read_only:
             raise Unsupported(
                 "read_only_volume",
-                f"The volume at {volume.target} cannot be read-only: virtiofsd would let the guest write",
+                f"the volume at {volume.target} cannot be read-only: virtiofsd would let the guest write",
                 hint="Mount it read-write, or run this workload in a container.",
             )
         if not volume.source.startswith("/") or not volume.target.startswith("/"):
@@ -233,7 +238,6 @@ def _mark(plan: LaunchPlan, form: DiskForm) -> marks.Mark:
         agent=form.agent,
         addresses=tuple((nic.mac, nic.network.name, nic.address) for nic in plan.nics),
         settings=plan.spec.settings,
-        environment=plan.spec.env,
         volumes=tuple((f"triune{index}", volume.target) for index, volume in enumerate(plan.spec.volumes)),
     )
 
@@ -283,7 +287,9 @@ def _devices(
     _leaf(devices, "emulator", host.emulator)
     _disk(devices, form, settings, files)
     if form.iso is not None:
-        _leaf(_read_only(devices, form.iso, "cdrom", "sdy", "sata"), "boot", None, order="2")
+        installer = _read_only(devices, form.iso, "cdrom", "sdy", "sata")
+        _shared(installer.find("source"))
+        _leaf(installer, "boot", None, order="2")
     if needs_seed(plan):
         _seed(devices, settings, files.seed)
     _controllers(devices, settings, cards=4 + needs_seed(plan) + len(plan.nics) + len(plan.spec.volumes))
@@ -319,7 +325,7 @@ def _disk(devices: ET.Element, form: DiskForm, settings: Settings, files: Files)
     if form.path is not None:
         backing = ET.SubElement(disk, "backingStore", {"type": "file"})
         _leaf(backing, "format", None, type=form.format)
-        _leaf(backing, "source", None, file=str(form.path))
+        _shared(_leaf(backing, "source", None, file=str(form.path)))
         _leaf(backing, "backingStore", None)
     else:
         _leaf(disk, "backingStore", None)
@@ -327,6 +333,12 @@ def _disk(devices: ET.Element, form: DiskForm, settings: Settings, files: Files)
     if form.kernel is None or form.iso is not None or settings.firmware is not None:
         # An empty disk does not boot, so the installer does; and once something is installed, that does.
         _leaf(disk, "boot", None, order="1")
+
+
+def _shared(source: ET.Element | None) -> None:
+    """Keep a file that others use too from being given to QEMU's user, who could then write it."""
+    if source is not None:
+        _leaf(source, "seclabel", None, model="dac", relabel="no")
 
 
 def _seed(devices: ET.Element, settings: Settings, path: Path) -> None:

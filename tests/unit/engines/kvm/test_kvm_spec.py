@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.unit.engines.kvm.plans import ACCELERATED, DIRECT, EMULATED, FILES, GIB, NETWORK, NIC, plan
 
 from triune.domain.errors import Invalid, TriuneError, Unsupported
-from triune.domain.image import OciForm
+from triune.domain.image import DiskForm, OciForm
 from triune.domain.instance import VolumeMount
 from triune.domain.network import Nic
 from triune.engines.kvm import inventory, mark
@@ -91,11 +91,25 @@ def test_no_text_breaks_out(text: str) -> None:
     }  # fmt: skip
     found = mark.read(root)
     assert found is not None
-    assert found.environment == {"A": text}
+    assert found.image == "debian/12"
+
+
+def test_a_secret_is_not_in_what_libvirt_shows_everybody() -> None:
+    assert "s3cret" not in build(plan(env={"PASSWORD": "s3cret"}), FILES, EMULATED)
+
+
+def test_what_others_use_too_is_not_given_to_qemus_user() -> None:
+    installer = DiskForm(path=None, iso=Path("/images/installer.iso"))
+    for form, path in ((DIRECT, "/images/base.qcow2"), (installer, "/images/installer.iso")):
+        root = ET.fromstring(build(plan(form, disk=GIB), FILES, EMULATED))
+        (source,) = [one for one in root.iter("source") if one.get("file") == path]
+        assert [label.attrib for label in source] == [{"model": "dac", "relabel": "no"}]
+        (own,) = [one for one in root.iter("source") if one.get("file") == str(FILES.disk)]
+        assert len(own) == 0
 
 
 def test_the_mark_is_read_back() -> None:
-    root = ET.fromstring(build(plan(env={"A": "1"}, settings={"bus": "sata"}), FILES, EMULATED))
+    root = ET.fromstring(build(plan(settings={"bus": "sata"}), FILES, EMULATED))
     found = mark.read(root)
     assert found is not None
     assert found.image == "debian/12"
@@ -157,8 +171,8 @@ def test_renaming_moves_own_paths_only() -> None:
     uefi = plan(settings={"firmware": "uefi"})
     new = Files(folder=Path("/var/lib/triune/instances/kvm/two"))
     for xml in (build(plan(), FILES, EMULATED), build(uefi, FILES, EMULATED)):
-        after = moved(xml, "one", FILES, new)
+        after = moved(xml, FILES, new)
         assert "/kvm/one" not in after
         assert "/kvm/two/disk.qcow2" in after
         assert "/images/base.qcow2" in after
-    assert "systemd.hostname=two" in moved(build(plan(), FILES, EMULATED), "one", FILES, new)
+    assert "systemd.hostname=two" in moved(build(plan(), FILES, EMULATED), FILES, new)
