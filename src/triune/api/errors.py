@@ -118,7 +118,7 @@ async def _http(request: Request, error: HTTPException) -> Response:
     elif status == HTTPStatus.BAD_REQUEST:
         problem = Invalid("bad_request", "the request could not be read", hint="Send JSON; see docs/API.md.")
     else:
-        problem = Failed("http_error", str(error.detail))
+        problem = Failed("http_error", _sentence(str(error.detail)), hint="See docs/API.md.")
     return reply(request, problem, status=status, headers=error.headers)
 
 

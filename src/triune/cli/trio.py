@@ -141,7 +141,11 @@ def _from_host(target: str) -> str:
             return str(reply.read(65536).decode(errors="replace"))
     except (urllib.error.URLError, OSError) as error:
         reason = getattr(error, "reason", error)
-        raise Failed("fetch_failed", f"the host can't fetch http://{target}/: {reason}", hint="triune doctor") from None
+        raise Failed(
+            "fetch_failed",
+            f"the host can't fetch http://{target}/: {reason}",
+            hint="See what blocks it: triune doctor",
+        ) from None
 
 
 def _run(client: Client, name: str, argv: Sequence[str], stdin: bytes) -> str:
@@ -158,7 +162,7 @@ def _run(client: Client, name: str, argv: Sequence[str], stdin: bytes) -> str:
         raise Failed(
             "demo_command_failed",
             f"{argv[0]} in {name} ended with {session.exit_code}: {told[0]}",
-            hint="triune doctor",
+            hint="See what blocks it: triune doctor",
         )
     return said[1].decode(errors="replace")
 

@@ -82,7 +82,7 @@ def detect(stream: BinaryIO) -> Detected:
         stream.seek(max(0, size - 512))
         tail = stream.read(512)
     except OSError as error:
-        raise Failed("unreadable", f"The image cannot be read: {error.strerror}", hint="Check the file.") from error
+        raise Failed("unreadable", f"the image cannot be read: {error.strerror}", hint="Check the file.") from error
     for offset, mark, content in _MARKS:
         if head.startswith(mark, offset):
             return Detected(content)

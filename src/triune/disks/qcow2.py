@@ -77,4 +77,4 @@ def _names_data_file(stream: BinaryIO, offset: int) -> bool:
 
 
 def _corrupt(why: str) -> Invalid:
-    return Invalid("corrupt_image", f"The qcow2 image is damaged: {why}", hint="Fetch or export it again.")
+    return Invalid("corrupt_image", f"the qcow2 image is damaged: {why}", hint="Fetch or export it again.")

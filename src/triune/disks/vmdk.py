@@ -75,4 +75,4 @@ def _descriptor(kind: str, virtual_size: int, text: bytes) -> VmdkInfo:
 
 
 def _corrupt(why: str) -> Invalid:
-    return Invalid("corrupt_image", f"The VMDK is damaged: {why}", hint="Fetch or export it again.")
+    return Invalid("corrupt_image", f"the VMDK is damaged: {why}", hint="Fetch or export it again.")

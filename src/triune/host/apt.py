@@ -87,7 +87,7 @@ def handed_on_options() -> str:
     try:
         text = run(["apt-config", "dump"], timeout=20).text
     except TriuneError as error:
-        raise Failed("no_apt", "This host's apt configuration can't be read", hint=error.hint) from error
+        raise Failed("no_apt", "this host's apt configuration can't be read", hint=error.hint) from error
     kept: list[str] = []
     for line in text.splitlines():
         match = _OPTION.fullmatch(line)

@@ -79,7 +79,7 @@ def user_namespace(ids: IdRange) -> Iterator[int]:
                 said = child.stderr.read().decode(errors="replace").strip()
                 raise Failed(
                     "user_namespace",
-                    f"This host made no user namespace: {said}",
+                    f"this host made no user namespace: {said}",
                     hint="Check: sysctl user.max_user_namespaces",
                 )
             for kind in ("uid_map", "gid_map"):

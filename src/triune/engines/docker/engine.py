@@ -85,7 +85,7 @@ class DockerEngine:
         image = self._image_start(plan)
         body = spec.create_body(plan, image, self._abilities(plan))
         name = plan.spec.name
-        progress.step("docker-create", f"Creating the app container {name}")
+        progress.step("docker-create", f"creating the app container {name}")
         missing = NotFound(
             "image_not_found",
             f"Docker no longer has the image {plan.image}",

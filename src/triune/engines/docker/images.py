@@ -115,7 +115,7 @@ class ImageStore:
         Raises Denied("registry_denied"), NotFound("image_not_found"), Unreachable("registry_unreachable").
         """
         repository, tag = split(reference)
-        progress.step("docker-pull", f"Pulling {reference}")
+        progress.step("docker-pull", f"pulling {reference}")
         pulled = pulling.PullProgress()
         try:
             # Docker reads a digest in the place of a tag.

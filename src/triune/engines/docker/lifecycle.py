@@ -33,7 +33,7 @@ class Lifecycle:
             return
         if found["State"].get("Running"):
             return
-        progress.step("docker-start", f"Starting {name}")
+        progress.step("docker-start", f"starting {name}")
         container = str(found["Id"])
         try:
             self._client.act(lambda api: api.start(container), missing=not_found(name))
@@ -72,7 +72,7 @@ class Lifecycle:
         if not found["State"].get("Running"):
             return
         if timeout > 0 or not force:
-            progress.step("docker-stop", f"Asking {name} to stop")
+            progress.step("docker-stop", f"asking {name} to stop")
             self._signal(container, str(found["Config"].get("StopSignal") or "SIGTERM"))
             if self._wait(container, lambda one: not one["State"].get("Running"), timeout, progress):
                 return
@@ -83,7 +83,7 @@ class Lifecycle:
                 hint=f"Give it longer with --timeout, or end it with: triune stop --force {name}",
                 name=name,
             )
-        progress.step("docker-kill", f"Killing {name}")
+        progress.step("docker-kill", f"killing {name}")
         self.kill(container, name)
 
     def kill(self, container: str, name: str) -> None:

@@ -33,7 +33,7 @@ class FakeImages:
     def pull(self, reference: str, credentials: Credentials | None, progress: Progress) -> OciForm:
         """Pretend, in four pieces."""
         self._alive()
-        progress.step("docker-pull", f"Pulling {reference}")
+        progress.step("docker-pull", f"pulling {reference}")
         if "missing" in reference:
             raise NotFound("image_not_found", f"the registry has no image {reference}", hint="Check the name and tag.")
         if "private" in reference and credentials is None:

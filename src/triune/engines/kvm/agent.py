@@ -72,6 +72,6 @@ class Agent:
     def _nonsense(self) -> Failed:
         return Failed(
             "bad_agent_answer",
-            f"The guest agent of {self._name!r} answered nonsense",
+            f"the guest agent of {self._name!r} answered nonsense",
             hint=f"Look inside: triune console {self._name}",
         )

@@ -187,7 +187,7 @@ def translate(error: Any, name: str, uri: str) -> TriuneError:
     code, text = error.get_error_code(), error.get_error_message() or "no message"
     if code == virt.VIR_ERR_NO_DOMAIN:
         return NotFound(
-            "instance_not_found", f"There is no virtual machine {name!r}", hint="See what there is: triune list"
+            "instance_not_found", f"there is no virtual machine {name!r}", hint="See what there is: triune list"
         )
     if code in (virt.VIR_ERR_NO_CONNECT, virt.VIR_ERR_RPC, virt.VIR_ERR_INVALID_CONN) or _broken(virt, error):
         return unreachable(uri, text)
@@ -214,7 +214,7 @@ def no_agent(name: str) -> Unsupported:
     """The error for a guest whose agent does not answer."""
     return Unsupported(
         "no_guest_agent",
-        f"The guest agent of {name!r} does not answer",
+        f"the guest agent of {name!r} does not answer",
         hint=f"Install qemu-guest-agent in the guest, or use: triune console {name}",
     )
 

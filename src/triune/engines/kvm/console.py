@@ -35,7 +35,7 @@ class Console:
             if error.get_error_code() == virt.VIR_ERR_OPERATION_FAILED:
                 raise Conflict(
                     "console_busy",
-                    f"The console of {name!r} is in use or does not exist",
+                    f"the console of {name!r} is in use or does not exist",
                     hint="End the other session (virsh console, virt-manager) first.",
                 ) from error
             with self._client.errors(name):

@@ -47,7 +47,7 @@ class Decoder:
             if size > MAX_PAYLOAD or kind not in FROM_GUEST:
                 raise Failed(
                     "bad_frame",
-                    "The guest's side of the session sent nonsense",
+                    "the guest's side of the session sent nonsense",
                     hint="Something else in the guest writes to the port; try again or use: triune console",
                 )
             end = _HEADER.size + size

@@ -67,8 +67,8 @@ class PolledSession:
         if self._stdin_complete.is_set() or len(self._stdin) + len(data) > _MAX_STDIN:
             raise Unsupported(
                 "no_exec_stream",
-                "Without Triune's command ports a guest takes at most 4 MiB of input, all before the command starts",
-                hint="Use a managed instance, or: triune cp",
+                "without Triune's command ports a guest takes at most 4 MiB of input, all before the command starts",
+                hint="Send it less, or launch an instance with Triune.",
             )
         self._stdin += data
 

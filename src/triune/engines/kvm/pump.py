@@ -32,7 +32,7 @@ def orders(command: Command, inherited: Mapping[str, str]) -> bytes:
     if any(b"\0" in data or len(data) > MAX_PAYLOAD for _kind, data in encoded):
         raise Invalid(
             "bad_argument",
-            "An argument holds a NUL byte or is longer than 128 KiB",
+            "an argument holds a NUL byte or is longer than 128 KiB",
             hint="Send large or binary data through standard input.",
         )
     return b"".join(encode(kind, data) for kind, data in encoded) + encode(b"G")

@@ -92,7 +92,7 @@ class Client:
         folder = self.folder(name)
         if "/" in name or name in ("", ".", "..") or not (folder / "config").is_file():
             raise NotFound(
-                "instance_not_found", f"There is no system container {name!r}", hint="See what there is: triune list"
+                "instance_not_found", f"there is no system container {name!r}", hint="See what there is: triune list"
             )
         return folder
 

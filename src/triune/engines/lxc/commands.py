@@ -75,7 +75,7 @@ def _file(root: Root, path: str) -> str:
 def _require_no_nul(command: Command) -> None:
     words = [*command.argv, *command.env.keys(), *command.env.values(), command.cwd or "", command.user or ""]
     if any("\0" in word for word in words):
-        raise Invalid("control_character", "A command holds a NUL character", hint="Remove it.")
+        raise Invalid("control_character", "a command holds a NUL character", hint="Remove it.")
 
 
 def attach_argv(client: Client, name: str, command: Command, user: User) -> tuple[list[str], dict[str, str]]:
@@ -127,7 +127,7 @@ def find_user(passwd: str, group: str, wanted: str | None) -> User:
     if user is None and account.isascii() and account.isdigit() and len(account) < 10:
         user = ROOT if int(account) == 0 else User(int(account), int(account))
     if user is None:
-        raise Invalid("no_such_user", f"There is no user {account!r} inside", hint="Give a name or a number it has.")
+        raise Invalid("no_such_user", f"there is no user {account!r} inside", hint="Give a name or a number it has.")
     if not group_name:
         return user
     gid = _group(group, group_name)
@@ -153,7 +153,7 @@ def _group(group: str, wanted: str) -> int:
             return int(fields[2])
     if _is_id(wanted):
         return int(wanted)
-    raise Invalid("no_such_group", f"There is no group {wanted!r} inside", hint="Give a name or a number it has.")
+    raise Invalid("no_such_group", f"there is no group {wanted!r} inside", hint="Give a name or a number it has.")
 
 
 def _is_id(text: str) -> bool:

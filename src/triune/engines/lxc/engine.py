@@ -38,9 +38,9 @@ from triune.host import cgroup, idmap
 _TOOLS = ("lxc-start", "lxc-stop", "lxc-attach", "lxc-console", "lxc-monitor", "lxc-destroy")
 _SEARCH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin"
 _MISSING = {
-    "bridging": "A system container joins any bridge; none has to be announced to LXC.",
-    "oci": "LXC has no store of OCI images.",
-    "ports": "LXC publishes no ports itself; Triune's own rules do it.",
+    "bridging": "a system container joins any bridge; none has to be announced to LXC",
+    "oci": "LXC has no store of OCI images",
+    "ports": "LXC publishes no ports itself; Triune's own rules do it",
 }
 
 
@@ -83,7 +83,7 @@ class LxcEngine:
             return Probe(
                 available=False,
                 version=version,
-                reason="System containers are started by root",
+                reason="system containers are started by root",
                 hint="Run the daemon as root.",
                 missing=_MISSING,
             )

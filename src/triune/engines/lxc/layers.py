@@ -75,7 +75,7 @@ def _bind(source: Path, target: Path, ids: IdRange, *, read_only: bool) -> None:
         if error.errno in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
             raise Unsupported(
                 "no_idmapped_mounts",
-                f"The file system of {source} has no id-mapped mounts on this kernel",
+                f"the file system of {source} has no id-mapped mounts on this kernel",
                 hint="Keep it on ext4, xfs or btrfs with Linux 5.19 or newer, or set privileged=true.",
             ) from None
         raise Failed(
@@ -114,7 +114,7 @@ def mount_root(folder: Path, mark: Mark) -> None:
         except OSError as error:
             raise Failed(
                 "root_mount",
-                f"The root of {folder.name} can't be mounted: {error.strerror}",
+                f"the root of {folder.name} can't be mounted: {error.strerror}",
                 hint=f"See whether {mark.tree} is there, and: triune doctor",
             ) from None
 

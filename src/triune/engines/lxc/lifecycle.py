@@ -51,23 +51,23 @@ class Lifecycle:
         """Everything that can be said without looking at id ranges; returns the parsed settings."""
         instance_name(plan.spec.name)
         if not isinstance(plan.form, TreeForm):
-            raise Invalid("wrong_form", "A system container starts from a root tree", hint="Use an image with one.")
+            raise Invalid("wrong_form", "a system container starts from a root tree", hint="Use an image with one.")
         if not plan.form.path.is_dir():
             raise Failed(
-                "tree_missing", f"The tree {plan.form.path} of {plan.image} is not there", hint="Build it again."
+                "tree_missing", f"the tree {plan.form.path} of {plan.image} is not there", hint="Build it again."
             )
         self._client.binding()
         given = settings_module.parse(plan.spec.settings)
         if plan.spec.command:
             raise Unsupported(
                 "command_unsupported",
-                "A system container starts its image's init; a command can't take its place",
+                "a system container starts its image's init; a command can't take its place",
                 hint="Leave out the command and run it afterwards with triune exec.",
             )
         if plan.spec.disk is not None:
             raise Unsupported(
                 "no_disk_limit",
-                "The size of a system container's root can't be limited: it lives in a folder of the host",
+                "the size of a system container's root can't be limited: it lives in a folder of the host",
                 hint="Leave out --disk, or launch a virtual machine: --engine kvm.",
             )
         if plan.user_data is not None and not plan.form.cloud_init:
@@ -77,7 +77,7 @@ class Lifecycle:
                 hint="Build an image with it: triune image build --package cloud-init",
             )
         if given.apparmor not in (None, "unconfined") and not detail.apparmor_enabled():
-            raise Unsupported("no_apparmor", "This kernel has no AppArmor", hint="Leave out the setting apparmor.")
+            raise Unsupported("no_apparmor", "this kernel has no AppArmor", hint="Leave out the setting apparmor.")
         _require_controllers(plan, given)
         _require_volumes(plan)
         return given
@@ -89,7 +89,7 @@ class Lifecycle:
         folder = self._client.folder(name)
         if (folder / "config").exists():
             raise Conflict(
-                "instance_exists", f"There is a system container {name!r} already", hint="Choose another name."
+                "instance_exists", f"there is a system container {name!r} already", hint="Choose another name."
             )
         self.delete(name)
         progress.step("lxc-lower", "sharing the image's tree")
@@ -179,7 +179,7 @@ class Lifecycle:
                 return candidate
         raise Unsupported(
             "no_free_id_range",
-            "Every range of root's subordinate ids is taken",
+            "every range of root's subordinate ids is taken",
             hint="Give root more in /etc/subuid and /etc/subgid, or leave out idmap=isolated.",
         )
 
@@ -255,7 +255,7 @@ class Lifecycle:
         self._settle(folder)
         target = self._client.folder(new)
         if target.exists():
-            raise Conflict("instance_exists", f"There is {new!r} already", hint="Choose another name.")
+            raise Conflict("instance_exists", f"there is {new!r} already", hint="Choose another name.")
         if name in self._client.active():
             raise Conflict(
                 "instance_running", f"{name} is running and keeps its name", hint=f"Stop it: triune stop {name}"
@@ -350,7 +350,7 @@ def _require_controllers(plan: LaunchPlan, given: Settings) -> None:
         if asked is not None and mounted.version(controller) is None:
             raise Unsupported(
                 "no_controller",
-                f"This host's control groups have no {controller} controller",
+                f"this host's control groups have no {controller} controller",
                 hint=f"Leave the limit out, or enable {controller} on the kernel's command line.",
             )
 
@@ -359,5 +359,5 @@ def _require_volumes(plan: LaunchPlan) -> None:
     for volume in spec.binds(plan.spec.volumes):
         if not Path(volume.source).exists():
             raise Invalid(
-                "volume_missing", f"There is no {volume.source} on this host", hint=f"Run: mkdir -p {volume.source}"
+                "volume_missing", f"there is no {volume.source} on this host", hint=f"Run: mkdir -p {volume.source}"
             )

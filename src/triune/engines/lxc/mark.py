@@ -113,7 +113,7 @@ def read(folder: Path) -> Mark | None:
     except (ValueError, OSError) as error:
         raise Failed(
             "mark_unreadable",
-            f"The file {path} can't be read: {error}",
+            f"the file {path} can't be read: {error}",
             hint=f"Restore it, or remove it to treat {folder.name} as a container made by hand.",
         ) from None
 

@@ -50,10 +50,10 @@ def seed(rootfs: Path, name: str, mark: Mark, user_data: str | None, form: TreeF
                 _write_cloud_seed(root, None if form.fixed_hostname else name, mark, user_data)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Failed("disk_full", f"No space is left for {name}", hint="Make room, then launch again.") from None
+            raise Failed("disk_full", f"no space is left for {name}", hint="Make room, then launch again.") from None
         raise Failed(
             "hostile_tree",
-            f"The image's tree can't be given to {name}: {error.filename or rootfs}: {error.strerror}",
+            f"the image's tree can't be given to {name}: {error.filename or rootfs}: {error.strerror}",
             hint="The image is damaged or hostile; build or import it again.",
         ) from None
 
@@ -170,7 +170,7 @@ def rename(rootfs: Path, old: str, new: str, mark: Mark) -> None:
     except OSError as error:
         raise Failed(
             "hostile_tree",
-            f"The name inside {new} can't be changed: {error.filename or rootfs}: {error.strerror}",
+            f"the name inside {new} can't be changed: {error.filename or rootfs}: {error.strerror}",
             hint="Set it inside: hostnamectl set-hostname",
         ) from None
 

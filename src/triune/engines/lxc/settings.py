@@ -41,7 +41,7 @@ def parse(given: Mapping[str, str]) -> Settings:
             known = f"Known ones: {', '.join(KNOWN)}."
             raise Invalid(
                 "unknown_setting",
-                f"A system container has no setting {key!r}",
+                f"a system container has no setting {key!r}",
                 hint=f"Did you mean {near[0]!r}? {known}" if near else known,
             )
     settings = Settings(
@@ -55,7 +55,7 @@ def parse(given: Mapping[str, str]) -> Settings:
     if settings.privileged and settings.isolated:
         raise Invalid(
             "bad_setting",
-            "A privileged container has no id range that could be isolated",
+            "a privileged container has no id range that could be isolated",
             hint="Leave out privileged=true or idmap=isolated.",
         )
     return settings

@@ -190,11 +190,11 @@ def binds(volumes: Iterable[VolumeMount]) -> list[Bind]:
             if not path.startswith("/") or ".." in PurePosixPath(path).parts:
                 raise Invalid(
                     "bad_volume",
-                    f"The volume's {what} {path!r} is not an absolute path",
+                    f"the volume's {what} {path!r} is not an absolute path",
                     hint="Write it as /host/folder:/path/inside.",
                 )
         if PurePosixPath(volume.target) == PurePosixPath("/"):
-            raise Invalid("bad_volume", "A volume can't take the place of the root", hint="Name a folder below /.")
+            raise Invalid("bad_volume", "a volume can't take the place of the root", hint="Name a folder below /.")
         checked.append(Bind(source=volume.source, target=volume.target, read_only=volume.read_only))
     return checked
 
@@ -234,7 +234,7 @@ def _line(key: str, value: str) -> str:
         raise Invalid("bad_config_key", f"{key!r} is not an LXC configuration key", hint="Report this as a bug.")
     single_line(value, f"The value of {key}")
     if value != value.strip():
-        raise Invalid("bad_config_value", f"The value of {key} begins or ends with a space", hint="Remove it.")
+        raise Invalid("bad_config_value", f"the value of {key} begins or ends with a space", hint="Remove it.")
     return f"{key} = {value}"
 
 

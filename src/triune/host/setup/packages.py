@@ -93,7 +93,7 @@ class Packages:
         if kind is None or self.machine.tools.find("dpkg-query") is None:
             raise Unsupported(
                 "distribution_unknown",
-                "This is neither Debian nor Ubuntu, so setup does not know the names of its packages",
+                "this is neither Debian nor Ubuntu, so setup does not know the names of its packages",
                 hint="Install QEMU, libvirt, LXC, Docker, dnsmasq and mmdebstrap, then run: triune doctor",
             )
         apparmor = (self.machine.files.text("/sys/module/apparmor/parameters/enabled") or "").strip() == "Y"

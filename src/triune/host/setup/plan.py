@@ -46,7 +46,7 @@ def plan(options: Options) -> list[Step]:
 def apply(steps: Sequence[Step], say: Say) -> None:
     """Fill every gap. Raises Denied without root, and what a needed step raises; others are told and passed over."""
     if os.geteuid() != 0:
-        raise Denied("needs_root", "Only root can set this host up", hint="Run: sudo triune setup")
+        raise Denied("needs_root", "only root can set this host up", hint="Run: sudo triune setup")
     for step in steps:
         try:
             _apply(step, say)

@@ -84,7 +84,7 @@ class _Watched:
 
 def corrupt(why: str) -> Invalid:
     """The error for an archive that can't be read."""
-    return Invalid("corrupt_archive", f"The archive is damaged or cut off: {why}", hint="Fetch or make it again.")
+    return Invalid("corrupt_archive", f"the archive is damaged or cut off: {why}", hint="Fetch or make it again.")
 
 
 def unpack(path: Path, target: Path, max_size: int, progress: Progress) -> Unpacked:
@@ -104,7 +104,7 @@ def unpack(path: Path, target: Path, max_size: int, progress: Progress) -> Unpac
                 if done.size > max_size:
                     raise Invalid(
                         "too_large",
-                        f"The archive unpacks to more than {format_size(max_size)}",
+                        f"the archive unpacks to more than {format_size(max_size)}",
                         hint="Allow more with --max-size, if you trust it.",
                     )
                 _place(top, archive, member, done)
@@ -269,4 +269,4 @@ def _touch(top: int, parts: tuple[str, ...], when: float) -> None:
 
 
 def _unsafe(why: str) -> Invalid:
-    return Invalid("unsafe_archive", f"The archive is refused: {why}", hint="Make it again from a plain root tree.")
+    return Invalid("unsafe_archive", f"the archive is refused: {why}", hint="Make it again from a plain root tree.")

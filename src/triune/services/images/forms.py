@@ -30,7 +30,7 @@ class Forms:
         oci = self.oci_store()
         if oci is None:
             raise Unsupported(
-                "no_oci_store", "No engine of this host holds OCI images", hint="See what is missing: triune doctor"
+                "no_oci_store", "no engine of this host holds OCI images", hint="See what is missing: triune doctor"
             )
         return oci
 

@@ -50,7 +50,7 @@ def copy_in(store: ImageStore, source: Path, work: Path, options: ImportOptions,
     try:
         fd = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise NotFound("file_not_found", f"There is no file {source}", hint="Check the path.") from None
+        raise NotFound("file_not_found", f"there is no file {source}", hint="Check the path.") from None
     except OSError as error:
         raise Invalid("unreadable", f"{source} can't be read: {error.strerror}", hint="Check the file.") from None
     with os.fdopen(fd, "rb", buffering=0) as file:
@@ -108,7 +108,7 @@ def decide(path: Path, options: ImportOptions) -> str:
         if actual is None:
             raise Invalid(
                 "format_undeclared",
-                f"What the file is can't be told for sure: it looks like {_describe(found)}",
+                f"what the file is can't be told for sure: it looks like {_describe(found)}",
                 hint=_HINT_RAW if found.content is Content.UNKNOWN else "Convert it to qcow2: qemu-img convert",
             )
         return actual
@@ -117,7 +117,7 @@ def decide(path: Path, options: ImportOptions) -> str:
     if not fits:
         raise Invalid(
             "format_mismatch",
-            f"The file is said to be {declared}, but it is {actual or _describe(found)}",
+            f"the file is said to be {declared}, but it is {actual or _describe(found)}",
             hint="Leave --format out, or give the format it has.",
         )
     return declared
@@ -166,7 +166,7 @@ def import_disk(
     if declared and declared != size:
         raise Invalid(
             "corrupt_image",
-            f"The {form} image contradicts itself about its size",
+            f"the {form} image contradicts itself about its size",
             hint="Fetch or export it again.",
         )
     _check_size(size, options)
@@ -196,7 +196,7 @@ def _check_references(path: Path, form: str, options: ImportOptions) -> int:
         if form == "qcow2":
             header = qcow2.read_header(file)
             if header.encrypted:
-                raise Invalid("encrypted_image", "The disk is encrypted", hint="Decrypt it first: qemu-img convert")
+                raise Invalid("encrypted_image", "the disk is encrypted", hint="Decrypt it first: qemu-img convert")
             if header.backing:
                 raise _refused("backing_file_refused", "names a backing file")
             if header.external_data:
@@ -224,7 +224,7 @@ def _no_capacity(file: BinaryIO) -> bool:
 def _refused(code: str, why: str) -> Denied:
     return Denied(
         code,
-        f"The disk {why}; it could name any file of this host",
+        f"the disk {why}; it could name any file of this host",
         hint="Make it one whole file where it comes from: qemu-img convert -O qcow2 DISK NEW.qcow2",
     )
 
@@ -233,7 +233,7 @@ def _check_size(size: int, options: ImportOptions) -> None:
     if not 0 < size <= options.max_size:
         raise Invalid(
             "too_large" if size else "corrupt_image",
-            f"The disk claims a size of {format_size(size)}; allowed are up to {format_size(options.max_size)}",
+            f"the disk claims a size of {format_size(size)}; allowed are up to {format_size(options.max_size)}",
             hint="Allow more with --max-size, if you trust it.",
         )
 
@@ -247,7 +247,7 @@ def _virtual_size(path: Path, form: str) -> int:
         info = json.loads(result)
         size = int(info["virtual-size"])
     except (ValueError, KeyError, TypeError) as error:
-        raise Invalid("corrupt_image", "The disk's description can't be read", hint="Export it again.") from error
+        raise Invalid("corrupt_image", "the disk's description can't be read", hint="Export it again.") from error
     if info.get("backing-filename") or info.get("full-backing-filename"):
         raise _refused("backing_file_refused", "names a backing file")
     if form == "qcow2":
@@ -264,7 +264,7 @@ def _limited(argv: list[str | Path], cpu: int = 30) -> bytes:
             run([argv[0], "--version"])
         raise Invalid(
             "corrupt_image",
-            f"The disk is damaged or not what it says: {said[-1][:300] if said else 'qemu-img refused it'}",
+            f"the disk is damaged or not what it says: {said[-1][:300] if said else 'qemu-img refused it'}",
             hint="Fetch or export it again, and compare its checksum.",
         )
     return result.stdout
@@ -305,7 +305,7 @@ def import_tree(
         if not any(has_program(tree, path) for path in ("/bin", "/usr/bin")):
             raise Invalid(
                 "no_root_tree",
-                "The archive holds no root tree: neither an init nor a /bin",
+                "the archive holds no root tree: neither an init nor a /bin",
                 hint="Make it from the top of a root file system: tar -C / …",
             )
         notes.append("it has no init: it can run programs, but not as a system")

@@ -37,7 +37,7 @@ def kernel_version(tree: Path) -> str:
         key=lambda name: [int(part) if part.isdigit() else 0 for part in name.replace("-", ".").split(".")],
     )
     if not versions:
-        raise Failed("no_kernel", "The built system has no kernel", hint="Build it with another kernel or mirror.")
+        raise Failed("no_kernel", "the built system has no kernel", hint="Build it with another kernel or mirror.")
     return versions[-1]
 
 

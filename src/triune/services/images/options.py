@@ -43,7 +43,7 @@ class BuildOptions:
         if not _MIN_DISK <= self.size <= _MAX_DISK:
             raise Invalid(
                 "bad_size",
-                f"A disk of {format_size(self.size)} can't be built",
+                f"a disk of {format_size(self.size)} can't be built",
                 hint=f"Use {format_size(_MIN_DISK)} to {format_size(_MAX_DISK)}.",
             )
         if self.kernel not in ("cloud", "generic"):

@@ -82,7 +82,7 @@ def release(name: str) -> Release:
     except KeyError:
         raise NotFound(
             "unknown_release",
-            f"There is no recipe to build {name}",
+            f"there is no recipe to build {name}",
             hint=f"Build one of {', '.join(RELEASES)}, or import it: triune image import FILE --name {name}",
         ) from None
 
@@ -100,7 +100,7 @@ def sources_text(chosen: Release, options: BuildOptions) -> str:
         if not chosen.keyring.exists():
             raise Unsupported(
                 "keyring_missing",
-                f"The keys that sign {chosen.name} are not on this host",
+                f"the keys that sign {chosen.name} are not on this host",
                 hint=f"Run: apt install {chosen.keyring_package}",
             )
     if options.mirror is not None:

@@ -115,7 +115,7 @@ def _run(argv: list[str], env: dict[str, str], progress: Progress) -> None:
         error = command_failed(["mmdebstrap"], Result(status, b"", "\n".join(said).encode()))
         raise Failed(
             "bootstrap_failed",
-            f"The base system could not be built: {error.message}",
+            f"the base system could not be built: {error.message}",
             hint="Check the host's package sources (apt-get update), or give a mirror: triune image build --mirror URL",
         )
 

@@ -126,7 +126,7 @@ class Images:
             if before is not None and not options.replace:
                 raise Conflict(
                     "image_exists",
-                    f"There is an image {name} already",
+                    f"there is an image {name} already",
                     hint="Choose another name, or replace it with --replace.",
                 )
             with self._store.work("import") as work:
@@ -225,7 +225,7 @@ class Images:
             except Unreachable as error:
                 raise Conflict(
                     "image_use_unknown",
-                    f"Whether {name} is in use can't be told: {error.message}",
+                    f"whether {name} is in use can't be told: {error.message}",
                     hint=error.hint or "See what is wrong: triune doctor",
                 ) from error
         return sorted(found)
@@ -327,7 +327,7 @@ class Images:
             hint = f"Did you mean {near[0]}? Build it: triune image build {near[0]}"
         else:
             hint = f"See triune image list; build {', '.join(RELEASES)}, or pull {OCI_PREFIX}NAME[:TAG]."
-        return NotFound("image_not_found", f"There is no image {name}", hint=hint)
+        return NotFound("image_not_found", f"there is no image {name}", hint=hint)
 
     @contextmanager
     def _alone(self, name: str) -> Iterator[None]:
