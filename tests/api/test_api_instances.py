@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
 from tests.api.house import House
 from triune.domain.errors import Conflict, Failed, Invalid, NotFound, Stale, TriuneError, Unreachable, Unsupported
+from triune.domain.operation import Silent
 from triune.engines.fake.state import FakeInstance
 from triune.sdk.pages import pages
 from triune.sdk.transport import target
@@ -97,6 +99,66 @@ def test_an_engine_that_is_down_is_told_and_the_others_go_on(house: House) -> No
     with pytest.raises(Unreachable):
         house.client.instances.get("nobody-knows")
     house.engine("docker").come_up()
+
+
+def test_a_name_on_an_engine_that_is_away_stays_taken(house: House) -> None:
+    house.launch("web", "docker")
+    house.launch("db")
+    house.engine("docker").go_down()
+    try:
+        for attempt in (lambda: house.launch("web"), lambda: house.client.instances.rename("db", "web")):
+            with pytest.raises(Conflict, match=r"already \(docker, which") as caught:
+                attempt()
+            assert caught.value.code == "instance_exists"
+    finally:
+        house.engine("docker").come_up()
+    assert house.client.instances.get("web")["engine"] == "docker"
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for what happens after an engine's event, aside of it."""
+    deadline = time.monotonic() + 5
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert condition()
+
+
+def test_what_others_removed_gives_its_name_and_address_back(house: House) -> None:
+    triune, engine = house.triune, house.engine("docker")
+    for name in ("told", "untold", "stays"):
+        house.launch(name, "docker")
+    engine.delete("told")
+    until(lambda: not triune.instances.intent("told"))
+    engine.go_down()
+    engine._instances.pop("untold")  # removed while nobody listened
+    engine.come_up()
+    until(lambda: not triune.instances.intent("untold"))
+    assert triune.networks.members("triune0") == ["stays"]
+    assert triune.instances.intent("stays")
+
+
+def test_what_is_undefined_while_it_runs_keeps_its_address_until_it_stops(house: House) -> None:
+    triune, engine = house.triune, house.engine("kvm")
+    house.launch("web", "kvm")
+    engine._tell("deleted", "web")
+    time.sleep(0.1)
+    assert triune.networks.members("triune0") == ["web"]
+    engine._instances.pop("web")
+    engine._tell("stopped", "web")
+    until(lambda: triune.networks.members("triune0") == [])
+
+
+def test_what_others_renamed_keeps_its_address(house: House) -> None:
+    house.launch("web", "kvm")
+    before = house.client.instances.get("web")["addresses"]
+    renaming = house.engine("kvm").renaming
+    assert renaming is not None
+    house.engine("kvm").stop("web", timeout=1, force=True, progress=Silent())
+    renaming.rename("web", "site")
+    until(lambda: house.triune.instances.intent("site") and not house.triune.instances.intent("web"))
+    assert house.triune.networks.members("triune0") == ["site"]
+    house.engine("kvm").start("site", Silent())
+    assert house.client.instances.get("site")["addresses"] == before
 
 
 def test_etags_follow_the_configuration_not_the_state(house: House) -> None:
