@@ -110,6 +110,7 @@ class Triune:
         self.networks.start()
         for operation in self.operations.recover():
             log.warning("operation %s (%s %s) was interrupted", operation.id, operation.kind, operation.resource)
+        self.instances.forget_vanished()
         self._watches = [engine.watch(self.instances.heard) for engine in self.engines.values()]
         self.events.publish("daemon.started", "daemon")
 
