@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from triune.cli.listing import age
+from triune.cli.listing import age, moment
 from triune.cli.options import complete_images, confirm, confirmable, formatted, quietable
 from triune.cli.problems import tell
 from triune.cli.tables import Column, emit, structured
@@ -58,7 +58,7 @@ def show(name: str, form: str) -> None:
     lines = [
         ("Name", found["name"]),
         ("Digest", found["digest"]),
-        ("Created", found["created"]),
+        ("Created", moment(found["created"])),
         ("Source", found["source"]),
         ("Size", format_size(found["size"])),
         ("Used by", ", ".join(found["used_by"]) or "-"),

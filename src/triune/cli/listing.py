@@ -72,6 +72,19 @@ def state_colour(row: Mapping[str, Any]) -> str:
     return _COLOURS.get(row["state"], "")
 
 
+def moment(text: str | None) -> str:
+    """An RFC 3339 time for people: to the second, in this machine's zone, and how long ago it was."""
+    if not text:
+        return "-"
+    from datetime import datetime
+
+    try:
+        when = datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        return text
+    return f"{when:%Y-%m-%d %H:%M:%S %Z} ({age(text)} ago)"
+
+
 def age(text: str | None) -> str:
     """How long ago an RFC 3339 time was, in one unit."""
     if not text:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from triune.cli.listing import age
+from triune.cli.listing import age, moment
 from triune.cli.options import complete_operations, formatted
 from triune.cli.tables import Column, emit, structured
 from triune.cli.text import clean, colours, paint
@@ -53,7 +53,7 @@ def show(operation: str, form: str) -> None:
     print(f"Operation: {clean(found['id'])}")
     print(f"Action:    {clean(found['kind'])} {clean(found['resource'])}")
     print(f"State:     {paint(clean(found['state']), _colour(found), colour)}")
-    print(f"Created:   {clean(found['created'])} ({age(found['created'])} ago)")
+    print(f"Created:   {clean(moment(found['created']))}")
     print(f"Took:      {_took(found)}")
     for step in found["steps"]:
         print(f"  {clean(step['time'])[11:23]}  {clean(step['name']):<14}{clean(step['text'])}")

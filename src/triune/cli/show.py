@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import click
 
 from triune import __version__
-from triune.cli.listing import age, engine, list_instances, state_colour
+from triune.cli.listing import engine, list_instances, moment, state_colour
 from triune.cli.options import formatted, instance_argument, quietable
 from triune.cli.tables import structured
 from triune.cli.text import clean, colours, paint
@@ -47,7 +48,7 @@ def show(name: str, form: str) -> None:
         print(f"\n{paint(title, 'bold', colour)}")
         size = max(len(key) for key, _ in facts) + 1
         for key, value in facts:
-            print(f"  {clean(key) + ':':<{size}} {clean(value)}")
+            print(f"  {clean(key) + ':':<{size}} {clean(value)}".rstrip())
 
 
 def _lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -61,7 +62,7 @@ def _lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Addresses", ", ".join(found["addresses"]) or "-"
     yield "Image", found["image"] or "-"
     yield "Origin", found["origin"]
-    yield "Created", f"{found['created']} ({age(found['created'])} ago)" if found["created"] else "-"
+    yield "Created", moment(found["created"])
     yield "Uptime", format_duration(found["uptime_s"])
     yield "Restarts", "-" if found["restarts"] is None else str(found["restarts"])
     yield "CPUs", "no limit" if cpus is None else f"{cpus:g}"
@@ -71,11 +72,11 @@ def _lines(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "Disk", format_size(found["disk_used_bytes"])
     yield "Kernel", found["kernel"] or "-"
     if found["command"]:
-        yield "Command", " ".join(found["command"])
+        yield "Command", shlex.join(found["command"])
 
 
 def _sections(found: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """(title, facts) of what comes in groups; a group of several things has a line for each."""
+    """(title, facts) of what comes in groups; of several things each begins with a line of its own."""
     for title, items in (
         ("Isolation", [found["isolation"]]),
         ("Network", found["network"]),
@@ -84,25 +85,37 @@ def _sections(found: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, s
     ):
         there = [item for item in items if item]
         if len(there) == 1:
-            yield title, [(key, _value(value)) for key, value in there[0].items()]
+            yield title, [(key, _value(key, value)) for key, value in there[0].items()]
         elif there:
-            yield title, [_line(item) for item in there]
+            yield title, [fact for item in there for fact in _facts(item)]
 
 
-def _line(item: Mapping[str, Any]) -> tuple[str, str]:
+def _facts(item: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     named = str(item.get("type") or item.get("interface") or item.get("network") or "-")
-    rest = {key: value for key, value in item.items() if value not in (None, "", [], named)}
-    return named, ", ".join(f"{key} {_value(value)}" for key, value in rest.items())
+    yield named, ""
+    for key, value in item.items():
+        if value not in (None, "", [], named):
+            yield f"  {key}", _value(key, value)
 
 
-def _value(value: Any) -> str:
+def _value(key: str, value: Any) -> str:
+    if key == "id_map" and isinstance(value, list):
+        return "; ".join(_id_range(entry) for entry in value) or "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return ", ".join(_value(item) for item in value) or "-"
+        return ", ".join(_value("", item) for item in value) or "-"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_value(item)}" for key, item in value.items()) or "-"
+        return ", ".join(f"{name} {_value(name, item)}" for name, item in value.items() if item) or "as by default"
     return "-" if value is None else str(value)
+
+
+def _id_range(entry: Any) -> str:
+    """A line of /proc/PID/uid_map in words."""
+    if not (isinstance(entry, list) and len(entry) == 3 and all(isinstance(number, int) for number in entry)):
+        return str(entry)
+    inside, outside, count = entry
+    return f"{inside} to {inside + count - 1} inside are {outside} to {outside + count - 1} of the host"
 
 
 @click.command()
