@@ -2,8 +2,8 @@
 
 Every entry is created through the descriptor of its folder, and no component of its path is ever followed where it is a
 symbolic link: what the archive holds cannot reach anything outside the tree. Refused: absolute paths, `..`, hard links
-to what is not a regular file of the archive, more entries or bytes than allowed. Left out: device nodes (the engine
-makes them) and extended attributes but file capabilities.
+to what is not a regular file of the archive, more entries or bytes than allowed, headers that would fill the memory.
+Left out: device nodes (the engine makes them) and extended attributes but file capabilities.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ from triune.services.images.streams import decompressed
 
 _MAX_ENTRIES = 2_000_000
 _MAX_DEPTH = 128
+# What lies before an entry's data: long names, attributes, maps of sparse files. tarfile reads it whole.
+_MAX_HEADERS = 4 << 20
+_MAX_GLOBALS = 64
+_READ_AHEAD = 64 << 10
 _CHUNK = 1 << 20
 _KEPT_ATTRIBUTES = ("SCHILY.xattr.security.capability",)
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -43,8 +47,8 @@ class Unpacked:
 
 
 @contextmanager
-def opened(path: Path, *, whole: bool = True) -> Iterator[tarfile.TarFile]:
-    """The archive as a stream, compressed or not. Raises Invalid("corrupt_archive").
+def opened(path: Path, *, whole: bool = True) -> Iterator[Archive]:
+    """The archive as a stream, compressed or not. Raises Invalid("corrupt_archive", "unsafe_archive").
 
     With `whole` the caller reads all of it, and its end is checked.
     """
@@ -52,10 +56,10 @@ def opened(path: Path, *, whole: bool = True) -> Iterator[tarfile.TarFile]:
         with decompressed(path) as stream:
             watched = _Watched(stream)
             with tarfile.open(fileobj=cast(BinaryIO, watched), mode="r|", errorlevel=2) as archive:
-                yield archive
+                yield Archive(archive, watched)
                 if whole and not watched.ended_well():
                     raise EOFError("its end is missing")
-    except (tarfile.TarError, EOFError, zlib.error, LZMAError, UnicodeError, OverflowError) as error:
+    except (tarfile.TarError, EOFError, zlib.error, LZMAError, ValueError, OverflowError, RecursionError) as error:
         raise corrupt(str(error)) from error
     except OSError as error:
         # gzip and bz2 tell of damage by an OSError without a number.
@@ -64,15 +68,55 @@ def opened(path: Path, *, whole: bool = True) -> Iterator[tarfile.TarFile]:
         raise
 
 
+class Archive:
+    """An open archive: its entries one after the other, none of them kept."""
+
+    def __init__(self, archive: tarfile.TarFile, watched: _Watched) -> None:
+        self._archive = archive
+        self._watched = watched
+
+    @property
+    def position(self) -> int:
+        """Where the next entry begins, in bytes of the unpacked archive."""
+        return self._archive.offset
+
+    def __iter__(self) -> Iterator[tarfile.TarInfo]:
+        while True:
+            self._watched.allow(self._archive.offset + _MAX_HEADERS)
+            member = self._archive.next()
+            if member is None:
+                return
+            self._watched.allow(self._archive.offset)
+            # tarfile keeps a list for those who ask by name: gigabytes, for millions of entries.
+            self._archive.members = []  # type: ignore[attr-defined]
+            if len(self._archive.pax_headers) > _MAX_GLOBALS:
+                raise _unsafe("it has too many global headers")
+            yield member
+
+    def content(self, member: tarfile.TarInfo) -> IO[bytes] | None:
+        """The data of the entry that came last."""
+        return self._archive.extractfile(member)
+
+
 class _Watched:
-    """Remembers the end of what was read: an archive cut off between two entries looks complete otherwise."""
+    """Reads no further than allowed, and remembers the end of what was read: an archive cut off between two entries
+    looks complete otherwise."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._tail = b""
+        self._taken = 0
+        self._limit = _MAX_HEADERS
+
+    def allow(self, position: int) -> None:
+        """Let what lies before this position be read, and what tarfile reads ahead."""
+        self._limit = position + _READ_AHEAD
 
     def read(self, size: int) -> bytes:
+        if self._taken > self._limit:
+            raise _unsafe("the headers of an entry are too large")
         data = self._stream.read(size)
+        self._taken += len(data)
         if data:
             self._tail = data[-512:]
         return data
@@ -107,7 +151,7 @@ def unpack(path: Path, target: Path, max_size: int, progress: Progress) -> Unpac
                         f"the archive unpacks to more than {format_size(max_size)}",
                         hint="Allow more with --max-size, if you trust it.",
                     )
-                _place(top, archive, member, done)
+                _place(top, archive, member, done, progress)
                 if member.isdir():
                     times.append((_parts(member.name), member.mtime))
         for parts, when in reversed(times):
@@ -145,7 +189,7 @@ def _parts(name: str) -> tuple[str, ...]:
     return parts
 
 
-def _place(top: int, archive: tarfile.TarFile, member: tarfile.TarInfo, done: Unpacked) -> None:
+def _place(top: int, archive: Archive, member: tarfile.TarInfo, done: Unpacked, progress: Progress) -> None:
     parts = _parts(member.name)
     if member.ischr() or member.isblk():
         done.skipped += 1
@@ -170,7 +214,7 @@ def _place(top: int, archive: tarfile.TarFile, member: tarfile.TarInfo, done: Un
             os.chown(parts[-1], member.uid, member.gid, dir_fd=folder, follow_symlinks=False)
             os.chmod(parts[-1], member.mode & 0o7777, dir_fd=folder)
         elif member.isreg():
-            _write(folder, parts[-1], archive.extractfile(member), member)
+            _write(folder, parts[-1], archive.content(member), member, progress)
         else:
             raise _unsafe(f"{member.name[:200]!r} is of an unknown kind")
     finally:
@@ -237,13 +281,14 @@ def _link(top: int, folder: int, name: str, target: tuple[str, ...]) -> None:
         os.close(source)
 
 
-def _write(folder: int, name: str, source: IO[bytes] | None, member: tarfile.TarInfo) -> None:
+def _write(folder: int, name: str, source: IO[bytes] | None, member: tarfile.TarInfo, progress: Progress) -> None:
     if source is None:
         raise _unsafe(f"{name!r} has no content")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(name, flags, 0o600, dir_fd=folder)
     with os.fdopen(fd, "wb") as file:
         while chunk := source.read(_CHUNK):
+            progress.check()
             # Holes cost nothing: a small archive can't fill the disk with zeros.
             if chunk.count(0) == len(chunk):
                 file.seek(len(chunk), os.SEEK_CUR)

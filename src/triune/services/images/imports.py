@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import stat
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +34,9 @@ _CHUNK = 4 << 20
 _FICLONE = 0x40049409  # include/uapi/linux/fs.h
 _DISKS = {Content.QCOW2: "qcow2", Content.VMDK: "vmdk"}
 _RECOGNISED = {Content.ISO: "iso", Content.TAR: "tree", **_DISKS}
+# Layers come before manifest.json: in blobs/, or (Docker before 25) in folders of their own.
+_OF_AN_IMAGE = re.compile(r"blobs/sha256|[0-9a-f]{64}(?:\.json|/(?:VERSION|json|layer\.tar))?/?$", re.ASCII)
+_ENOUGH = 1 << 30
 _HINT_RAW = "If it is a raw disk, say so: --format raw."
 
 
@@ -136,9 +140,9 @@ def _archive_kind(path: Path) -> str | None:
             names: list[str] = []
             for member in archive:
                 names.append(member.name.removeprefix("./"))
-                if names[-1] in ("oci-layout", "manifest.json", "index.json") or names[-1].startswith("blobs/sha256"):
+                if names[-1] in ("oci-layout", "manifest.json", "index.json") or _OF_AN_IMAGE.match(names[-1]):
                     return "oci"
-                if len(names) >= 64:
+                if len(names) >= 64 or archive.position > _ENOUGH:
                     break
     except Invalid:
         return None if not _is_tar(path) else "tree"

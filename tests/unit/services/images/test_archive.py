@@ -15,9 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from triune.domain.errors import Invalid, TriuneError
+from triune.domain.errors import Cancelled, Invalid, TriuneError
 from triune.domain.operation import Silent
 from triune.services.images.archive import find_init, unpack
+from triune.services.images.imports import decide
+from triune.services.images.options import ImportOptions
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="owners and devices need root")
 
@@ -161,3 +163,80 @@ def test_nonsense_gives_domain_errors_only(tmp_path: Path, data: bytes, where: i
         unpack(tmp_path / "a.tar", target, 1 << 20, Silent())
     except TriuneError as error:
         assert error.hint
+
+
+def header(kind: bytes, size: int, name: str = "x") -> bytes:
+    """A bare header block, whatever may follow."""
+    info = tarfile.TarInfo(name)
+    info.type, info.size, info.uid, info.gid = kind, size, os.geteuid(), os.getegid()
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+SPARSE_MAP = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "x", "GNU.sparse.realsize": "1"}
+
+
+def sparse_map(size: int) -> bytes:
+    """A sparse file of one byte, and of this many bytes of map."""
+    info = tarfile.TarInfo("x")
+    info.size, info.pax_headers = size, SPARSE_MAP
+    return info.tobuf(tarfile.PAX_FORMAT) + (b"9999999\n" + b"0\n" * (size // 2))[:size]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        header(tarfile.XHDTYPE, 64 << 20) + bytes(64 << 20),
+        header(tarfile.XGLTYPE, 64 << 20) + bytes(64 << 20),
+        header(tarfile.GNUTYPE_LONGNAME, 64 << 20) + b"a" * (64 << 20),
+        sparse_map(32 << 20),
+        header(tarfile.GNUTYPE_LONGNAME, 1) + b"a".ljust(512, b"\0"),
+    ],
+    ids=["attributes", "global attributes", "name", "sparse map", "nested names"],
+)
+def test_headers_that_would_fill_the_memory_are_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bomb.tar.gz"
+    path.write_bytes(gzip.compress(content if len(content) > 4096 else content * 3000, 1))
+    with pytest.raises(Invalid) as caught:
+        unpacked(path)
+    assert caught.value.code == ("unsafe_archive" if len(content) > 4096 else "corrupt_archive")
+
+
+@pytest.mark.parametrize("pax", [{"mtime": "nan"}, {"mtime": "inf"}, {"linkpath": "a\0b"}, {"path": "a\0b"}])
+def test_senseless_attributes_are_refused(tmp_path: Path, pax: dict[str, str]) -> None:
+    kind = SYM if "linkpath" in pax else tarfile.REGTYPE
+    with pytest.raises(Invalid):
+        unpacked(archive(tmp_path / "a.tar", entry("x", kind, link="y", pax=pax)))
+
+
+def test_long_names_and_sparse_files_of_honest_archives_pass(tmp_path: Path) -> None:
+    long = "/".join(["d" * 200] * 12)
+    tree = unpacked(archive(tmp_path / "a.tar", entry(long, data=b"here"), entry("b", data=b"there")))
+    assert (tree / long).read_bytes() == b"here"
+    assert (tree / "b").read_bytes() == b"there"
+
+
+def test_a_single_huge_entry_can_be_cancelled(tmp_path: Path) -> None:
+    class Impatient(Silent):
+        def check(self) -> None:
+            raise Cancelled("cancelled", "enough", hint="")
+
+    path = archive(tmp_path / "a.tar", entry("x", data=bytes(2 << 20)))
+    (tmp_path / "tree").mkdir()
+    with pytest.raises(Cancelled):
+        unpack(path, tmp_path / "tree", 1 << 30, Impatient())
+
+
+def test_an_archive_of_docker_with_many_layers_is_known_before_its_manifest(tmp_path: Path) -> None:
+    layers = [f"{number:064x}" for number in range(30)]
+    parts = [(f"{layer}/", DIR) for layer in layers]
+    files = [f"{layer}/{name}" for layer in layers for name in ("VERSION", "json", "layer.tar")]
+    saved = archive(
+        tmp_path / "saved.tar",
+        *(entry(name, kind) for name, kind in parts),
+        *(entry(name, data=b"x") for name in files),
+        entry("manifest.json", data=b"[]"),
+    )
+    assert decide(saved, ImportOptions()) == "oci"
+    assert (
+        decide(archive(tmp_path / "tree.tar", entry("bin/", DIR), entry("etc/os-release")), ImportOptions()) == "tree"
+    )
