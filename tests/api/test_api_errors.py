@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -126,3 +127,41 @@ def test_odd_names_in_paths_are_just_not_found(http: httpx.Client) -> None:
         response = http.get(f"/v1/instances/{name}")
         assert response.status_code in (404, 422), (name, response.text)
         assert json.loads(response.text)["status"] == response.status_code
+
+
+def test_half_a_surrogate_pair_is_refused_wherever_it_is(http: httpx.Client) -> None:
+    for change in (
+        {"env": {"A": "\ud800"}},
+        {"env": {"\ud800": "x"}},
+        {"command": ["\ud800"]},
+        {"volumes": ["\ud800:/a"]},
+    ):
+        body = json.dumps({"name": "web", "image": "debian/12", **change})
+        found = problem(
+            http.post("/v1/instances", content=body, headers={"content-type": "application/json"}), 422, "bad_request"
+        )
+        assert "not valid Unicode" in str(found["detail"])
+
+
+def test_a_head_that_does_not_come_is_waited_for_so_long(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("triune.api.server._HEAD", 0.2)
+    beginnings = (b"", b"GET /v1/ver", b"GET /v1/version HTTP/1.1\r\nHost: x\r\n")
+    with contextlib.ExitStack() as stack:
+        for beginning in beginnings:
+            slow = stack.enter_context(socket.socket(socket.AF_UNIX))
+            slow.settimeout(5)
+            slow.connect(str(house.socket))
+            slow.sendall(beginning)
+            assert slow.recv(100) == b""
+        # A connection that is in use stays, also between two requests and while the second's head comes slowly.
+        kept = stack.enter_context(socket.socket(socket.AF_UNIX))
+        kept.settimeout(5)
+        kept.connect(str(house.socket))
+        for pause in (0.0, 0.3, 0.1):
+            time.sleep(pause)
+            kept.sendall(b"GET /v1/version HTTP/1.1\r\n")
+            time.sleep(0.1)
+            kept.sendall(b"Host: x\r\n\r\n")
+            assert b" 200 " in kept.recv(4096)
+        kept.sendall(b"GET /v1")
+        assert kept.recv(100) == b""

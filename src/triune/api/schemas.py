@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from triune.domain.instance import Origin, State, WaitFor
 from triune.domain.operation import OperationState
@@ -23,6 +24,16 @@ class Body(BaseModel):
     """A request's body: unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def unicode(cls, data: object) -> object:
+        """JSON can escape half of a surrogate pair, which no file, database or command line can hold."""
+        try:
+            json.dumps(data, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a text in it is not valid Unicode") from None
+        return data
 
 
 class LaunchBody(Body):

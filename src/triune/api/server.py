@@ -8,13 +8,16 @@ import fcntl
 import grp
 import logging
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from triune.api.app import create_app
 from triune.api.routes.images import forget_uploads
@@ -25,6 +28,37 @@ log = logging.getLogger(__name__)
 
 _BACKLOG = 512
 _GRACE = 5
+_HEAD = 10.0  # seconds for a request's head to come whole
+_DESCRIPTORS = 16384  # enough for thousands of connections; some programs we start close all they may have one by one
+
+
+class Patient(H11Protocol):
+    """uvicorn's HTTP/1.1, that closes a connection whose request's head does not come: each holds a descriptor."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client connected."""
+        super().connection_made(transport)
+        self._late = self.loop.call_later(_HEAD, transport.close)
+
+    def data_received(self, data: bytes) -> None:
+        """Some bytes came; the clock runs from the first byte of a head, or from the connection, to the head's end."""
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._in_time()
+        elif self._late is None and data:
+            self._late = self.loop.call_later(_HEAD, self.transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It ended."""
+        self._in_time()
+        super().connection_lost(exc)
+
+    def _in_time(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
 
 class Server(uvicorn.Server):
@@ -71,6 +105,7 @@ def serve(settings: Settings, *, pid_file: Path | None = None, wire: Callable[[S
 
     Raises Conflict("daemon_running") when another one has the data folder, Denied when this user may not.
     """
+    _allow_descriptors()
     with _only_one(settings.data), _written(pid_file):
         triune = wire(settings)
         try:
@@ -82,13 +117,20 @@ def serve(settings: Settings, *, pid_file: Path | None = None, wire: Callable[[S
             triune.close()
 
 
+def _allow_descriptors() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def make_server(triune: Triune) -> Server:
     """The HTTP server of started services; run it with an open socket."""
     app = create_app(triune)
     config = uvicorn.Config(
         app,
         loop="asyncio",
-        http="h11",
+        http=Patient,
         ws="websockets-sansio",
         lifespan="off",
         log_config=None,

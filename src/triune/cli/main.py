@@ -16,6 +16,7 @@ def run() -> int:
         if stream.encoding.lower() != "utf-8":
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
+        _require_text(arguments)
         code = _lean(arguments)
         if code is None:
             from triune.cli.root import main
@@ -33,6 +34,19 @@ def run() -> int:
         from triune.cli.problems import tell
 
         return tell(error)
+
+
+def _require_text(arguments: list[str]) -> None:
+    """What is not UTF-8 reaches Python as lone surrogates, and could be told to nobody."""
+    for number, argument in enumerate(arguments, 1):
+        if any("\ud800" <= char <= "\udfff" for char in argument):
+            from triune.domain.errors import Invalid
+
+            raise Invalid(
+                "not_unicode",
+                f"argument {number} is not UTF-8 text: {argument!a}",
+                hint="Write it in UTF-8; other bytes can go through stdin.",
+            )
 
 
 def _lean(arguments: list[str]) -> int | None:

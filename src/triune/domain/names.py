@@ -36,6 +36,8 @@ def image_name(text: str) -> str:
 
 def single_line(text: str, what: str) -> str:
     """Return the text if it has no control characters; native configuration is line-based. Raises Invalid."""
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise Invalid("not_unicode", f"{what} is not valid Unicode text", hint="Write it in UTF-8.")
     if any(ord(char) < 32 or ord(char) == 127 or char in "\x85\u2028\u2029" for char in text):
         raise Invalid(
             "control_character",

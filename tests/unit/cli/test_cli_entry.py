@@ -51,6 +51,15 @@ def test_several_at_once_are_told_by_name_and_leftovers_are_named(capsys: pytest
     assert "left over: instance {'name': 'a'}: disk busy" in said
 
 
+@pytest.mark.parametrize("words", [["show", "\udcff"], ["exec", "web", "--", "printf", "a\udcff"], ["\udcff"]])
+def test_arguments_that_are_no_text_are_refused(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["triune", *words])
+    assert main.run() == 2
+    assert f"argument {len(words)} is not UTF-8 text" in capsys.readouterr().err
+
+
 def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(arguments: list[str]) -> int:
         raise KeyboardInterrupt

@@ -18,7 +18,7 @@ from triune.domain.errors import Conflict, Failed, TriuneError, Unsupported
 from triune.engines.base import Command, Session
 from triune.engines.kvm import folders
 from triune.engines.kvm.agent import Agent
-from triune.engines.kvm.client import Client, not_running
+from triune.engines.kvm.client import Client, library, not_running
 from triune.engines.kvm.polled import PolledSession
 from triune.engines.kvm.pump import PumpSession, greet, orders
 from triune.engines.kvm.spec import EXEC_PORT, Files
@@ -36,11 +36,16 @@ class Commands:
         self._ports = Ports()
 
     def open(self, name: str, command: Command) -> Session:
-        """Start it. Raises Conflict("instance_not_running" | "exec_ports_busy"), Unsupported("no_guest_agent")."""
+        """Start it.
+
+        Raises Conflict("instance_not_running" | "instance_paused" | "exec_ports_busy"), Unsupported("no_guest_agent").
+        """
         domain = self._client.domain(name)
         with self._client.errors(name):
             if not domain.isActive():
                 raise not_running(name)
+            if domain.state(0)[0] == library().VIR_DOMAIN_PAUSED:
+                raise Conflict("instance_paused", f"{name!r} is paused", hint=f"Let it go on: triune resume {name}")
             root = ET.fromstring(domain.XMLDesc(0))  # noqa: S314 - from libvirt
         inherited = _environment(folders.of(root, self._state_dir))
         agent = Agent(self._client, domain, name)

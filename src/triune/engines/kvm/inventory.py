@@ -51,6 +51,7 @@ def rows(client: Client) -> Sequence[Instance]:
 def row(root: ET.Element, state: int, reason: int) -> Instance:
     """One domain's row."""
     mark = marks.read(root)
+    on = state not in (_SHUTOFF, _CRASHED)
     trouble = _TROUBLE.get((state, reason)) or ("its guest has crashed" if state == _CRASHED else None)
     return Instance(
         name=root.findtext("name", ""),
@@ -58,7 +59,8 @@ def row(root: ET.Element, state: int, reason: int) -> Instance:
         state=State.ERROR if trouble else _STATES.get(state, State.ERROR),
         origin=Origin.MANAGED if mark else Origin.ADOPTED,
         image=mark.image if mark else None,
-        addresses=tuple(address for _mac, _network, address in mark.addresses if address) if mark else (),
+        # A reservation is no address that could be reached.
+        addresses=tuple(address for *_, address in mark.addresses if address) if mark and on else (),
         created=mark.created if mark else None,
         cpus=cpus(root),
         memory_bytes=memory(root),
@@ -95,7 +97,7 @@ def detail(client: Client, name: str, kernels: dict[str, str]) -> InstanceDetail
     mark = marks.read(root)
     pid = process.find(domain.UUIDString(), name) if active else None
     cards = _network(client, domain, root, mark, active=active)
-    if not base.addresses:
+    if active and not base.addresses:
         seen = tuple(dict.fromkeys(address for card in cards for address in card["addresses"]))
         base = _with_addresses(base, seen)
     usage = process.usage(pid) if pid is not None else process.Usage()

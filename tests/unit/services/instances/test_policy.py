@@ -36,6 +36,7 @@ def test_a_plain_spec_passes() -> None:
         ({"env": {"": "x"}}, "bad_env"),
         ({"env": {"A B": "x"}}, "bad_env"),
         ({"settings": {"cpu": "host\x00"}}, "control_character"),
+        ({"settings": {"cpu": "host\udcff"}}, "not_unicode"),
         ({"volumes": (VolumeMount(source="/a", target="b"),)}, "bad_volume"),
         ({"volumes": (VolumeMount(source="/a", target="/b/../../c"),)}, "bad_volume"),
         ({"volumes": (VolumeMount(source="/a\n", target="/b"),)}, "control_character"),
