@@ -73,7 +73,7 @@ def show(name: str, form: str) -> None:
         for key, value in form_facts.items():
             if value not in (None, ""):
                 text = format_size(value) if key in ("size", "virtual_size") else str(value)
-                print(f"  {key + ':':<14}{clean(text)}")
+                print(f"  {key + ':':<16}{clean(text)}")
 
 
 @image.command()

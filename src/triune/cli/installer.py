@@ -8,6 +8,7 @@ from pathlib import Path
 
 from triune.cli.waiting import finish
 from triune.domain.errors import Invalid, NotFound
+from triune.domain.names import image_name
 from triune.sdk import Client
 
 _FAMILY = "iso"
@@ -17,14 +18,31 @@ def installer_image(client: Client, iso: str) -> str:
     """The name of the installer's image; a file of this host becomes `iso/FILE` unless it is that already."""
     path = Path(iso).absolute()
     if not path.is_file():
-        # An image, or nothing: the launch tells.
-        return iso
+        return _known(client, iso)
     name = f"{_FAMILY}/{_version(path.stem)}"
     if _held(client, name, path):
         return name
     submitted = client.images.import_path(name, str(path), format="iso", replace=True)
     finish(client, submitted, name)
     return name
+
+
+def _known(client: Client, iso: str) -> str:
+    try:
+        found = client.images.get(image_name(iso))
+    except (Invalid, NotFound):
+        raise NotFound(
+            "file_not_found",
+            f"There is no file and no image {iso}",
+            hint="Check the path; see the images: triune image list",
+        ) from None
+    if not found["forms"].get("disk", {}).get("iso"):
+        raise Invalid(
+            "not_an_installer",
+            f"{iso} is not an installer's image",
+            hint=f"Launch it as it is: triune launch {iso} NAME",
+        )
+    return iso
 
 
 def _held(client: Client, name: str, path: Path) -> bool:
