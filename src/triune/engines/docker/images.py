@@ -8,9 +8,11 @@ import os
 import re
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from lzma import LZMAError
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from triune.domain.errors import Conflict, Failed, Invalid, NotFound, TriuneError
 from triune.domain.image import OciForm
@@ -27,6 +29,11 @@ _REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,511}", re.ASCII)
 _LABEL_KEY = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,126}[a-z0-9])?", re.ASCII)
 _LOOK = 0.5
 _MANIFEST_CAP = 1 << 20
+_MAX_ENTRIES = 100_000
+_MAX_BYTES = 1 << 38
+_MAX_HEADER = 1 << 20
+_NAMES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, *_NAMES)
 # Archives can be larger than the memory a /tmp may be made of.
 _SPOOL = "/var/tmp"  # noqa: S108 - the name in it is random and the file private
 _LOAD_TIMEOUT = 3600.0
@@ -215,12 +222,29 @@ def exact(reference: str) -> str:
     return _joined(*split(reference))
 
 
+class _Entry(tarfile.TarInfo):
+    """Some headers are read into memory whole, and a negative size leads back in the archive, without an end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        entry = super().frombuf(buf, encoding, errors)
+        too_large = entry.type in _HEADERS and entry.size > _MAX_HEADER
+        if too_large or entry.size < 0 or entry.type == tarfile.GNUTYPE_SPARSE:
+            raise _bad_archive("an entry of it has no reasonable size")
+        return entry
+
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        raise _bad_archive("it has a sparse file")
+
+
 def archive_tags(path: Path) -> list[str] | None:
     """The tags a docker-save archive would set, or None for an OCI layout without them. Raises Invalid."""
     try:
-        with tarfile.open(path) as archive:
+        with tarfile.open(path, tarinfo=_Entry) as archive:
             names: dict[str, tarfile.TarInfo] = {}
-            for member in archive:
+            for number, member in enumerate(archive):
+                if number > _MAX_ENTRIES or member.offset_data + member.size > _MAX_BYTES:
+                    raise _bad_archive("it is too large")
                 names[member.name.removeprefix("./")] = member
             if "manifest.json" not in names:
                 if "oci-layout" in names:
@@ -231,7 +255,7 @@ def archive_tags(path: Path) -> list[str] | None:
             if content is None or manifest.size > _MANIFEST_CAP:
                 raise _bad_archive("its manifest.json is not a file of reasonable size")
             images = json.loads(content.read(_MANIFEST_CAP))
-    except (tarfile.TarError, EOFError, OSError, ValueError, KeyError) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError, KeyError, zlib.error, LZMAError, RecursionError) as error:
         raise _bad_archive("it is not a readable tar archive") from error
     if not isinstance(images, list) or len(images) != 1 or not isinstance(images[0], dict):
         raise _bad_archive("it must hold exactly one image")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import json
+import lzma
+import os
 import socket
 import tarfile
 import threading
@@ -226,6 +229,35 @@ class TestArchives:
         (tmp_path / "b").write_bytes(b"")
         with pytest.raises(Invalid):
             images.archive_tags(tmp_path / "b")
+
+    @pytest.mark.parametrize(
+        ("kind", "size", "content"),
+        [
+            (tarfile.XHDTYPE, 64 << 20, bytes(64 << 20)),
+            (tarfile.GNUTYPE_LONGNAME, 64 << 20, b"a" * (64 << 20)),
+            (tarfile.REGTYPE, -1024, b""),
+            (tarfile.REGTYPE, 1 << 45, b""),
+        ],
+        ids=["attributes", "name", "negative", "huge"],
+    )
+    def test_hostile_headers(self, tmp_path: Path, kind: bytes, size: int, content: bytes) -> None:
+        member = tarfile.TarInfo("x")
+        member.type, member.size = kind, size
+        manifest = archive(tmp_path / "rest", {"manifest.json": b'[{"RepoTags": []}]'}).read_bytes()
+        path = tmp_path / "a.gz"
+        path.write_bytes(gzip.compress(member.tobuf(tarfile.GNU_FORMAT) + content + manifest, 1))
+        with pytest.raises(Invalid) as caught:
+            images.archive_tags(path)
+        assert "size" in caught.value.message or "large" in caught.value.message
+
+    def test_a_damaged_compressed_one(self, tmp_path: Path) -> None:
+        whole = archive(tmp_path / "a", {"manifest.json": os.urandom(200_000)}).read_bytes()
+        for pack in (gzip.compress, lzma.compress):
+            packed = bytearray(pack(whole))
+            packed[len(packed) // 2 : len(packed) // 2 + 64] = bytes(64)
+            (tmp_path / "b").write_bytes(packed)
+            with pytest.raises(Invalid):
+                images.archive_tags(tmp_path / "b")
 
     def test_a_manifest_that_is_a_link(self, tmp_path: Path) -> None:
         with tarfile.open(tmp_path / "a", "w") as tar:
