@@ -68,12 +68,13 @@ class ImageStore:
         Raises Invalid("bad_archive").
         """
         repository, tag = split(reference)
-        with tempfile.TemporaryFile(dir=os.environ.get("TMPDIR", _SPOOL)) as spool:
+        folder = os.environ.get("TMPDIR", _SPOOL)
+        # It must have a name: skopeo follows /proc/PID/fd to one.
+        with tempfile.NamedTemporaryFile(prefix="triune-archive-", dir=folder) as spool:
             for piece in archive:
                 spool.write(piece)
             spool.flush()
-            # It has no name, so that a crash leaves nothing.
-            path = Path(f"/proc/{os.getpid()}/fd/{spool.fileno()}")
+            path = Path(spool.name)
             own_tags = archive_tags(path)
             if own_tags is None:
                 # Docker before 25 loads no OCI layouts.
