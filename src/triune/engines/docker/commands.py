@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import threading
 import time
@@ -22,6 +21,7 @@ from triune.engines.docker.client import DockerClient
 from triune.engines.docker.containers import Described, describe, not_running, state_of
 from triune.engines.docker.frames import STDOUT, Demultiplexer
 from triune.engines.docker.stream import RawStream
+from triune.host import polling
 
 _SHELLS = ("/bin/bash", "/usr/bin/bash", "/bin/zsh", "/bin/ash", "/bin/dash", "/bin/sh", "/busybox/sh", "/usr/bin/sh")
 # API 1.42 takes the terminal's size before the command runs; older ones only afterwards.
@@ -267,9 +267,9 @@ def _belongs(pid: int, container: str) -> bool:
 
 def _end(pid: int, handle: int) -> None:
     _signal(pid, handle, signal.SIGHUP)
-    if not select.select([handle], [], [], _HANGUP_GRACE)[0]:
+    if not polling.ready([handle], timeout=_HANGUP_GRACE):
         _signal(pid, handle, signal.SIGKILL)
-        select.select([handle], [], [], _HANGUP_GRACE)
+        polling.ready([handle], timeout=_HANGUP_GRACE)
 
 
 def _signal(pid: int, handle: int, number: signal.Signals) -> None:

@@ -10,12 +10,13 @@ import contextlib
 import http.client
 import io
 import json
-import select
 import socket
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlencode
+
+from triune.host import polling
 
 _CONNECT = 1.5
 # Until the engine's headers; an exec waits for the runtime here, a pull for the registry.
@@ -66,7 +67,7 @@ class RawStream:
             rest, self._rest = self._rest, b""
             return rest
         try:
-            if timeout is not None and not select.select([self._sock], [], [], timeout)[0]:
+            if timeout is not None and not polling.ready([self._sock.fileno()], timeout=timeout):
                 return None
             return self._sock.recv(_PIECE)
         except (OSError, ValueError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 import struct
 import threading
@@ -12,6 +11,7 @@ from collections.abc import Callable, Mapping
 from triune.domain.errors import Failed, Invalid
 from triune.engines.base import Command
 from triune.engines.kvm.frames import CHUNK, MAX_PAYLOAD, STDIN_WINDOW, Decoder, encode
+from triune.host import polling
 
 _SILENCE = 3.0  # seconds
 _LOST = 255  # as ssh says it when the connection broke
@@ -78,7 +78,7 @@ class PumpSession:
     def _receive(self) -> None:
         # QEMU keeps the socket open when the guest's side ends (killed, rebooted): silence is asked after.
         try:
-            if not select.select([self._stream], [], [], _SILENCE)[0]:
+            if not polling.ready([self._stream.fileno()], timeout=_SILENCE):
                 if not self._alive():
                     self._end(None)
                 return
