@@ -1,8 +1,9 @@
 """Speaks to liblxc: reads by its own binding, everything that changes processes by the lxc-* tools.
 
-The binding's reads (state, init process, addresses, list) take well under a millisecond. Its `wait`, `stop` and
-`shutdown` hold the interpreter lock for their whole length, and its `start` makes the container's monitor a fork of
-this process, with its memory and descriptors: so those go through the tools, by argv.
+The binding's reads (state, init process, addresses, list) take well under a millisecond. Its `wait`, `stop`,
+`shutdown` and `freeze` hold the interpreter lock for their whole length (with cgroup v2 a freeze waits, without an end,
+for every process that hangs in the kernel), and its `start` makes the container's monitor a fork of this process, with
+its memory and descriptors: so those go through the tools, by argv.
 """
 
 from __future__ import annotations
@@ -126,11 +127,11 @@ class Client:
 
     def freeze(self, name: str) -> bool:
         """Stop all its processes where they are; returns whether it worked."""
-        return bool(self._container(name).freeze())
+        return self.tool("lxc-freeze", name).status == 0
 
     def unfreeze(self, name: str) -> bool:
         """Let them go on; returns whether it worked."""
-        return bool(self._container(name).unfreeze())
+        return self.tool("lxc-unfreeze", name).status == 0
 
     def tool(self, program: str, name: str, *words: str, check: bool = False) -> Result:
         """Run one of LXC's tools on a container."""

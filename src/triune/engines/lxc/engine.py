@@ -35,7 +35,10 @@ from triune.engines.lxc.logs import LxcLogs
 from triune.engines.lxc.watch import LxcWatch
 from triune.host import cgroup, idmap
 
-_TOOLS = ("lxc-start", "lxc-stop", "lxc-attach", "lxc-console", "lxc-monitor", "lxc-destroy")
+_TOOLS = (
+    *("lxc-start", "lxc-stop", "lxc-freeze", "lxc-unfreeze"),
+    *("lxc-attach", "lxc-console", "lxc-monitor", "lxc-destroy"),
+)
 _SEARCH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin"
 _MISSING = {
     "bridging": "a system container joins any bridge; none has to be announced to LXC",
