@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import fcntl
 import json
 import os
 import re
@@ -36,6 +38,7 @@ _NAMES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _HEADERS = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, *_NAMES)
 # Archives can be larger than the memory a /tmp may be made of.
 _SPOOL = "/var/tmp"  # noqa: S108 - the name in it is random and the file private
+_SPOOL_PREFIX = "triune-archive-"
 _LOAD_TIMEOUT = 3600.0
 
 
@@ -68,27 +71,32 @@ class ImageStore:
         Raises Invalid("bad_archive").
         """
         repository, tag = split(reference)
-        folder = os.environ.get("TMPDIR", _SPOOL)
+        folder = Path(os.environ.get("TMPDIR", _SPOOL))
+        _sweep(folder)
         # It must have a name: skopeo follows /proc/PID/fd to one.
-        with tempfile.NamedTemporaryFile(prefix="triune-archive-", dir=folder) as spool:
+        with tempfile.NamedTemporaryFile(prefix=_SPOOL_PREFIX, dir=folder) as spool:
+            fcntl.flock(spool, fcntl.LOCK_EX)
             for piece in archive:
                 spool.write(piece)
             spool.flush()
             path = Path(spool.name)
             own_tags = archive_tags(path)
             if own_tags is None:
-                # Docker before 25 loads no OCI layouts.
-                run(
-                    [
-                        "skopeo", "copy", "--insecure-policy", "--dest-daemon-host", self._client.base_url,
-                        f"oci-archive:{path}", f"docker-daemon:{repository}:{tag}",
-                    ],
-                    timeout=_LOAD_TIMEOUT,
-                )  # fmt: skip
+                self._load_layout(path, f"{repository}:{tag}")
             else:
                 spool.seek(0)
                 self._load(spool, own_tags, (repository, tag))
         return self._form(f"{repository}:{tag}")
+
+    def _load_layout(self, path: Path, reference: str) -> None:
+        """Docker before 25 loads no OCI layouts."""
+        self._client.ping()
+        argv: list[str | Path] = ["skopeo", "copy", "--insecure-policy", "--dest-daemon-host", self._client.base_url]
+        done = run([*argv, f"oci-archive:{path}", f"docker-daemon:{reference}"], check=False, timeout=_LOAD_TIMEOUT)
+        if done.status != 0:
+            self._client.ping()
+            said = done.stderr.decode(errors="replace").strip().splitlines() or ["skopeo refused it"]
+            raise _bad_archive(said[-1][-300:])
 
     def _load(self, spool: Any, own_tags: Sequence[str], wanted: tuple[str, str]) -> None:
         before = {own: self.inspect(own) for own in own_tags}
@@ -266,6 +274,14 @@ def archive_tags(path: Path) -> list[str] | None:
     for tag in tags:
         split(str(tag))
     return [str(tag) for tag in tags]
+
+
+def _sweep(folder: Path) -> None:
+    """Remove archives that a crash left: nobody holds them any more."""
+    for path in folder.glob(f"{_SPOOL_PREFIX}*"):
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def _bad_archive(reason: str) -> Invalid:
