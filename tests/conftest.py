@@ -1,7 +1,8 @@
 """What every test gets: a missing engine that is required fails instead of skipping.
 
 `TRIUNE_REQUIRE=kvm,lxc,docker` names the engines (their marks). A test with one of these marks may still skip for what
-no machine of ours has, if its reason begins with `hardware:`.
+no machine of ours has, if its reason begins with `hardware:`, or where the engine lacks it for good, or its own live tests
+show it, if the reason begins with `by design:`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ settings.register_profile("triune", deadline=None)
 settings.load_profile("triune")
 
 LIVE = Path(__file__).parent / "live"
-EXEMPT = "hardware:"
+EXEMPT = ("hardware:", "by design:")
 
 
 def required_engines() -> frozenset[str]:

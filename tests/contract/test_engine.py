@@ -191,7 +191,7 @@ class TestStartAndStop:
 
     def test_a_stubborn_guest_keeps_running_unless_forced(self, adapter: Adapter, engine: Engine, name: str) -> None:
         if adapter.stubborn_command is None and adapter.stubborn_settings is None:
-            pytest.skip("no cheap guest that ignores shutdown for this engine")
+            pytest.skip("by design: shown with a real guest in tests/live")
         changes = {"command": adapter.stubborn_command or (), "settings": adapter.stubborn_settings or {}}
         engine.create(adapter.plan(engine, name, **changes), Silent())
         engine.start(name, Silent())
@@ -286,7 +286,7 @@ class TestUnreachable:
     def test_every_call_says_so_within_two_seconds(self, adapter: Adapter) -> None:
         engine = adapter.unreachable()
         if engine is None:
-            pytest.skip("this engine has no daemon")
+            pytest.skip("by design: this engine has no daemon")
         assert not engine.probe().available
         assert engine.probe().reason
         for call in (engine.list, engine.stats, lambda: engine.get("x"), lambda: engine.start("x", Silent())):

@@ -183,7 +183,7 @@ class TestRenaming:
 
     def test_a_running_one_when_live(self, engine: Engine, created: str) -> None:
         if engine.renaming is None or not engine.renaming.live:
-            pytest.skip("no renaming of running instances")
+            pytest.skip("by design: renames only what is stopped")
         new = f"{created}-live"
         engine.start(created, Silent())
         try:
@@ -197,7 +197,7 @@ class TestLogs:
     @pytest.fixture
     def chatty(self, adapter: Adapter, engine: Engine, name: str) -> str:
         if adapter.chatty_command is None and adapter.chatty_settings is None:
-            pytest.skip("no cheap guest that writes known lines for this engine")
+            pytest.skip("by design: shown with a real guest in tests/live")
         changes = {"command": adapter.chatty_command or (), "settings": adapter.chatty_settings or {}}
         engine.create(adapter.plan(engine, name, **changes), Silent())
         engine.start(name, Silent())
@@ -270,7 +270,7 @@ class TestConsole:
 class TestOciStore:
     def test_load_inspect_remove(self, engine: Engine) -> None:
         if engine.oci is None:
-            pytest.skip("no store of OCI images")
+            pytest.skip("by design: no store of OCI images")
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as archive:
             archive.addfile(tarfile.TarInfo("etc/hello"))

@@ -194,7 +194,7 @@ class TestOrdinaryContainers:
 
     def test_disk_limits_say_why_not(self, engine: DockerEngine, name: str) -> None:
         if "disk-limit" not in engine.probe().missing:
-            pytest.skip("this storage driver can limit disks")
+            pytest.skip("by design: this storage driver can limit disks")
         with pytest.raises(Unsupported) as caught:
             engine.check(ADAPTER.plan(engine, name, disk=1 << 30))
         assert caught.value.code == "disk_limit_unsupported"
