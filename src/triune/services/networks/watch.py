@@ -111,7 +111,7 @@ class Watcher:
             self._changed = self._harmed = False
             if self._guarded(self._networks.ensure):
                 mends.append(now)
-            self._follow_servers()
+            self._guarded(self._follow_servers)
             due = time.monotonic() + self._pace.check_every
 
     def _guarded(self, action: Callable[[], object]) -> object:
