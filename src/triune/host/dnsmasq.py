@@ -281,7 +281,11 @@ def leases(service: Service) -> list[Lease]:
     for line in lines:
         words = line.split()
         if len(words) >= 5 and words[0].isdigit() and (words[0] == "0" or int(words[0]) > now):
-            identity = b"" if words[4] == "*" else bytes.fromhex(words[4].replace(":", ""))
+            try:
+                identity = b"" if words[4] == "*" else bytes.fromhex(words[4].replace(":", ""))
+            except ValueError:
+                # dnsmasq writes the file in place: this line is not whole yet, but its address is.
+                identity = b""
             found.append(Lease(words[2], words[1], identity))
     return found
 

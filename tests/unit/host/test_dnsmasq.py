@@ -81,11 +81,12 @@ def test_leases(tmp_path: Path) -> None:
     later, past = int(time.time()) + 100, int(time.time()) - 100
     one.leases_file.write_text(
         f"{later} 02:00:00:00:00:01 10.87.0.10 web ff:00:01\n{past} 02:00:00:00:00:02 10.87.0.11 old *\n"
-        f"0 02:00:00:00:00:03 10.87.0.12 * *\nnonsense\n"
+        f"0 02:00:00:00:00:03 10.87.0.12 * *\nnonsense\n{later} 02:00:00:00:00:04 10.87.0.13 half ff:00:0"
     )
     assert dnsmasq.leases(one) == [
         dnsmasq.Lease("10.87.0.10", "02:00:00:00:00:01", b"\xff\x00\x01"),
         dnsmasq.Lease("10.87.0.12", "02:00:00:00:00:03", b""),
+        dnsmasq.Lease("10.87.0.13", "02:00:00:00:00:04", b""),
     ]
 
 
