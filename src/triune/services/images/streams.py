@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from triune.disks.detect import Content, detect
 from triune.host.run import Result, command_failed, environment, tool_missing
 
 _CHUNK = 1 << 20
+_SAID = 4096
 # Kernels, their modules and boot loaders; devices come from the engine.
 _LEFT_OUT = ("./boot/*", "./efi/*", "./usr/lib/modules/*", "./lib/modules/*", "./dev/*", "./usr/lib/systemd/boot/*")
 
@@ -25,30 +27,29 @@ def tree_stream(tree: Path) -> Iterator[Iterator[bytes]]:
     argv = ["tar", "--create", "--numeric-owner", "--sort=name", "--xattrs", "--xattrs-include=security.capability"]
     argv += ["--anchored", *(f"--exclude={pattern}" for pattern in _LEFT_OUT)]
     argv += ["--directory", str(tree), "."]
-    try:
-        process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
-        )
-    except FileNotFoundError:
-        raise tool_missing("tar") from None
+    # Not a pipe: nobody reads it before the end, and tar with much to complain of would wait for that.
+    with tempfile.TemporaryFile() as complaints:
+        try:
+            process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints, env=environment()
+            )
+        except FileNotFoundError:
+            raise tool_missing("tar") from None
 
-    def chunks() -> Iterator[bytes]:
-        if process.stdout is None or process.stderr is None:
-            return
-        while chunk := process.stdout.read(_CHUNK):
-            yield chunk
-        said = process.stderr.read()
-        if process.wait() != 0:
-            raise command_failed(argv, Result(process.returncode, b"", said))
+        def chunks() -> Iterator[bytes]:
+            while process.stdout is not None and (chunk := process.stdout.read(_CHUNK)):
+                yield chunk
+            if process.wait() != 0:
+                complaints.seek(max(0, complaints.tell() - _SAID))
+                raise command_failed(argv, Result(process.returncode, b"", complaints.read(_SAID)))
 
-    try:
-        yield chunks()
-    finally:
-        process.kill()
-        process.wait()
-        for pipe in (process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()
+        try:
+            yield chunks()
+        finally:
+            process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
 
 
 def file_stream(path: Path) -> Iterator[bytes]:
