@@ -217,3 +217,35 @@ def test_the_host_and_the_version(house: House) -> None:
     assert found["memory_bytes"] > 0
     assert {"instances", "events"} <= set(house.client.version()["features"])
     house.engine("docker").come_up()
+
+
+def test_operations_are_filtered_over_pages_and_cut_to_fields(house: House) -> None:
+    for name in ("a", "b", "c"):
+        house.launch(name)
+        house.client.operations.result(house.client.instances.stop(name, force=True, timeout=0)["id"])
+    call = house.client.transport.call
+    page = call("GET", "/v1/operations?limit=2&fields=resource&filter=kind%3Dlaunch,state%3Ddone")
+    assert [sorted(row) for row in page["items"]] == [["id", "resource"]] * 2
+    assert [row["resource"] for row in page["items"]] == ["instances/c", "instances/b"]
+    where = f"/v1/operations?limit=1&fields=resource&filter=kind%3Dlaunch&cursor={page['next']}"
+    assert call("GET", where)["items"][0]["resource"] == "instances/a"
+    with pytest.raises(Invalid):
+        call("GET", "/v1/operations?fields=nonsense")
+
+
+@pytest.mark.parametrize("path", ["/v1/images", "/v1/networks"])
+def test_every_list_takes_fields_and_filters(house: House, path: str) -> None:
+    call = house.client.transport.call
+    name = call("GET", path)["items"][0]["name"]
+    assert call("GET", f"{path}?fields=name&filter=name%3D{name}")["items"] == [{"name": name}]
+    assert call("GET", f"{path}?filter=name%3Dnone")["items"] == []
+    with pytest.raises(Invalid):
+        call("GET", f"{path}?filter=colour%3Dred")
+
+
+def test_an_upload_with_a_bad_name_is_refused_before_it_is_read(house: House) -> None:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(5)
+        connection.connect(str(house.socket))
+        connection.sendall(b"PUT /v1/images?name=BAD HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nbeginning")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 422")

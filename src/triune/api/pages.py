@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Annotated, Any
 
 from fastapi import Query
@@ -16,6 +16,10 @@ LARGEST = 1000
 
 Limit = Annotated[int, Query(ge=1, le=LARGEST, description="How many items at most")]
 Cursor = Annotated[str | None, Query(max_length=1000, description="`next` of the page before; opaque")]
+Fields = Annotated[str | None, Query(max_length=500, description="Like name,state; all if left out")]
+Filter = Annotated[str | None, Query(alias="filter", max_length=1000, description="Like engine=lxc,state=running")]
+
+Row = Mapping[str, Any]
 
 
 def encode_cursor(*key: str) -> str:
@@ -38,11 +42,11 @@ def decode_cursor(text: str | None, parts: int) -> tuple[str, ...] | None:
     return tuple(key)
 
 
-def parse_fields(text: str | None, known: Collection[str]) -> tuple[str, ...] | None:
-    """The fields asked for, with `name` always among them. Raises Invalid for an unknown one."""
+def parse_fields(text: str | None, known: Collection[str], key: str = "name") -> tuple[str, ...] | None:
+    """The fields asked for, with the key always among them. Raises Invalid for an unknown one."""
     if text is None:
         return None
-    fields = tuple(dict.fromkeys(["name", *(part.strip() for part in text.split(",") if part.strip())]))
+    fields = tuple(dict.fromkeys([key, *(part.strip() for part in text.split(",") if part.strip())]))
     for field in fields:
         if field not in known:
             raise Invalid(
@@ -68,6 +72,39 @@ def parse_filter(text: str | None, known: Collection[str]) -> Mapping[str, froze
     return {key: frozenset(values) for key, values in wanted.items()}
 
 
-def chosen(row: Mapping[str, Any], fields: tuple[str, ...] | None) -> Mapping[str, Any]:
-    """The row, reduced to the fields asked for."""
-    return row if fields is None else {field: row[field] for field in fields}
+class Selection:
+    """Which rows of a list are wanted, and which of their fields. Raises Invalid for unknown ones.
+
+    `known` are the fields a row has, `keys` those to filter by, `key` the field that every row keeps.
+    """
+
+    def __init__(
+        self,
+        fields: str | None,
+        filter_text: str | None,
+        *,
+        known: Collection[str],
+        keys: Collection[str],
+        key: str = "name",
+    ) -> None:
+        self._fields = parse_fields(fields, known, key)
+        self._wanted = parse_filter(filter_text, keys)
+
+    def page(self, rows: Iterable[Row], *, limit: int, cursor: Callable[[Row], tuple[str, ...]]) -> dict[str, Any]:
+        """`{items, next}` of the rows that follow the cursor; no more of them are made than the page needs."""
+        found: list[Row] = []
+        following = None
+        for row in rows:
+            if any(str(row[key]) not in values for key, values in self._wanted.items()):
+                continue
+            if len(found) == limit:
+                following = encode_cursor(*cursor(found[-1]))
+                break
+            found.append(row)
+        items = found if self._fields is None else [{field: row[field] for field in self._fields} for row in found]
+        return {"items": items, "next": following}
+
+
+def by_name(row: Row) -> tuple[str, ...]:
+    """The cursor of lists in order of their names."""
+    return (str(row["name"]),)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from triune.domain.instance import Origin, State, WaitFor
 from triune.domain.operation import OperationState
@@ -170,6 +170,14 @@ class ConsoleBody(Body):
 # Replies
 
 
+def _row(model: type[BaseModel], key: str) -> type[BaseModel]:
+    """The model in a list: every key is there unless `fields` asked for less."""
+    kept: dict[str, Any] = {
+        name: (field.annotation, ... if name == key else None) for name, field in model.model_fields.items()
+    }
+    return create_model(f"{model.__name__}Row", __doc__=model.__doc__, **kept)
+
+
 class ErrorFields(BaseModel):
     """An error inside another object."""
 
@@ -278,10 +286,16 @@ class Operation(BaseModel):
     data: dict[str, Any]
 
 
+if TYPE_CHECKING:
+    OperationRow = Operation
+else:
+    OperationRow = _row(Operation, "id")
+
+
 class OperationList(BaseModel):
     """A page of operations, newest first."""
 
-    items: list[Operation]
+    items: list[OperationRow]
     next: str | None
 
 
@@ -321,10 +335,16 @@ class Image(BaseModel):
     notes: list[str]
 
 
+if TYPE_CHECKING:
+    ImageRow = Image
+else:
+    ImageRow = _row(Image, "name")
+
+
 class ImageList(BaseModel):
     """A page of images."""
 
-    items: list[Image]
+    items: list[ImageRow]
     next: str | None
 
 
@@ -340,10 +360,16 @@ class Network(BaseModel):
     members: list[str]
 
 
+if TYPE_CHECKING:
+    NetworkRow = Network
+else:
+    NetworkRow = _row(Network, "name")
+
+
 class NetworkList(BaseModel):
     """A page of networks."""
 
-    items: list[Network]
+    items: list[NetworkRow]
     next: str | None
 
 

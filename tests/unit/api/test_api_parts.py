@@ -53,6 +53,24 @@ def test_filters_and_fields() -> None:
         pages.parse_fields("secret", {"name", "state"})
 
 
+ROWS = [{"name": name, "state": state} for name, state in zip("abcdef", ("on", "off") * 3, strict=True)]
+
+
+def test_pages_count_what_the_filter_leaves_and_end_where_nothing_is_left() -> None:
+    selection = pages.Selection("name", "state=off", known=("name", "state"), keys=("state",))
+    first = selection.page(ROWS, limit=2, cursor=pages.by_name)
+    assert first["items"] == [{"name": "b"}, {"name": "d"}]
+    assert pages.decode_cursor(first["next"], 1) == ("d",)
+    assert selection.page(ROWS[4:], limit=1, cursor=pages.by_name) == {"items": [{"name": "f"}], "next": None}
+
+
+def test_pages_make_no_more_rows_than_they_need() -> None:
+    made: list[str] = []
+    rows = (made.append(row["name"]) or row for row in ROWS)  # type: ignore[func-returns-value]
+    pages.Selection(None, None, known=(), keys=()).page(rows, limit=2, cursor=pages.by_name)
+    assert made == ["a", "b", "c"]
+
+
 class Colour(StrEnum):
     RED = "red"
 

@@ -33,16 +33,24 @@ from triune.services.operations import Task
 router = APIRouter(prefix="/v1/images", tags=["images"])
 
 _BUFFER = 4 * 2**20
+_FILTERS = ("name", "digest", "source")
 
 
 @router.get("", response_model=schemas.ImageList)
-async def list_images(triune: Services, run: Run, limit: pages.Limit = 100, cursor: pages.Cursor = None) -> Response:
+async def list_images(
+    triune: Services,
+    run: Run,
+    limit: pages.Limit = 100,
+    cursor: pages.Cursor = None,
+    fields: pages.Fields = None,
+    filtered: pages.Filter = None,
+) -> Response:
     """All images by name."""
     after = pages.decode_cursor(cursor, 1)
-    found = await run.run(triune.images.list)
-    rest = sorted((image for image in found if after is None or (image.name,) > after), key=lambda image: image.name)
-    following = pages.encode_cursor(rest[limit - 1].name) if len(rest) > limit else None
-    return Json({"items": [views.image(image) for image in rest[:limit]], "next": following})
+    selection = pages.Selection(fields, filtered, known=schemas.Image.model_fields, keys=_FILTERS)
+    found = sorted(await run.run(triune.images.list), key=lambda image: image.name)
+    rows = (views.image(image) for image in found if after is None or (image.name,) > after)
+    return Json(selection.page(rows, limit=limit, cursor=pages.by_name))
 
 
 @router.post("", status_code=202, responses=ACCEPTED)
@@ -65,6 +73,7 @@ async def upload_image(
     request: Request, triune: Services, run: Run, query: Annotated[schemas.ImageUpload, Query()]
 ) -> Response:
     """Import the request's body, a file of any length."""
+    image_name(query.name)  # before gigabytes were sent for nothing
     options = _import_options(query)
     folder = triune.settings.data / "uploads"
     path = folder / secrets.token_hex(16)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
@@ -30,36 +30,16 @@ async def list_instances(
     run: Run,
     limit: pages.Limit = 100,
     cursor: pages.Cursor = None,
-    fields: Annotated[str | None, Query(max_length=500, description="Like name,state; all if left out")] = None,
-    filtered: Annotated[
-        str | None, Query(alias="filter", max_length=1000, description="Like engine=lxc,state=running")
-    ] = None,
+    fields: pages.Fields = None,
+    filtered: pages.Filter = None,
 ) -> Response:
     """Every instance of every engine by name, and the engines that could not be read."""
     after = pages.decode_cursor(cursor, 2)
-    chosen = pages.parse_fields(fields, views.ROW_FIELDS)
-    wanted = pages.parse_filter(filtered, _FILTERS)
+    selection = pages.Selection(fields, filtered, known=views.ROW_FIELDS, keys=_FILTERS)
     listing = await run.run(triune.instances.list)
-    found = listing.instances
-    if after is not None:
-        found = [one for one in found if (one.name, one.engine) > after]
-    rows: list[dict[str, Any]] = []
-    following = None
-    for one in found:
-        row = views.row(one)
-        if any(str(row[key]) not in values for key, values in wanted.items()):
-            continue
-        if len(rows) == limit:
-            following = pages.encode_cursor(rows[-1]["name"], rows[-1]["engine"])
-            break
-        rows.append(row)
-    return Json(
-        {
-            "items": rows if chosen is None else [pages.chosen(row, chosen) for row in rows],
-            "next": following,
-            "unreachable": [views.problem(problem) for problem in listing.problems],
-        }
-    )
+    found = (views.row(one) for one in listing.instances if after is None or (one.name, one.engine) > after)
+    page = selection.page(found, limit=limit, cursor=lambda row: (row["name"], row["engine"]))
+    return Json({**page, "unreachable": [views.problem(problem) for problem in listing.problems]})
 
 
 @router.post("/instances", status_code=202, responses=ACCEPTED)

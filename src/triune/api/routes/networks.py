@@ -15,6 +15,8 @@ from triune.domain.network import Network
 
 router = APIRouter(prefix="/v1/networks", tags=["networks"])
 
+_FILTERS = ("name", "subnet", "domain")
+
 
 def _view(triune: Triune, network: Network) -> dict[str, object]:
     default = network.name == triune.networks.default
@@ -22,18 +24,22 @@ def _view(triune: Triune, network: Network) -> dict[str, object]:
 
 
 @router.get("", response_model=schemas.NetworkList)
-async def list_networks(triune: Services, run: Run, limit: pages.Limit = 100, cursor: pages.Cursor = None) -> Response:
+async def list_networks(
+    triune: Services,
+    run: Run,
+    limit: pages.Limit = 100,
+    cursor: pages.Cursor = None,
+    fields: pages.Fields = None,
+    filtered: pages.Filter = None,
+) -> Response:
     """All networks by name."""
     after = pages.decode_cursor(cursor, 1)
+    selection = pages.Selection(fields, filtered, known=schemas.Network.model_fields, keys=_FILTERS)
 
     def work() -> dict[str, object]:
         found = sorted(triune.networks.list(), key=lambda network: network.name)
-        rest = [network for network in found if after is None or (network.name,) > after]
-        more = len(rest) > limit
-        return {
-            "items": [_view(triune, network) for network in rest[:limit]],
-            "next": pages.encode_cursor(rest[limit - 1].name) if more else None,
-        }
+        rows = (_view(triune, network) for network in found if after is None or (network.name,) > after)
+        return selection.page(rows, limit=limit, cursor=pages.by_name)
 
     return Json(await run.run(work))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -12,9 +13,12 @@ from triune.api import pages, schemas, views
 from triune.api.replies import Json
 from triune.api.routes.common import Run, Services
 from triune.api.streams import OperationStream, ThreadStream
+from triune.app import Triune
 
 router = APIRouter(prefix="/v1/operations", tags=["operations"])
 
+_FILTERS = ("kind", "resource", "state")
+_BATCH = 200
 _LONGEST_WAIT = 300
 # How often a waiting request looks whether its client is still there.
 _SLICE = 5.0
@@ -27,21 +31,29 @@ async def list_operations(
     limit: pages.Limit = 100,
     cursor: pages.Cursor = None,
     running: Annotated[bool, Query(description="Only those that have not ended")] = False,
+    fields: pages.Fields = None,
+    filtered: pages.Filter = None,
 ) -> Response:
     """Newest first; ended ones stay readable."""
     after = pages.decode_cursor(cursor, 1)
+    selection = pages.Selection(fields, filtered, known=schemas.Operation.model_fields, keys=_FILTERS, key="id")
+    rows = _newest(triune, after[0] if after else None, running, min(limit + 1, _BATCH))
 
     def work() -> dict[str, object]:
-        before = after[0] if after else None
-        found = triune.operations.list(limit=limit + 1, before=before, running=running)
-        if running and before is not None:
-            found = [operation for operation in found if operation.id < before]
-        return {
-            "items": [views.operation(operation) for operation in found[:limit]],
-            "next": pages.encode_cursor(found[limit - 1].id) if len(found) > limit else None,
-        }
+        return selection.page(rows, limit=limit, cursor=lambda row: (row["id"],))
 
     return Json(await run.run(work))
+
+
+def _newest(triune: Triune, before: str | None, running: bool, batch: int) -> Iterator[dict[str, object]]:
+    """Operations older than `before`, read some at a time: the filter may want few of many."""
+    if running:
+        found = triune.operations.list(running=True)
+        yield from (views.operation(one) for one in found if before is None or one.id < before)
+        return
+    while found := triune.operations.list(limit=batch, before=before):
+        yield from map(views.operation, found)
+        before = found[-1].id
 
 
 @router.get("/{operation}", response_model=schemas.Operation)

@@ -353,7 +353,7 @@ class FakeEngine:
             raise Unreachable("engine_unreachable", f"{self.title} does not answer", hint="Call come_up().")
 
     def _step(self, step: str, progress: Progress, name: str) -> None:
-        progress.step(f"{self.name}-{step}", f"{step.capitalize()} {name}")
+        progress.step(f"{self.name}-{step}", f"{step} {name}")
         self._fail(step)
 
     def _fail(self, step: str) -> None:
