@@ -1,8 +1,8 @@
 """What every test gets: a missing engine that is required fails instead of skipping.
 
 `TRIUNE_REQUIRE=kvm,lxc,docker` names the engines (their marks). A test with one of these marks may still skip where its
-reason begins with `hardware:` (what no machine of ours has) or with `by design:` (what the engine lacks for good, or its
-own live tests show).
+reason begins with `hardware:` (what no machine of ours has) or with `by design:` (what the engine lacks for good,
+or its own live tests show).
 """
 
 from __future__ import annotations
