@@ -66,11 +66,20 @@ def family(os_release: str) -> str | None:
     return next((name for name in likes if name in _DIFFERENCES), None)
 
 
-def wanted(kind: str, *, docker: bool, apparmor: bool) -> list[str]:
+def separate_virtiofsd(os_release: str) -> bool:
+    """Whether virtiofsd, which volumes in VMs need, is a package of its own: QEMU had it until Debian 12."""
+    values = parse_os_release(os_release)
+    since = {"debian": 13, "ubuntu": 24}.get(values.get("ID", ""))
+    version = values.get("VERSION_ID", "").partition(".")[0]
+    return since is not None and version.isdecimal() and int(version) >= since
+
+
+def wanted(kind: str, *, docker: bool, apparmor: bool, virtiofsd: bool = False) -> list[str]:
     """The package names for a family. `docker` False where another Docker engine is there already."""
     without, extra = _DIFFERENCES[kind]
     names = [name for name in _COMMON if name not in without]
-    return [*names, *extra, *([_DOCKER] if docker else []), *(["apparmor"] if apparmor else [])]
+    optional = ((_DOCKER, docker), ("apparmor", apparmor), ("virtiofsd", virtiofsd))
+    return [*names, *extra, *(name for name, asked in optional if asked)]
 
 
 def parse_installed(text: str) -> frozenset[str]:
@@ -89,7 +98,8 @@ class Packages:
 
     def lacking(self) -> list[str]:
         """The packages that are not installed. Raises Unsupported on another distribution."""
-        kind = family(self.machine.files.text("/etc/os-release") or "")
+        os_release = self.machine.files.text("/etc/os-release") or ""
+        kind, virtiofsd = family(os_release), separate_virtiofsd(os_release)
         if kind is None or self.machine.tools.find("dpkg-query") is None:
             raise Unsupported(
                 "distribution_unknown",
@@ -97,13 +107,13 @@ class Packages:
                 hint="Install QEMU, libvirt, LXC, Docker, dnsmasq and mmdebstrap, then run: triune doctor",
             )
         apparmor = (self.machine.files.text("/sys/module/apparmor/parameters/enabled") or "").strip() == "Y"
-        names = wanted(kind, docker=True, apparmor=apparmor)
+        names = wanted(kind, docker=True, apparmor=apparmor, virtiofsd=virtiofsd)
         result = self.machine.tools.run(
             "dpkg-query", "-W", "-f", "${db:Status-Status} ${Package}\n", *names, *_OTHER_DOCKERS, timeout=20
         )
         installed = parse_installed(result.text if result else "")
         has_docker = bool(installed & set(_OTHER_DOCKERS)) or self.machine.tools.find("dockerd") is not None
-        names = wanted(kind, docker=not has_docker, apparmor=apparmor)
+        names = wanted(kind, docker=not has_docker, apparmor=apparmor, virtiofsd=virtiofsd)
         return [name for name in names if name not in installed]
 
     def gap(self) -> str | None:

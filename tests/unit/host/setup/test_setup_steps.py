@@ -23,7 +23,7 @@ from triune.host.setup import plan as planning
 from triune.host.setup.accounts import Group, SubordinateIds, free_range
 from triune.host.setup.daemons import Daemon, Docker, LiveRestore, daemons, read_config
 from triune.host.setup.machine import Machine
-from triune.host.setup.packages import Packages, family, parse_installed, parse_os_release, wanted
+from triune.host.setup.packages import Packages, family, parse_installed, parse_os_release, separate_virtiofsd, wanted
 from triune.host.setup.plan import Options, apply, plan
 from triune.host.setup.service import COMMAND, UNIT, CommandOnPath, Completion, TriuneDaemon, own_command, unit
 
@@ -106,7 +106,25 @@ def test_ubuntu_has_names_of_its_own(tmp_path: Path) -> None:
     names = wanted("ubuntu", docker=True, apparmor=True)
     assert "lxc-utils" in names
     assert "lxc" not in names
-    assert Packages(CannedMachine(tmp_path, UBUNTU_24, installed("ubuntu"))).gap() is None
+    # virtiofsd left QEMU's own packages after Debian 12.
+    assert Packages(CannedMachine(tmp_path, UBUNTU_24, installed("ubuntu"))).gap() == "install virtiofsd"
+    complete = installed("ubuntu", extra="installed virtiofsd\n")
+    assert Packages(CannedMachine(tmp_path / "b", UBUNTU_24, complete)).gap() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "separate"),
+    [
+        ('ID=debian\nVERSION_ID="12"', False),
+        ('ID=debian\nVERSION_ID="13"', True),
+        ("ID=debian", False),
+        ('ID=ubuntu\nVERSION_ID="24.04"', True),
+        ('ID=ubuntu\nVERSION_ID="22.04"', False),
+        ('ID=linuxmint\nID_LIKE=ubuntu\nVERSION_ID="22"', False),
+    ],
+)
+def test_where_virtiofsd_is_a_package(text: str, separate: bool) -> None:
+    assert separate_virtiofsd(text) is separate
 
 
 def test_another_distribution_is_told(tmp_path: Path) -> None:
