@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from triune.disks import qcow2, vmdk
+from triune.disks import qcow2, vmdk, vmdk_grains
 from triune.disks.detect import COMPRESSED, Content, Detected, detect
 from triune.domain.errors import Denied, Invalid, NotFound
 from triune.domain.operation import Progress
@@ -167,6 +167,10 @@ def import_disk(
     progress.step("check", "checking the disk")
     declared = _check_references(copied.path, form, options)
     size = _virtual_size(copied.path, form)
+    if form == "vmdk":
+        _check_size(size, options)
+        with copied.path.open("rb") as file:
+            vmdk_grains.require_whole(file, copied.size)
     if declared and declared != size:
         raise Invalid(
             "corrupt_image",
