@@ -16,6 +16,16 @@ Written by `make docs` from the commands themselves; `triune COMMAND --help` say
 
 Exit codes: 0 done; 1 failed; 2 usage; 3 not found; 4 conflict or exists; 5 denied; 6 this host or engine cannot;
 7 daemon unreachable. `exec` passes on the code of what it ran, and 125, 126, 127 as Docker does.
+
+| variable | what it does |
+|---|---|
+| `TRIUNE_HOST` | the daemon's socket, like `unix:///run/triune/triune.sock` (the default) |
+| `TRIUNE_TOKEN` | a token that is sent along |
+| `TRIUNE_PROJECT` | empty or `default`: there are no other projects yet |
+| `TRIUNE_REGISTRY_PASSWORD` | for `image pull --username` |
+| `NO_COLOR` | no colours |
+| `TRIUNE_DEBUG` | a bug in the command line shows where it is |
+| `TRIUNE_CONFIG`, `TRIUNE_DATA`, `TRIUNE_SOCKET`, `TRIUNE_GROUP` | of the daemon, see `triune serve` |
 """
 
 

@@ -429,6 +429,18 @@ def test_an_interrupted_launch_is_cancelled(house: House) -> None:
     assert text(house.run("list", "-q")) == ""
 
 
+def test_an_interrupted_launch_that_only_waits_says_that_it_goes_on(house: House) -> None:
+    argv = [str(TRIUNE), "launch", "debian/12", "web", "--engine", "lxc", "--set", "ready=never", "--timeout", "2"]
+    with subprocess.Popen(argv, env=house.env, stderr=subprocess.PIPE) as process:
+        wait_until(lambda: any("waiting" in one.text for one in house.triune.operations.list(running=True)))
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+        assert process.stderr is not None
+        assert b"it goes on in the daemon: triune ops show " in process.stderr.read()
+    assert text(house.run("list", "-q")) == "web\n"
+
+
 def test_an_interrupted_stop_goes_on_in_the_daemon(house: House) -> None:
     house.launch("web", settings={"stop": "ignored"})
     argv = [str(TRIUNE), "stop", "web", "--timeout", "3", "--force"]

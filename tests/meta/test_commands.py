@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +11,7 @@ from collections.abc import Iterator
 import click
 import pytest
 
-from tests.meta.sources import ROOT, documents
+from tests.meta.sources import ROOT, documents, modules, tree
 
 HEAVY = ("rich", "fastapi", "docker", "libvirt", "lxc", "pydantic", "uvicorn", "sqlite3", "yaml", "asyncio")
 PROGRAM = """
@@ -58,6 +60,20 @@ def test_every_command_is_documented() -> None:
     text = "\n".join(path.read_text() for path in documents())
     undocumented = [name for name, _ in all_commands() if f"triune {name}" not in text]
     assert undocumented == []
+
+
+def test_every_variable_that_is_read_is_documented() -> None:
+    text = "\n".join(path.read_text() for path in documents())
+    read = {
+        node.value
+        for path in modules()
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and re.fullmatch(r"TRIUNE_[A-Z_]+", node.value)
+    }
+    assert "TRIUNE_HOST" in read
+    assert sorted(name for name in read if name not in text) == []
 
 
 def test_every_command_and_option_says_what_it_does() -> None:

@@ -15,7 +15,7 @@ from triune.cli.listing import age, moment
 from triune.cli.options import complete_images, confirm, confirmable, formatted, quietable
 from triune.cli.problems import tell
 from triune.cli.tables import Column, emit, structured
-from triune.cli.text import clean
+from triune.cli.text import clean, said
 from triune.cli.waiting import finish
 from triune.domain.errors import Invalid, TriuneError
 from triune.domain.units import format_duration, format_size, parse_size
@@ -72,7 +72,7 @@ def show(name: str, form: str) -> None:
         print(f"\n{kind}")
         for key, value in form_facts.items():
             if value not in (None, ""):
-                text = format_size(value) if key in ("size", "virtual_size") else str(value)
+                text = format_size(value) if key in ("size", "virtual_size") else said(value)
                 print(f"  {key + ':':<16}{clean(text)}")
 
 

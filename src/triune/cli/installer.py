@@ -33,7 +33,7 @@ def _known(client: Client, iso: str) -> str:
     except (Invalid, NotFound):
         raise NotFound(
             "file_not_found",
-            f"There is no file and no image {iso}",
+            f"there is no file and no image {iso}",
             hint="Check the path; see the images: triune image list",
         ) from None
     if not found["forms"].get("disk", {}).get("iso"):

@@ -94,7 +94,8 @@ def _colour(row: Mapping[str, Any]) -> str:
 
 
 def _text(row: Mapping[str, Any]) -> str:
-    return str(row["error"]["message"] if row["error"] else row["text"])
+    """What it is doing, or why it failed; the last step of what is done tells nothing."""
+    return str(row["error"]["message"] if row["error"] else "-" if row["ended"] else row["text"])
 
 
 _COLUMNS = (

@@ -13,7 +13,7 @@ from triune import __version__
 from triune.cli.listing import engine, list_instances, moment, state_colour
 from triune.cli.options import formatted, instance_argument, quietable
 from triune.cli.tables import structured
-from triune.cli.text import clean, colours, paint
+from triune.cli.text import clean, colours, paint, said
 from triune.domain.errors import Unreachable
 from triune.domain.units import format_duration, format_size
 from triune.sdk import Client
@@ -101,13 +101,11 @@ def _facts(item: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _value(key: str, value: Any) -> str:
     if key == "id_map" and isinstance(value, list):
         return "; ".join(_id_range(entry) for entry in value) or "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
     if isinstance(value, list):
         return ", ".join(_value("", item) for item in value) or "-"
     if isinstance(value, dict):
         return ", ".join(f"{name} {_value(name, item)}" for name, item in value.items() if item) or "as by default"
-    return "-" if value is None else str(value)
+    return said(value)
 
 
 def _id_range(entry: Any) -> str:

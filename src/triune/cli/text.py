@@ -21,6 +21,11 @@ def clean(text: object) -> str:
     )
 
 
+def said(value: object) -> str:
+    """A plain value of the API's JSON in a word."""
+    return "-" if value is None else str(value) if not isinstance(value, bool) else "yes" if value else "no"
+
+
 def colours(stream: TextIO) -> bool:
     """Whether to use colours there: a terminal, and neither NO_COLOR nor TERM=dumb."""
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

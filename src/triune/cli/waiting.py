@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from time import monotonic
@@ -29,13 +28,20 @@ def finish(client: Client, operation: OperationRow, name: str, *, cancel: bool =
         with Progress() as progress:
             return outcome(client.operations.wait(operation["id"], progress=progress.of(name)))
     except KeyboardInterrupt:
-        if cancel:
-            with contextlib.suppress(TriuneError):
-                client.operations.cancel(operation["id"])
-                print(f"cancelled; what was made for {name} is being removed", file=sys.stderr)
+        if cancel and _cancelled(client, operation["id"]):
+            print(f"cancelled; what was made for {name} is being removed", file=sys.stderr)
         else:
             print(f"it goes on in the daemon: triune ops show {operation['id']}", file=sys.stderr)
         raise
+
+
+def _cancelled(client: Client, operation: str) -> bool:
+    """Whether it could be cancelled; what has its result already, and only waits, can't."""
+    try:
+        client.operations.cancel(operation)
+    except TriuneError:
+        return False
+    return True
 
 
 def each(names: Sequence[str], action: Callable[[Client, str], OperationRow], done: str) -> int:

@@ -28,8 +28,10 @@ class Transport:
     def __init__(self, host: str | None = None, *, token: str | None = None) -> None:
         """`host` is a path or `unix:///path`; default is TRIUNE_HOST, then /run/triune/triune.sock.
 
-        `token` (default TRIUNE_TOKEN) is sent as a bearer token. Raises Invalid for any other kind of address.
+        `token` (default TRIUNE_TOKEN) is sent as a bearer token. Raises Invalid for any other kind of address, and
+        Unsupported where TRIUNE_PROJECT asks for another project than `default`, the only one there is.
         """
+        _require_default_project(os.environ.get("TRIUNE_PROJECT"))
         self.socket_path = _socket_path(host or os.environ.get("TRIUNE_HOST") or DEFAULT_SOCKET)
         self.token = token or os.environ.get("TRIUNE_TOKEN")
 
@@ -133,6 +135,18 @@ def segment(name: str, *, slash: bool = False) -> str:
     from urllib.parse import quote
 
     return quote(name, safe="/:" if slash else "")
+
+
+def _require_default_project(project: str | None) -> None:
+    # Not passed over in silence: who has it set would work on other instances than they think.
+    if project not in (None, "", "default"):
+        from triune.domain.errors import Unsupported
+
+        raise Unsupported(
+            "no_projects",
+            f"there is no project {project!r}: this version has no other than 'default'",
+            hint="Unset TRIUNE_PROJECT.",
+        )
 
 
 def _socket_path(host: str) -> str:

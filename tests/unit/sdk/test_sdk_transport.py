@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from triune.domain.errors import Conflict, Denied, Failed, Invalid, TriuneError, Unreachable, from_dict
+from triune.domain.errors import Conflict, Denied, Failed, Invalid, TriuneError, Unreachable, Unsupported, from_dict
 from triune.sdk.session import SUBPROTOCOL
 from triune.sdk.transport import Transport, problem_fields, segment, target
 
@@ -42,6 +42,16 @@ def liar(tmp_path: Path) -> Iterator[tuple[str, list[bytes], list[bytes]]]:
     listener.shutdown(socket.SHUT_RDWR)
     listener.close()
     thread.join()
+
+
+def test_another_project_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    for project in ("", "default"):
+        monkeypatch.setenv("TRIUNE_PROJECT", project)
+        Transport("/tmp/x")
+    monkeypatch.setenv("TRIUNE_PROJECT", "staging")
+    with pytest.raises(Unsupported) as caught:
+        Transport("/tmp/x")
+    assert "staging" in caught.value.message
 
 
 @pytest.mark.parametrize("host", ["unix:///tmp/x", "unix:/tmp/x", "/tmp/x"])
