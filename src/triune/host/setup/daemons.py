@@ -95,13 +95,21 @@ class LiveRestore:
         """Set it; SIGHUP makes a running daemon read it without a restart."""
         config = {**read_config(self.machine), "live-restore": True}
         self.machine.write(_DOCKER_CONFIG, json.dumps(config, indent=2) + "\n")
-        pid = self.machine.files.number("/run/docker.pid") or self.machine.listener(DOCKER_SOCKET)
-        if not pid:
+        pid = self._running()
+        if pid is None:
             return
         os.kill(pid, signal.SIGHUP)
         self.machine.wait(
             lambda: self.gap() is None, "Docker's live-restore", "Restart Docker: systemctl restart docker", 10
         )
+
+    def _running(self) -> int | None:
+        """The daemon's pid. Its file may be older than the last boot, and its socket be held by systemd."""
+        files = self.machine.files
+        for pid in (files.number("/run/docker.pid"), self.machine.listener(DOCKER_SOCKET)):
+            if pid and files.text(f"/proc/{pid}/comm") == "dockerd":
+                return pid
+        return None
 
 
 def daemons(machine: Machine) -> list[Daemon]:

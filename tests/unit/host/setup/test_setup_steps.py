@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -237,6 +238,22 @@ def test_live_restore_keeps_the_rest_of_the_file(tmp_path: Path) -> None:
         "live-restore": True,
     }
     assert step.gap() is None
+
+
+@pytest.mark.parametrize(("comm", "told"), [("dockerd", True), ("sleep", False)])
+def test_only_docker_itself_is_told_to_read_its_file(tmp_path: Path, comm: str, told: bool) -> None:
+    # SIGHUP ends what does not expect it, and a pid file left behind may name anything.
+    process = subprocess.Popen(["sleep", "30"])
+    try:
+        tree = {"run/docker.pid": f"{process.pid}\n", f"proc/{process.pid}/comm": f"{comm}\n"}
+        LiveRestore(CannedMachine(tmp_path, tree)).fill(quiet)
+        if told:
+            assert process.wait(5) == -signal.SIGHUP
+        else:
+            assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '"x"'])
