@@ -13,7 +13,7 @@ from triune.domain.instance import Stats
 from triune.engines.docker import inventory
 from triune.engines.docker.client import DockerClient
 from triune.engines.docker.inventory import name_of
-from triune.host import cgroup
+from triune.host import cgroup, usage
 
 _AT_ONCE = 8
 _NANO = 10**9
@@ -79,37 +79,13 @@ def of_process(pid: int, container: str) -> Stats | None:
     """Counters of the container this process belongs to, or None when it does not, or is gone."""
     try:
         text = Path(f"/proc/{pid}/cgroup").read_text()
-        received, sent = network_bytes(Path(f"/proc/{pid}/net/dev").read_text())
+        if container not in text:
+            return None
+        # With the cgroupfs driver the folder is the id, with systemd's it is docker-ID.scope.
+        below = container if f"/{container}" in text else f"docker-{container}"
+        return usage.of(pid, cgroup.parse_group(text, cgroup.hierarchies(), below))
     except OSError:
         return None
-    if container not in text:
-        return None
-    # With the cgroupfs driver the folder is the id, with systemd's it is docker-ID.scope.
-    below = container if f"/{container}" in text else f"docker-{container}"
-    group = cgroup.parse_group(text, cgroup.hierarchies(), below)
-    read, written = group.disk_bytes()
-    return Stats(
-        cpu_time_s=group.cpu_seconds(),
-        memory_bytes=group.memory_bytes(),
-        memory_limit_bytes=group.memory_limit(),
-        disk_read_bytes=read,
-        disk_write_bytes=written,
-        net_rx_bytes=received,
-        net_tx_bytes=sent,
-        pids=group.pids(),
-    )
-
-
-def network_bytes(text: str) -> tuple[int, int]:
-    """Received and sent bytes of all cards but the loopback, from /proc/PID/net/dev (proc_net(5))."""
-    received = sent = 0
-    for line in text.splitlines()[2:]:
-        card, colon, numbers = line.partition(":")
-        words = numbers.split()
-        if colon and card.strip() != "lo" and len(words) >= 9:
-            received += int(words[0])
-            sent += int(words[8])
-    return received, sent
 
 
 def counters(found: Mapping[str, Any], memory_limit: int | None) -> Stats:

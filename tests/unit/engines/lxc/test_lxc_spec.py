@@ -15,7 +15,7 @@ from triune.domain.errors import Failed, Invalid, NotFound
 from triune.domain.instance import State
 from triune.domain.operation import Silent
 from triune.engines.base import Command
-from triune.engines.lxc import commands, detail, layers, logs, mark, seed, settings, spec, stats, watch
+from triune.engines.lxc import commands, detail, layers, logs, mark, seed, settings, spec, watch
 from triune.engines.lxc.client import Client, start_errors
 from triune.engines.lxc.engine import LxcEngine
 from triune.engines.lxc.mark import Bind, Card, Mark
@@ -206,13 +206,6 @@ def test_texts_inside() -> None:
     unit = seed.networkd(0, CARD)
     assert "Address=10.87.0.5/24\nGateway=10.87.0.1\n" in unit
     assert "Gateway" not in seed.networkd(1, CARD)
-
-
-def test_network_counters_leave_out_loopback() -> None:
-    head = "Inter-|   Receive\n face |bytes\n"
-    rows = "    lo: 9 0 0 0 0 0 0 0 9 0\n  eth0: 100 1 0 0 0 0 0 0 200 2 0\n eth1:1 1 0 0 0 0 0 0 2 2\n"
-    assert stats.network_bytes(head + rows) == (101, 202)
-    assert stats.network_bytes("") == (0, 0)
 
 
 def test_the_first_errors_of_a_log_are_the_reason(tmp_path: Path) -> None:
