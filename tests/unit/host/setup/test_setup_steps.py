@@ -250,7 +250,8 @@ def test_only_docker_itself_is_told_to_read_its_file(tmp_path: Path, comm: str, 
         if told:
             assert process.wait(5) == -signal.SIGHUP
         else:
-            assert process.poll() is None
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.3)
     finally:
         process.kill()
         process.wait()
