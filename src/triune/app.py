@@ -52,20 +52,24 @@ class Settings:
         for name in ("data", "socket", "group"):
             if value := os.environ.get(f"TRIUNE_{name.upper()}"):
                 table[name] = value
-        data = Path(table.pop("data", cls.__dataclass_fields__["data"].default))
-        engine_table = {"state_dir": data / "instances", **table.pop("engines", {})}
+        engine_table, network_table = (_section(table, name, path) for name in ("engines", "network"))
+        own = _typed(cls, table, path)
+        own.setdefault("data", cls.__dataclass_fields__["data"].default)
+        engine_table.setdefault("state_dir", str(own["data"] / "instances"))
         if fake := os.environ.get("TRIUNE_FAKE_ENGINES"):
             engine_table["fake"] = fake.split(",")
         return cls(
-            data=data,
-            engines=_section(EngineSettings, engine_table, path),
-            network=_section(NetworkSettings, table.pop("network", {}), path),
-            **_typed(cls, table, path),
+            engines=EngineSettings(**_typed(EngineSettings, engine_table, path)),
+            network=NetworkSettings(**_typed(NetworkSettings, network_table, path)),
+            **own,
         )
 
 
-def _section(kind: Any, table: dict[str, Any], path: Path) -> Any:
-    return kind(**_typed(kind, table, path))
+def _section(table: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
+    found = table.pop(name, {})
+    if not isinstance(found, dict):
+        raise Invalid("bad_config", f"{name} in {path} is not a table", hint=f"Write it as [{name}].")
+    return found
 
 
 def _typed(kind: Any, table: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -75,12 +79,22 @@ def _typed(kind: Any, table: dict[str, Any], path: Path) -> dict[str, Any]:
             raise Invalid(
                 "bad_config", f"{path} has an unknown key {key!r}", hint=f"Known keys: {', '.join(sorted(known))}."
             )
-    convert = {"Path": Path, "tuple": tuple}
-    return {key: convert.get(known[key].partition("[")[0], _same)(value) for key, value in table.items()}
+    return {key: _value(known[key], value, f"{key} in {path}") for key, value in table.items()}
 
 
-def _same(value: Any) -> Any:
-    return value
+def _value(kind: str, value: Any, what: str) -> Any:
+    """A value of TOML as a field of this type."""
+    if kind.startswith("tuple[str") and isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    if kind == "Path" and isinstance(value, str):
+        return Path(value)
+    if isinstance(value, _PLAIN.get(kind, ())) and not isinstance(value, bool):
+        return value
+    raise Invalid("bad_config", f"{what} is not {_WORDS.get(kind, 'a list of texts')}", hint="Mend it there.")
+
+
+_PLAIN: Mapping[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
+_WORDS: Mapping[str, str] = {"Path": "a path", "str": "a text", "int": "a whole number", "float": "a number"}
 
 
 class Triune:

@@ -16,7 +16,8 @@ import pytest
 
 from tests.api.house import TRIUNE, command
 from triune.api.server import open_socket
-from triune.domain.errors import Denied, TriuneError
+from triune.domain.errors import Denied, Invalid, TriuneError
+from triune.engines.registry import EngineSettings, engines
 from triune.sdk import Client
 
 
@@ -110,6 +111,24 @@ def test_a_life(daemon: Process) -> None:
     assert again.operations.get(operation["id"])["state"] == "done"
 
 
+def test_the_socket_of_a_daemon_with_other_data_is_left_alone(daemon: Process) -> None:
+    first = daemon.start()
+    client = daemon.answers()
+    daemon.env["TRIUNE_DATA"] = str(daemon.folder / "other-data")
+    second = daemon.start()
+    assert second.wait(15) == 4
+    assert second.stderr is not None
+    assert b"another daemon listens at" in second.stderr.read()
+    assert daemon.pid_file.read_text() == f"{first.pid}\n"
+    client.version()
+
+
+def test_an_engine_that_does_not_exist_cannot_be_enabled(tmp_path: Path) -> None:
+    with pytest.raises(Invalid) as caught:
+        engines(EngineSettings(state_dir=tmp_path, enabled=("lxc", "foo")))
+    assert caught.value.code == "unknown_engine"
+
+
 def test_after_a_kill_it_starts_again_over_the_stale_socket(daemon: Process) -> None:
     first = daemon.start()
     daemon.answers()
@@ -162,7 +181,17 @@ def test_a_socket_is_replaced_at_once_and_never_open_to_others(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("config", "said"),
-    [("data = [", b"not valid TOML"), ('colour = "red"', b"unknown key"), ("[network]\nx = 1", b"unknown key")],
+    [
+        ("data = [", b"not valid TOML"),
+        ('colour = "red"', b"unknown key"),
+        ("[network]\nx = 1", b"unknown key"),
+        ("data = 5", b"data in"),
+        ('group = ["x"]', b"is not a text"),
+        ("engines = 3", b"is not a table"),
+        ('[engines]\nenabled = "lxc"', b"is not a list of texts"),
+        ("[engines]\nlxc_path = 7", b"is not a path"),
+        ("[network]\nlease_seconds = true", b"is not a whole number"),
+    ],
 )
 def test_a_wrong_configuration_is_told(tmp_path: Path, config: str, said: bytes) -> None:
     path = tmp_path / "triune.toml"

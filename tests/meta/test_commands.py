@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -74,6 +76,21 @@ def test_every_variable_that_is_read_is_documented() -> None:
     }
     assert "TRIUNE_HOST" in read
     assert sorted(name for name in read if name not in text) == []
+
+
+def test_every_setting_is_documented_with_its_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from triune.app import Settings
+
+    for name in ("TRIUNE_DATA", "TRIUNE_SOCKET", "TRIUNE_GROUP", "TRIUNE_FAKE_ENGINES"):
+        monkeypatch.delenv(name, raising=False)
+    text = (ROOT / "docs" / "SETTINGS.md").read_text().partition("```toml")[2].partition("```")[0]
+    (tmp_path / "all.toml").write_text(text.replace('candidates = ["10.87.0.0/16"]', ""))
+    documented, defaults = Settings.load(tmp_path / "all.toml"), Settings.load(tmp_path / "none.toml")
+    assert documented == defaults
+    fields = {
+        field.name for kind in (defaults, defaults.engines, defaults.network) for field in dataclasses.fields(kind)
+    }
+    assert {name for name in fields if not re.search(rf"^\[?{name}\b", text, re.MULTILINE)} == set()
 
 
 def test_every_command_and_option_says_what_it_does() -> None:

@@ -103,18 +103,24 @@ load_settings = Settings.load
 def serve(settings: Settings, *, pid_file: Path | None = None, wire: Callable[[Settings], Triune] = Triune) -> None:
     """Run the daemon in this process until it is asked to end.
 
-    Raises Conflict("daemon_running") when another one has the data folder, Denied when this user may not.
+    Raises Conflict("daemon_running") when another one has the data folder, Conflict("socket_in_use") when another one
+    listens there, Denied when this user may not.
     """
     _allow_descriptors()
-    with _only_one(settings.data), _written(pid_file):
-        triune = wire(settings)
-        try:
-            forget_uploads(settings.data)
-            triune.start()
-            _listen(triune)
-        finally:
-            log.info("ending")
-            triune.close()
+    with _only_one(settings.data):
+        _require_free(settings.socket)
+        with _written(pid_file):
+            _run(wire(settings))
+
+
+def _run(triune: Triune) -> None:
+    try:
+        forget_uploads(triune.settings.data)
+        triune.start()
+        _listen(triune)
+    finally:
+        log.info("ending")
+        triune.close()
 
 
 def _allow_descriptors() -> None:
@@ -216,6 +222,23 @@ def _only_one(data: Path) -> Iterator[None]:
         file.write(f"{os.getpid()}\n")
         file.flush()
         yield
+
+
+def _require_free(path: Path) -> None:
+    """Leave the socket of a daemon with another data folder alone; one that nobody listens at is ours to replace."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except TimeoutError:
+            pass  # it is there, and busy
+        except OSError:
+            return
+    raise Conflict(
+        "socket_in_use",
+        f"another daemon listens at {path}",
+        hint="End that one first, or set another socket: TRIUNE_SOCKET.",
+    )
 
 
 @contextlib.contextmanager

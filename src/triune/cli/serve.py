@@ -28,7 +28,7 @@ def serve(detach: bool, pid_file: Path | None, log_file: Path, verbose: bool) ->
     """Run the daemon until it gets SIGTERM.
 
     It reads /etc/triune/triune.toml (or the file that TRIUNE_CONFIG names) and TRIUNE_DATA, TRIUNE_SOCKET and
-    TRIUNE_GROUP.
+    TRIUNE_GROUP; docs/SETTINGS.md has all settings.
     """
     from triune.api import server
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from triune.domain.errors import Invalid
 from triune.engines.base import Engine
 
 
@@ -46,7 +47,15 @@ _ENGINES: Mapping[str, Callable[[EngineSettings], Engine]] = {"lxc": _lxc, "kvm"
 
 
 def engines(settings: EngineSettings) -> dict[str, Engine]:
-    """All enabled engines by name, in order of preference. Making one does not yet speak to its technology."""
+    """All enabled engines by name, in order of preference. Making one does not yet speak to its technology.
+
+    Raises Invalid("unknown_engine").
+    """
+    for name in (*settings.enabled, *settings.fake):
+        if name not in _ENGINES:
+            raise Invalid(
+                "unknown_engine", f"there is no engine {name!r} to enable", hint=f"Engines are {', '.join(_ENGINES)}."
+            )
     made: dict[str, Engine] = {}
     for name in settings.enabled:
         if name in settings.fake:
