@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.api.house import House
-from triune.domain.errors import Conflict, Failed
+from triune.domain.errors import Conflict, Failed, NotFound
 from triune.engines.base import LaunchPlan
 from triune.store import Put
 
@@ -34,6 +34,31 @@ def test_undoing_a_launch_leaves_what_another_tool_made_meanwhile(
     assert caught.value.code == "instance_exists"
     assert house.client.instances.get("web")["origin"] == "adopted"
     assert house.triune.networks.members("triune0") == []
+
+
+def test_undoing_a_launch_that_did_not_come_to_create_leaves_it_too(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = house.engine("lxc")
+
+    def late(plan: LaunchPlan) -> None:
+        engine.adopt("web")
+        raise Failed("test", "refused after the intent was written")
+
+    monkeypatch.setattr(engine, "check", late)
+    with pytest.raises(Failed):
+        result(house, house.client.instances.launch(name="web", image="debian/12", engine="lxc"))
+    assert house.client.instances.get("web")["origin"] == "adopted"
+
+
+def test_an_adopted_one_whose_removal_was_cut_off_is_removed(house: House) -> None:
+    house.engine("lxc").adopt("web")
+    handler = house.triune.operations.handlers["instance"]
+    handler({"engine": "lxc", "name": "web"})
+    assert house.client.instances.get("web")["origin"] == "adopted"
+    handler({"engine": "lxc", "name": "web", "adopted": True})
+    with pytest.raises(NotFound):
+        house.client.instances.get("web")
 
 
 def test_leftovers_on_one_engine_do_not_cost_another_engine_s_instance_its_address(house: House) -> None:

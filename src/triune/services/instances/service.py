@@ -165,7 +165,7 @@ class Instances:
         def work(task: Task) -> None:
             # Once more: another client may have started it before this operation had the lock.
             _require_removable(row(engine, name), force=force, adopted=adopted)
-            task.intend("instance", redo=True, engine=engine.name, name=name)
+            task.intend("instance", redo=True, engine=engine.name, name=name, adopted=adopted)
             task.shield()
             task.step("delete", f"removing {name}")
             engine.delete(name)
@@ -272,7 +272,10 @@ class Instances:
         self._store.commit([Delete(INTENT + name)])
 
     def _erase_recorded(self, data: Mapping[str, Any]) -> None:
-        self._engines[data["engine"]].delete(data["name"])
+        engine = self._engines[data["engine"]]
+        # What has no mark of ours, another tool made: before we got that far, or while we were not there.
+        if data.get("adopted") or not _is_adopted(engine, data["name"]):
+            engine.delete(data["name"])
         intent = self.intent(data["name"])
         if intent is None or intent["engine"] == data["engine"]:  # else another engine has the name by now
             self._forget(data["name"])
@@ -308,6 +311,13 @@ class Instances:
 
 def _resource(name: str) -> str:
     return f"instances/{name}"
+
+
+def _is_adopted(engine: Engine, name: str) -> bool:
+    try:
+        return row(engine, name).origin is Origin.ADOPTED
+    except NotFound:
+        return False
 
 
 def _require_removable(instance: Instance, *, force: bool, adopted: bool) -> None:
