@@ -85,8 +85,9 @@ class Events:
         with self._lock:
             self._sequence += 1
             if self._sequence > self._taken:
-                self._taken = self._sequence + _AHEAD
-                self._store.commit([Put(_NUMBERS, {"taken": self._taken})])
+                taken = self._sequence + _AHEAD
+                self._store.commit([Put(_NUMBERS, {"taken": taken})])
+                self._taken = taken
             event = Event(
                 sequence=self._sequence,
                 time=datetime.now(UTC),

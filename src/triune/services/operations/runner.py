@@ -181,7 +181,8 @@ class Operations:
             task = Task(operation, self._store, self._events)
             text = "the daemon ended meanwhile"
             if entry.value["journal"]:
-                text += "; what it had begun was " + ("left over" if left else "cleaned up")
+                finished = all(intent["redo"] for intent in entry.value["journal"])
+                text += "; what it had begun was " + ("left over" if left else "finished" if finished else "undone")
             error = Failed("interrupted", text, hint="Repeat the command.").as_dict()
             if left:
                 error["details"] = {"leftovers": left}

@@ -302,6 +302,18 @@ def test_the_history_of_a_daemon_that_runs_for_long_is_pruned(house: House, monk
     assert len(house.operations.list()) == 5
 
 
+def test_numbers_of_events_that_the_full_disk_refused_do_not_come_again(house: House) -> None:
+    store = on_full_disk(house)
+    store.full = True
+    with pytest.raises(Failed):
+        house.events.publish("instance.changed", "instances/a", keep=False)
+    store.full = False
+    last = house.events.publish("instance.changed", "instances/a", keep=False).sequence
+    house.close()
+    house.open()
+    assert house.events.publish("instance.changed", "instances/a").sequence > last
+
+
 def test_an_unknown_operation_is_not_found(house: House) -> None:
     with pytest.raises(NotFound):
         house.operations.get("nope")
@@ -339,6 +351,8 @@ def test_after_a_crash_intents_are_handled_and_the_operation_is_marked(house: Ho
     assert [operation.id for operation in interrupted] == [operation_id]
     assert house.operations.get(operation_id).state is OperationState.INTERRUPTED
     assert [data["n"] for data in house.undone] == [7]
+    assert interrupted[0].error is not None
+    assert interrupted[0].error["message"].endswith("finished" if redo else "undone")
     assert house.operations.recover() == []
 
 
