@@ -413,6 +413,22 @@ def test_events_follow(house: House) -> None:
         assert process.wait(5) == 130
 
 
+def test_quiet_says_nothing_but_errors(house: House) -> None:
+    for arguments in (
+        ["launch", "-q", "debian/12", "web", "--engine", "lxc"],
+        ["stop", "-q", "web", "--force"],
+        ["start", "-q", "web"],
+        ["network", "create", "-q", "lab"],
+        ["network", "rm", "-q", "--yes", "lab"],
+        ["rm", "-q", "--force", "--yes", "web"],
+    ):
+        done = house.run(*arguments)
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b""), arguments
+    wrong = house.run("start", "-q", "nobody")
+    assert (wrong.returncode, wrong.stdout) == (3, b"")
+    assert wrong.stderr.startswith(b"error: ")
+
+
 def test_an_interrupted_launch_is_cancelled(house: House) -> None:
     argv = [str(TRIUNE), "launch", "debian/12", "web", "--engine", "lxc", "--set", "ready=never"]
     house.engine("lxc").latency = 0.3

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from triune.cli.listing import age, moment
-from triune.cli.options import complete_images, confirm, confirmable, formatted, quietable
+from triune.cli.options import complete_images, confirm, confirmable, formatted, quietable, silenceable
 from triune.cli.problems import tell
 from triune.cli.tables import Column, emit, structured
 from triune.cli.text import clean, said
@@ -95,9 +95,13 @@ def show(name: str, form: str) -> None:
 @click.option("--mirror", metavar="URL", help="Another archive of packages.")
 @click.option("--sources", metavar="FILE", help="Another sources file for apt.")
 @click.option("--rebuild", is_flag=True, help="Build it even if it is there.")
-def build(name: str, size: str | None, packages: tuple[str, ...], sources: str | None, **options: Any) -> None:
+@silenceable
+def build(
+    name: str, size: str | None, packages: tuple[str, ...], sources: str | None, quiet: bool, **options: Any
+) -> None:
     """Build NAME (debian/12 or debian/13) from packages, in a form for each engine."""
     _make(
+        quiet,
         "built",
         name,
         lambda client: client.images.build(
@@ -114,13 +118,15 @@ def build(name: str, size: str | None, packages: tuple[str, ...], sources: str |
 @click.argument("reference")
 @click.option("--username", help="For a private registry.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from stdin.")
-def pull(reference: str, username: str | None, password_stdin: bool) -> None:
+@silenceable
+def pull(reference: str, username: str | None, password_stdin: bool, quiet: bool) -> None:
     """Pull an image from a registry: docker:NAME[:TAG].
 
     The password is read from stdin, from TRIUNE_REGISTRY_PASSWORD, or asked for; never from the command line.
     """
     password = _password(password_stdin) if username else None
     _make(
+        quiet,
         "pulled",
         reference,
         lambda client: client.images.pull(reference, username=username, password=password),
@@ -142,17 +148,20 @@ def pull(reference: str, username: str | None, password_stdin: bool) -> None:
 @click.option("--max-size", metavar="SIZE", help="Largest disk or tree it may become (default: 4TiB).")
 @click.option("--replace", is_flag=True, help="Take the name from another image.")
 @click.option("--upload", is_flag=True, help="Send the file to the daemon instead of its path.")
-def import_image(file: str, name: str, form: str | None, max_size: str | None, upload: bool, **options: Any) -> None:
+@silenceable
+def import_image(
+    file: str, name: str, form: str | None, max_size: str | None, upload: bool, quiet: bool, **options: Any
+) -> None:
     """Import a disk (qcow2, vmdk, raw), an installer (iso), a root tree (tar) or an OCI archive."""
     path = Path(file).absolute()
     given = {"format": form, "max_size": None if max_size is None else parse_size(max_size), **options}
     if not upload:
-        _make("imported", name, lambda client: client.images.import_path(name, str(path), **given))
+        _make(quiet, "imported", name, lambda client: client.images.import_path(name, str(path), **given))
         return
     try:
         with path.open("rb") as opened:
             length = os.fstat(opened.fileno()).st_size
-            _make("imported", name, lambda client: client.images.import_file(name, opened, length, **given))
+            _make(quiet, "imported", name, lambda client: client.images.import_file(name, opened, length, **given))
     except OSError as error:
         raise Invalid("bad_path", f"can't read {path}: {error.strerror}", hint="Name a readable file.") from None
 
@@ -160,24 +169,28 @@ def import_image(file: str, name: str, form: str | None, max_size: str | None, u
 @image.command("rm")
 @click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete_images)
 @confirmable
-def remove(names: tuple[str, ...], yes: bool) -> int:
+@silenceable
+def remove(names: tuple[str, ...], yes: bool, quiet: bool) -> int:
     """Remove images that no instance uses."""
     confirm(f"Remove {', '.join(names)}?", yes=yes)
     client = Client()
     codes = [0]
     for name in dict.fromkeys(names):
         try:
-            finish(client, client.images.remove(name), name, cancel=False)
-            print(f"{name} is removed")
+            finish(client, client.images.remove(name), name, cancel=False, quiet=quiet)
+            if not quiet:
+                print(f"{name} is removed")
         except TriuneError as error:
             codes.append(tell(error, name=name))
     return max(codes)
 
 
-def _make(did: str, name: str, submit: Callable[[Client], OperationRow]) -> None:
+def _make(quiet: bool, did: str, name: str, submit: Callable[[Client], OperationRow]) -> None:
     client = Client()
     begun = monotonic()
-    result = finish(client, submit(client), name)
+    result = finish(client, submit(client), name, quiet=quiet)
+    if quiet:
+        return
     made = (result or {}).get("name") or name
     size = (result or {}).get("size")
     print(clean(f"{made} is {did} ({format_size(size)}, {format_duration(monotonic() - begun)})"))

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from triune.cli.installer import installer_image
-from triune.cli.options import Duration, complete_engines, complete_images, complete_networks, pairs
+from triune.cli.options import Duration, complete_engines, complete_images, complete_networks, pairs, silenceable
 from triune.cli.text import clean
 from triune.cli.waiting import finish
 from triune.domain.errors import Invalid
@@ -43,7 +43,8 @@ _MOST_USER_DATA = 2**20
 @click.option("--timeout", type=Duration(), default=180.0, metavar="TIME", help="For becoming ready (default: 3m).")
 @click.option("--no-start", is_flag=True, help="Create it only.")
 @click.option("-d", "--detach", is_flag=True, help="Do not wait: print the operation's id.")
-def launch(image: str, name: str | None, iso: str | None, detach: bool, **given: Any) -> None:
+@silenceable
+def launch(image: str, name: str | None, iso: str | None, detach: bool, quiet: bool, **given: Any) -> None:
     """Create and start an instance NAME from IMAGE.
 
     IMAGE is like debian/12 or docker:nginx. Without --engine the first that can run the image is taken. An installer
@@ -64,7 +65,9 @@ def launch(image: str, name: str | None, iso: str | None, detach: bool, **given:
     if request["wait"] == "none":
         print(operation["id"])
         return
-    result = finish(client, operation, name)
+    result = finish(client, operation, name, quiet=quiet)
+    if quiet:
+        return
     took = format_duration(monotonic() - begun)
     where = ", ".join(result["addresses"])
     did = "is made" if given["no_start"] else "is running"
@@ -99,7 +102,7 @@ def _request(given: dict[str, Any], detach: bool) -> dict[str, Any]:
 def _volume(text: str) -> str:
     """A relative folder is the client's: made absolute, as the daemon runs elsewhere."""
     source, colon, rest = text.partition(":")
-    return f"{Path(source).absolute()}{colon}{rest}" if source.startswith((".", "~")) else text
+    return f"{Path(source).expanduser().absolute()}{colon}{rest}" if source.startswith((".", "~")) else text
 
 
 def _read(path: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from triune.cli.options import Duration, confirm, confirmable, instance_argument, instances_argument
+from triune.cli.options import Duration, confirm, confirmable, instance_argument, instances_argument, silenceable
 from triune.cli.waiting import each
 
 _PATIENCE = 30.0
@@ -28,55 +28,65 @@ def _patience(timeout: float | None, force: bool) -> float:
 
 @click.command()
 @instances_argument
-def start(names: tuple[str, ...]) -> int:
+@silenceable
+def start(names: tuple[str, ...], quiet: bool) -> int:
     """Start instances; those that run already are left alone."""
-    return each(names, lambda client, name: client.instances.start(name), "is running")
+    return each(names, lambda client, name: client.instances.start(name), "is running", quiet=quiet)
 
 
 @click.command()
 @instances_argument
 @_timeout
 @_force
-def stop(names: tuple[str, ...], timeout: float | None, force: bool) -> int:
+@silenceable
+def stop(names: tuple[str, ...], timeout: float | None, force: bool, quiet: bool) -> int:
     """Shut instances down.
 
     A guest that does not shut down in time is left running, and that is an error; --force kills it: at once, or
     after --timeout.
     """
     wait = _patience(timeout, force)
-    return each(names, lambda client, name: client.instances.stop(name, timeout=wait, force=force), "is stopped")
+    return each(
+        names, lambda client, name: client.instances.stop(name, timeout=wait, force=force), "is stopped", quiet=quiet
+    )
 
 
 @click.command()
 @instances_argument
 @_timeout
 @_force
-def restart(names: tuple[str, ...], timeout: float | None, force: bool) -> int:
+@silenceable
+def restart(names: tuple[str, ...], timeout: float | None, force: bool, quiet: bool) -> int:
     """Stop and start instances."""
     wait = _patience(timeout, force)
-    return each(names, lambda client, name: client.instances.restart(name, timeout=wait, force=force), "is running")
+    return each(
+        names, lambda client, name: client.instances.restart(name, timeout=wait, force=force), "is running", quiet=quiet
+    )
 
 
 @click.command()
 @instances_argument
-def pause(names: tuple[str, ...]) -> int:
+@silenceable
+def pause(names: tuple[str, ...], quiet: bool) -> int:
     """Freeze instances: their processes stand still and keep their memory."""
-    return each(names, lambda client, name: client.instances.pause(name), "is paused")
+    return each(names, lambda client, name: client.instances.pause(name), "is paused", quiet=quiet)
 
 
 @click.command()
 @instances_argument
-def resume(names: tuple[str, ...]) -> int:
+@silenceable
+def resume(names: tuple[str, ...], quiet: bool) -> int:
     """Let frozen instances go on."""
-    return each(names, lambda client, name: client.instances.resume(name), "is running")
+    return each(names, lambda client, name: client.instances.resume(name), "is running", quiet=quiet)
 
 
 @click.command()
 @instance_argument
 @click.argument("new")
-def rename(name: str, new: str) -> int:
+@silenceable
+def rename(name: str, new: str, quiet: bool) -> int:
     """Give an instance another name, in its engine and on the network."""
-    return each([name], lambda client, old: client.instances.rename(old, new), f"is now {new}")
+    return each([name], lambda client, old: client.instances.rename(old, new), f"is now {new}", quiet=quiet)
 
 
 @click.command("rm")
@@ -84,7 +94,13 @@ def rename(name: str, new: str) -> int:
 @click.option("--force", is_flag=True, help="Also if it runs.")
 @click.option("--adopted", is_flag=True, help="Also if Triune did not make it.")
 @confirmable
-def remove(names: tuple[str, ...], force: bool, adopted: bool, yes: bool) -> int:
+@silenceable
+def remove(names: tuple[str, ...], force: bool, adopted: bool, yes: bool, quiet: bool) -> int:
     """Remove instances with their disks. This can't be undone."""
     confirm(f"Remove {', '.join(names)} with all their data?", yes=yes)
-    return each(names, lambda client, name: client.instances.remove(name, force=force, adopted=adopted), "is removed")
+    return each(
+        names,
+        lambda client, name: client.instances.remove(name, force=force, adopted=adopted),
+        "is removed",
+        quiet=quiet,
+    )

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from triune.cli.options import complete_networks, confirm, confirmable, formatted, quietable
+from triune.cli.options import complete_networks, confirm, confirmable, formatted, quietable, silenceable
 from triune.cli.tables import Column, emit, structured
 from triune.cli.text import clean
 from triune.sdk import Client
@@ -50,21 +50,25 @@ def show(name: str, form: str) -> None:
 @network.command()
 @click.argument("name")
 @click.option("--subnet", metavar="CIDR", help="Like 10.99.0.0/16 (default: a free one).")
-def create(name: str, subnet: str | None) -> None:
+@silenceable
+def create(name: str, subnet: str | None, quiet: bool) -> None:
     """Make a network; its bridge has its name."""
     made = Client().networks.create(name, subnet)
-    print(clean(f"{made['name']} is made: {made['subnet']}, gateway {made['gateway']}"))
+    if not quiet:
+        print(clean(f"{made['name']} is made: {made['subnet']}, gateway {made['gateway']}"))
 
 
 @network.command("rm")
 @_network
 @click.option("--force", is_flag=True, help="Also if instances use it.")
 @confirmable
-def remove(name: str, force: bool, yes: bool) -> None:
+@silenceable
+def remove(name: str, force: bool, yes: bool, quiet: bool) -> None:
     """Remove a network."""
     confirm(f"Remove the network {name}?", yes=yes)
     Client().networks.remove(name, force=force)
-    print(f"{name} is removed")
+    if not quiet:
+        print(f"{name} is removed")
 
 
 _COLUMNS = (

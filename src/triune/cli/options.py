@@ -86,6 +86,11 @@ def quietable(command: F) -> F:
     return click.option("-q", "--quiet", is_flag=True, help="Print only the names.")(command)
 
 
+def silenceable(command: F) -> F:
+    """Add --quiet, of a command that changes something."""
+    return click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")(command)
+
+
 def confirmable(command: F) -> F:
     """Add --yes."""
     return click.option("-y", "--yes", is_flag=True, help="Do not ask.")(command)

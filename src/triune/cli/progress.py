@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 class Progress(AbstractContextManager["Progress"]):
     """Shows several operations at once, each under a name. Safe to use from several threads.
 
-    `steps` False keeps it quiet where there is no terminal.
+    `steps` False keeps it quiet where there is no terminal, `quiet` everywhere.
     """
 
-    def __init__(self, *, steps: bool = True) -> None:
-        self._live = sys.stderr.isatty()
-        self._steps = steps
+    def __init__(self, *, steps: bool = True, quiet: bool = False) -> None:
+        self._live = sys.stderr.isatty() and not quiet
+        self._steps = steps and not quiet
         self._bars: Bars | None = None
         self._tasks: dict[str, TaskID] = {}
         self._seen: dict[str, int] = {}

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from triune.sdk.types import OperationRow
 
 
-def finish(client: Client, operation: OperationRow, name: str, *, cancel: bool = True) -> Any:
+def finish(client: Client, operation: OperationRow, name: str, *, cancel: bool = True, quiet: bool = False) -> Any:
     """Wait for one operation with a display and return its result. Raises its error.
 
     On an interrupt it is cancelled if `cancel`, else it goes on; the interrupt is raised again.
     """
     try:
-        with Progress() as progress:
+        with Progress(quiet=quiet) as progress:
             return outcome(client.operations.wait(operation["id"], progress=progress.of(name)))
     except KeyboardInterrupt:
         if cancel and _cancelled(client, operation["id"]):
@@ -44,13 +44,13 @@ def _cancelled(client: Client, operation: str) -> bool:
     return True
 
 
-def each(names: Sequence[str], action: Callable[[Client, str], OperationRow], done: str) -> int:
-    """Do something with several instances at once; report each; return the worst exit code."""
+def each(names: Sequence[str], action: Callable[[Client, str], OperationRow], done: str, *, quiet: bool = False) -> int:
+    """Do something with several instances at once; report each (`quiet`: only errors); return the worst exit code."""
     client = Client()
     unique = list(dict.fromkeys(names))
     try:
-        with Progress(steps=False) as progress:
-            return max(at_once(unique, lambda name: _one(client, name, action, done, progress)))
+        with Progress(steps=False, quiet=quiet) as progress:
+            return max(at_once(unique, lambda name: _one(client, name, action, "" if quiet else done, progress)))
     except KeyboardInterrupt:
         print("what was asked for goes on in the daemon: triune ops list --running", file=sys.stderr)
         raise
@@ -68,5 +68,6 @@ def _one(
         progress.done(name)
         return tell(error, name=name)
     progress.done(name)
-    print(f"{name} {done} ({format_duration(monotonic() - begun)})", flush=True)
+    if done:
+        print(f"{name} {done} ({format_duration(monotonic() - begun)})", flush=True)
     return 0
