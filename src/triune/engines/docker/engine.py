@@ -92,32 +92,19 @@ class DockerEngine:
             hint=f"Get it again: triune image pull {plan.image}",
         )
         try:
-            made = self._client.act(lambda api: api.create_container_from_config(body, name), missing=missing)
+            self._client.act(lambda api: api.create_container_from_config(body, name), missing=missing)
         except Conflict as error:
             raise exists(name) from error
         except Invalid as error:
             raise Invalid("docker_refused", error.message, hint=error.hint, name=name) from error
-        if image.system and plan.machine_id and not body["HostConfig"].get("ReadonlyRootfs"):
-            self._identify(name, str(made["Id"]), plan.machine_id)
-
-    def _identify(self, name: str, container: str, machine_id: str) -> None:
-        """Give a whole system a machine id of its own, as the other engines do."""
-        try:
-            self._client.act(lambda api: api.put_archive(container, "/etc", spec.machine_id_tar(machine_id)))
-        except NotFound:
-            # An imported tree need not have an /etc.
-            return
-        except BaseException:
-            self._lifecycle.delete(name)
-            raise
 
     def _image_start(self, plan: LaunchPlan) -> spec.ImageStart:
         found = self._images.inspect(plan.form.id) if isinstance(plan.form, OciForm) else None
         if found is None:
             return spec.ImageStart()
         labels = found["labels"]
-        system = isinstance(labels, dict) and spec.IMAGE_DIGEST in labels
-        return spec.ImageStart(_words(found["entrypoint"]), _words(found["command"]), system)
+        before = labels.get(spec.START) if isinstance(labels, dict) else None
+        return spec.ImageStart(_words(found["entrypoint"]), _words(found["command"]), before)
 
     def _abilities(self, plan: LaunchPlan) -> spec.Abilities:
         limit = probing.disk_limit(self._client.read(lambda api: api.info())) if plan.spec.disk is not None else None

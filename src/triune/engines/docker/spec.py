@@ -5,10 +5,8 @@ Field names are the Docker Engine API's (ContainerCreate, v1.41 to v1.44).
 
 from __future__ import annotations
 
-import io
 import json
 import re
-import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -29,8 +27,9 @@ SETTINGS = "triune.settings"
 COMMAND = "triune.command"
 CPUS = "triune.cpus"
 MEMORY = "triune.memory"
-# Of an image: it was made of a root tree of ours.
-IMAGE_DIGEST = "triune.digest"
+# Of an image: a program in it that runs before the command, and gives the container its identity.
+START = "triune.start"
+_MACHINE_ID = "container_uuid"  # as systemd's Container Interface calls it
 
 # Programs that reap orphans and pass on signals themselves; a second init before them would not be PID 1's job.
 _INITS = frozenset(
@@ -66,11 +65,11 @@ class Abilities:
 
 @dataclass(frozen=True, slots=True)
 class ImageStart:
-    """What an image runs by itself, and whether it holds a whole system, with a machine id to fill in."""
+    """What an image runs by itself; `before` is its program that runs before any command."""
 
     entrypoint: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
-    system: bool = False
+    before: str | None = None
 
 
 def create_body(plan: LaunchPlan, image: ImageStart, abilities: Abilities) -> dict[str, Any]:
@@ -93,6 +92,10 @@ def create_body(plan: LaunchPlan, image: ImageStart, abilities: Abilities) -> di
         **({"Cmd": command} if command else {}),
         **config,
     }
+    if image.before is not None and plan.machine_id and "Entrypoint" not in config and not image.entrypoint:
+        # Docker forgets the image's own command where an entry point is given.
+        body |= {"Entrypoint": [image.before], "Cmd": command or list(image.command)}
+        body["Env"] = _environment({_MACHINE_ID: plan.machine_id, **spec.env})
     runs = config.get("Entrypoint") or image.entrypoint or command or image.command
     host.setdefault("Init", not _is_init(runs))
     host.setdefault("RestartPolicy", {"Name": "no", "MaximumRetryCount": 0})
@@ -101,17 +104,6 @@ def create_body(plan: LaunchPlan, image: ImageStart, abilities: Abilities) -> di
     network = _network(plan.nics, spec, abilities)
     host |= network.pop("HostConfig")
     return body | network | {"HostConfig": host}
-
-
-def machine_id_tar(machine_id: str) -> bytes:
-    """An archive with the file `machine-id` alone, to be put into /etc."""
-    data = f"{single_line(machine_id, 'the machine id')}\n".encode()
-    entry = tarfile.TarInfo("machine-id")
-    entry.size, entry.mode = len(data), 0o444
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as archive:
-        archive.addfile(entry, io.BytesIO(data))
-    return packed.getvalue()
 
 
 def _form(plan: LaunchPlan) -> OciForm:

@@ -8,10 +8,14 @@ from triune.domain.errors import Failed, Unreachable, Unsupported
 from triune.domain.image import Form, FormKind, OciForm
 from triune.domain.operation import Progress
 from triune.engines.base import Engine, OciStore
+from triune.services.images.archive import has_program
 from triune.services.images.manifest import Manifest, OciRecord
 from triune.services.images.references import own_reference
 from triune.services.images.store import ImageStore
 from triune.services.images.streams import file_stream, tree_stream
+
+# Put before the command of an application container; see there.
+_START = "/usr/lib/triune/start"
 
 
 class Forms:
@@ -88,6 +92,8 @@ class Forms:
             form = oci.load_archive(file_stream(folder / manifest.archive), reference)
         elif manifest.tree:
             labels = {"triune.image": manifest.name, "triune.digest": manifest.digest}
+            if has_program(folder / manifest.tree.path, _START):
+                labels["triune.start"] = _START
             with tree_stream(folder / manifest.tree.path) as tar:
                 form = oci.load_tree(tar, reference, command=list(manifest.command), labels=labels)
         else:

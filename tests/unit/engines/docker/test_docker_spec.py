@@ -155,6 +155,20 @@ def test_an_init_goes_before_what_is_none(start: ImageStart, command: tuple[str,
     assert body(plan(command=command), start)["HostConfig"]["Init"] is init
 
 
+def test_a_systems_own_program_runs_before_the_command() -> None:
+    start = ImageStart((), ("sleep", "infinity"), "/start")
+
+    def asked(**changes: Any) -> dict[str, Any]:
+        return body(replace(plan(**changes), machine_id="ab" * 16), start)
+
+    made = asked()
+    assert (made["Entrypoint"], made["Cmd"]) == (["/start"], ["sleep", "infinity"])
+    assert made["Env"] == [f"container_uuid={'ab' * 16}"]
+    assert asked(command=("/sbin/init",))["Cmd"] == ["/sbin/init"]
+    assert asked(command=("/sbin/init",))["HostConfig"]["Init"] is False
+    assert asked(settings={"entrypoint": "/bin/sh"})["Entrypoint"] == ["/bin/sh"]
+
+
 def test_disk_limits_need_a_driver_that_can() -> None:
     with pytest.raises(Unsupported) as caught:
         body(plan(disk=1 << 30), disk_limit="because of the driver")
