@@ -240,6 +240,7 @@ class OperationStream(_Subscribed):
                     if self._subscription.lagged:
                         return
                     yield b": \n\n"
+                    break  # and look again: an end that could not be told is told now
 
 
 def message(event: Event) -> bytes:

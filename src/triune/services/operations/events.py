@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from triune.domain.errors import TriuneError
 from triune.store import Delete, Put, Store
+
+log = logging.getLogger(__name__)
 
 _PREFIX = "events/"
 _NUMBERS = "event-numbers"
@@ -42,8 +47,14 @@ class Subscription:
         try:
             self._queue.put_nowait(event)
         except queue.Full:
-            self.lagged = True
-            self._events.unsubscribe(self)
+            self.drop()
+
+    def drop(self) -> None:
+        """Called by the bus: it misses something."""
+        self.lagged = True
+        self._events.unsubscribe(self)
+        with suppress(queue.Full):
+            self._queue.put_nowait(None)
 
     def get(self, timeout: float) -> Event | None:
         """The next event, or None when none came in time (or the bus closed, or we lagged behind)."""
@@ -81,13 +92,13 @@ class Events:
         return self._forgotten
 
     def publish(self, kind: str, subject: str, data: Mapping[str, Any] | None = None, *, keep: bool = True) -> Event:
-        """Number it, keep it, deliver it."""
+        """Number it, keep it, deliver it.
+
+        Where the store fails (full disk) it is delivered all the same. Raises when not even its number can be taken:
+        then all who listen are dropped and read anew.
+        """
         with self._lock:
             self._sequence += 1
-            if self._sequence > self._taken:
-                taken = self._sequence + _AHEAD
-                self._store.commit([Put(_NUMBERS, {"taken": taken})])
-                self._taken = taken
             event = Event(
                 sequence=self._sequence,
                 time=datetime.now(UTC),
@@ -95,11 +106,27 @@ class Events:
                 subject=subject,
                 data=dict(data or {}),
             )
-            if keep:
-                self._keep(event)
+            self._take_numbers()
+            try:
+                if keep:
+                    self._keep(event)
+            except TriuneError as error:
+                log.warning("event %s of %s could not be kept: %s", kind, subject, error)
+                self._forgotten = self._sequence
             for subscription in list(self._subscriptions):
                 subscription.put(event)
         return event
+
+    def _take_numbers(self) -> None:
+        if self._sequence > self._taken:
+            taken = self._sequence + _AHEAD
+            try:
+                self._store.commit([Put(_NUMBERS, {"taken": taken})])
+            except TriuneError:
+                for subscription in list(self._subscriptions):
+                    subscription.drop()
+                raise
+            self._taken = taken
 
     def _keep(self, event: Event) -> None:
         value = {

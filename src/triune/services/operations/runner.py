@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -128,6 +129,8 @@ class Operations:
             self._write_ends()
         except TriuneError:
             log.exception("operation %s could not be recorded", task.operation.id)
+            with suppress(TriuneError):
+                task.tell()
 
     def _write_ends(self) -> None:
         """Record the ends of failed operations.

@@ -45,7 +45,7 @@ class Task:
         steps = (*self.operation.steps, (name, text, now))
         self.operation = replace(self.operation, steps=steps, text=text, fraction=None)
         self.save(durable=False)
-        self._tell()
+        self.tell()
         crash_point(f"{self.operation.kind}:{name}")
 
     def report(self, fraction: float | None, text: str = "") -> None:
@@ -54,7 +54,7 @@ class Task:
         self.operation = replace(self.operation, fraction=fraction, text=text or self.operation.text)
         if time.monotonic() - self._reported >= _REPORT_INTERVAL:
             self._reported = time.monotonic()
-            self._tell(keep=False)
+            self.tell(keep=False)
 
     def check(self) -> None:
         """Raise Cancelled if asked to stop, Failed("interrupted") where the daemon ends and only waiting is left."""
@@ -118,14 +118,15 @@ class Task:
         """Change the record, keep it and tell it."""
         self.operation = change(self.operation)
         self.save(durable=durable)
-        self._tell()
+        self.tell()
 
     def save(self, *, durable: bool = True) -> None:
         """Write the record."""
         key = PREFIX + self.operation.id
         self._store.commit([Put(key, to_value(self.operation, self.journal))], durable=durable)
 
-    def _tell(self, *, keep: bool = True) -> None:
+    def tell(self, *, keep: bool = True) -> None:
+        """Tell whoever listens how it stands."""
         operation = self.operation
         data = {
             "id": operation.id,

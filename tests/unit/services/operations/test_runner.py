@@ -211,6 +211,36 @@ def test_an_end_that_the_full_disk_refused_is_recorded_before_anything_new_begin
     assert house.operations.get(first.id).state is OperationState.FAILED
 
 
+def test_an_end_that_the_full_disk_refused_is_told_all_the_same(house: House) -> None:
+    store = on_full_disk(house)
+    house.events.publish("daemon.started", "daemon")  # takes numbers ahead
+    heard = house.events.subscribe()
+
+    def fails(task: Task) -> None:
+        store.full = True
+        raise Failed("broken", "it broke")
+
+    operation = house.operations.submit("launch", "instances/a", fails)
+    told: list[str] = []
+    while not told or told[-1] != "operation.failed":
+        event = heard.get(5)
+        assert event is not None
+        told.append(event.type)
+    assert house.operations.get(operation.id).state is OperationState.FAILED
+    # Who reads on from there has missed what was not kept.
+    assert house.events.forgotten == house.events.sequence
+
+
+def test_without_numbers_for_events_all_who_listen_read_anew(house: House) -> None:
+    store = on_full_disk(house)
+    heard = house.events.subscribe()
+    store.full = True
+    with pytest.raises(Failed):
+        house.events.publish("instance.changed", "instances/a")
+    assert heard.get(1) is None
+    assert heard.lagged
+
+
 def leave(house: House, resource: str) -> None:
     """An operation that could not undo the thing it had begun."""
 
