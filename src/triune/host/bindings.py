@@ -11,26 +11,28 @@ import importlib
 import importlib.machinery
 import importlib.util
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
 
 _DIST_PACKAGES = Path("/usr/lib/python3/dist-packages")
+_loading = threading.RLock()
 _COMPILED = {"libvirt": ("libvirtmod",), "libvirt_qemu": ("libvirtmod_qemu",), "lxc": ("_lxc",)}
 
 
 def load(name: str) -> ModuleType:
     """Import `name` (libvirt, libvirt_qemu, lxc). Raises ImportError where it is not installed for this Python."""
-    if name in sys.modules:
-        return sys.modules[name]
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        pass
-    finder = importlib.machinery.PathFinder()
-    # Compiled parts of the binding (libvirtmod, _lxc) are imported by name from within it.
-    for part in _COMPILED.get(name, ()):
-        _load_from_distribution(finder, part)
-    return _load_from_distribution(finder, name)
+    # A module stands in sys.modules before it is whole, and unlike import this would hand it out so.
+    with _loading:
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            pass
+        finder = importlib.machinery.PathFinder()
+        # Compiled parts of the binding (libvirtmod, _lxc) are imported by name from within it.
+        for part in _COMPILED.get(name, ()):
+            _load_from_distribution(finder, part)
+        return _load_from_distribution(finder, name)
 
 
 def _load_from_distribution(finder: importlib.machinery.PathFinder, name: str) -> ModuleType:
