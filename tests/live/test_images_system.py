@@ -155,7 +155,8 @@ def test_installers_boot_under_bios_and_uefi(daemon: Daemon, machines: Any, tree
 def test_list_and_show_tell_everything(daemon: Daemon, machines: dict[str, list[str]]) -> None:
     (row,) = [row for row in daemon.json("image", "list") if row["name"] == IMAGE]
     shown = daemon.json("image", "show", IMAGE)
-    assert row == shown
+    # Other daemons' instances come and go.
+    assert {**row, "used_by": []} == {**shown, "used_by": []}
     assert set(shown["forms"]) == {"disk", "tree", "oci"}
     assert all(form["size"] > 100 << 20 for form in shown["forms"].values())
     assert shown["size"] >= sum(form["size"] for form in shown["forms"].values())
