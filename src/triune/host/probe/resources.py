@@ -15,7 +15,7 @@ _LOW_MEMORY = 1 * 2**30
 _LOW_DISK = 10 * 2**30
 
 # sysctl key, file name, what it limits, and the value that serves some hundred instances.
-_LIMITS = (
+LIMITS = (
     ("fs.inotify.max_user_instances", "inotify", "inotify instances a user", 1024),
     ("fs.inotify.max_user_watches", "inotify-watches", "inotify watches a user", 65536),
     ("kernel.pid_max", "pids", "processes", 32768),
@@ -71,7 +71,7 @@ def _disk(view: View) -> Finding:
 def _limits(view: View) -> list[Finding]:
     found = []
     low = []
-    for key, name, what, wanted in _LIMITS:
+    for key, name, what, wanted in LIMITS:
         value = view.files.number(f"/proc/sys/{key.replace('.', '/')}")
         if value is None or value >= wanted:
             continue
@@ -80,6 +80,6 @@ def _limits(view: View) -> list[Finding]:
         fix = f"echo '{key} = {wanted}' | tee /etc/sysctl.d/60-triune-{name}.conf | sysctl -p -"
         found.append(warning(f"resources.{name}", AREA, sentence, fix, value=value, wanted=wanted))
     if not low:
-        keys = [key for key, *_ in _LIMITS]
+        keys = [key for key, *_ in LIMITS]
         found.append(ok("resources.limits", AREA, "Kernel limits allow some hundred instances.", keys=keys))
     return found

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from triune.domain.errors import Denied, Failed, TriuneError
 from triune.host.setup.accounts import Group, KvmAccess, SubordinateIds
 from triune.host.setup.daemons import LiveRestore, daemons
+from triune.host.setup.limits import KernelLimits
 from triune.host.setup.machine import Machine
 from triune.host.setup.packages import Packages
 from triune.host.setup.service import CommandOnPath, Completion, TriuneDaemon
@@ -32,6 +33,7 @@ def plan(options: Options) -> list[Step]:
         Group(machine),
         SubordinateIds(machine),
         KvmAccess(machine),
+        KernelLimits(machine),
         *daemons(machine),
     ]
     # On a host that had Docker before us its configuration is its owner's; ours to set only where Docker is ours too.
