@@ -269,8 +269,15 @@ def report(rows: list[Row]) -> str:
 
 
 def main() -> None:
-    daemon = Daemon(CACHE / "data")
-    daemon.start()
+    with Daemon(CACHE / "data") as daemon:
+        rows = measure_all(daemon)
+    text = report(rows)
+    REPORT.write_text(text)
+    print(text)
+
+
+def measure_all(daemon: Daemon) -> list[Row]:
+    """Every row; nothing of it stays."""
     try:
         built_image(daemon)
         daemon.remove_all(PREFIX)
@@ -284,10 +291,7 @@ def main() -> None:
             print(json.dumps(rows[-1].__dict__, ensure_ascii=False), file=sys.stderr)
     finally:
         daemon.remove_all(PREFIX)
-        daemon.stop()
-    text = report(rows)
-    REPORT.write_text(text)
-    print(text)
+    return rows
 
 
 if __name__ == "__main__":
