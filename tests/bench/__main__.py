@@ -20,10 +20,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.live.daemon import BRIDGE, CACHE, TRIUNE, Daemon
+from tests.bench import incus
+from tests.live.daemon import CACHE, TRIUNE, Daemon
 from tests.live.system_fixtures import IMAGE, built_image
 
 PREFIX = "tbench-"
+BRIDGE = "tribench0"
 DOCKER = "/usr/bin/docker"
 REPORT = Path("docs/BENCHMARKS.md")
 
@@ -152,6 +154,23 @@ def lxc_launch(daemon: Daemon, rounds: int = 7) -> Row:
     return ratio_row("launch LXC to running", times, 1.5, "`lxc-start` on a prepared overlay")
 
 
+def incus_launch(daemon: Daemon, rounds: int = 7) -> Row:
+    """Request to running, against `incus launch` of the same root tree from its cached image into a dir pool."""
+    images = daemon.data / "images"
+    digest = (images / "names" / IMAGE).read_text().strip()
+    with incus.incus(images / digest / "private" / "tree") as peer:
+        times: tuple[list[float], list[float]] = ([], [])
+        for number in range(rounds):
+            name = f"{PREFIX}i{number}"
+            launch = ("launch", IMAGE, name, "--engine", "lxc", "--wait", "running")
+            both = (lambda launch=launch: daemon.run(*launch), lambda name=name: peer.launch(name))
+            for side in (0, 1) if number % 2 == 0 else (1, 0):
+                times[side].append(timed(both[side]))
+            daemon.run("rm", name, "--yes", "--force")
+            peer.remove(name)
+    return ratio_row("launch LXC to running, beside Incus", times, 0.25, "`incus launch`, dir pool")
+
+
 def docker_launch(daemon: Daemon, rounds: int = 9) -> Row:
     """Against `docker run -d` of the same image with the same options on the same network."""
 
@@ -269,7 +288,8 @@ def report(rows: list[Row]) -> str:
 
 
 def main() -> None:
-    with Daemon(CACHE / "data") as daemon:
+    names = {"bridge": BRIDGE, "table": "triune_bench", "domain": "tribench.internal"}
+    with Daemon(CACHE / "data-bench", **names, candidates=("10.99.0.0/16", "10.100.0.0/16")) as daemon:
         rows = measure_all(daemon)
     text = report(rows)
     REPORT.write_text(text)
