@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -15,7 +16,13 @@ def _lines(*argv: str) -> list[str]:
 
 
 def _files(root: Path) -> set[str]:
-    return {str(path) for path in root.rglob("*") if not path.name.endswith((".log", ".leases", ".lease"))}
+    """Every path below, but not what is in the image trees mounted in folders called `lower`."""
+    found: set[str] = set()
+    for folder, folders, files in os.walk(root):
+        found.update(f"{folder}/{name}" for name in (*folders, *files) if not name.endswith((".log", ".leases")))
+        if Path(folder).name == "lower":
+            folders.clear()
+    return found
 
 
 def _rules() -> set[str]:
