@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from triune.app import Settings, Triune
+
 CACHE = Path(os.environ.get("TRIUNE_TEST_CACHE", "/var/tmp/triune-tests"))
 TRIUNE = Path(sys.executable).with_name("triune")
 BRIDGE = "tritest0"
@@ -52,6 +54,15 @@ class Daemon:
     def __exit__(self, *_: object) -> None:
         # Also when a fixture failed half-way: the next module needs the data folder.
         self.kill()
+        self.remove_network()
+
+    def remove_network(self) -> None:
+        """Take away what outlives a daemon by design: bridge, name server, rules, Docker's network."""
+        triune = Triune(Settings.load(Path(self.env["TRIUNE_CONFIG"])))
+        try:
+            triune.networks.remove(force=True)
+        finally:
+            triune.close()
 
     def start(self, crash_at: str = "") -> None:
         """Start it and wait until it answers."""
