@@ -300,3 +300,13 @@ def test_an_unexpected_failure_inside_an_operation(house: House) -> None:
         assert house.client.instances.list()[0] == []
     finally:
         house.engine("lxc").failures.clear()
+
+
+def test_on_a_full_disk_nothing_new_begins(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.launch("web")
+    monkeypatch.setattr(type(house.triune.store), "room", lambda _: 2**20)
+    with pytest.raises(Failed, match=r"1\.0 MiB are left") as caught:
+        house.launch("db")
+    assert caught.value.code == "no_space"
+    operation = house.client.instances.remove("web", force=True)
+    assert house.client.operations.wait(operation["id"])["state"] == "done"

@@ -43,7 +43,7 @@ class TooLarge(HTTPException):
 
 def document(error: TriuneError, instance: str, status: int | None = None) -> dict[str, Any]:
     """The problem document of an error; `instance` is the request's path."""
-    kind = type(error).__name__
+    kind = error.kind
     found: dict[str, Any] = {
         "type": TYPE_PREFIX + error.code,
         "title": _TITLES.get(kind, "It failed"),

@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT = 15.0
 # Headers are sent after the first piece, or after this time: a source that fails until then is answered with its
-# error. An engine that hangs is found out within two seconds.
-_PATIENCE = 2.5
+# error. An engine that hangs is found out within two seconds of each question.
+_PATIENCE = 6.0
 _AHEAD = 4
 _SETTLING = 5.0
 

@@ -35,10 +35,15 @@ class TriuneError(Exception):
         self.hint = hint
         self.details = details
 
+    @property
+    def kind(self) -> str:
+        """Name of its class in the tree above; that of its nearest base where the class is a module's own."""
+        return next((base.__name__ for base in type(self).__mro__ if base.__name__ in KINDS), Failed.__name__)
+
     def as_dict(self) -> dict[str, Any]:
         """Return `{code, message, hint, kind, details?}`, JSON-safe if the details are."""
         data: dict[str, Any] = {
-            "kind": type(self).__name__,
+            "kind": self.kind,
             "code": self.code,
             "message": self.message,
             "hint": self.hint,

@@ -60,5 +60,8 @@ class Store(Protocol):
         Conflict("store_conflict"). `durable` False allows the last moments to be lost with the power, never torn.
         """
 
+    def room(self) -> int | None:
+        """Bytes that can still be written, None where that can't be told."""
+
     def close(self) -> None:
         """Release it."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from triune.domain.errors import Conflict, Failed
 from triune.store.base import Delete, Entry, Put
 
 _SCHEMA_VERSION = 1
+_RESERVE = 2**20
+_REFILL_EVERY = 5.0
 _SCHEMA = """
 CREATE TABLE entry (
     key TEXT PRIMARY KEY NOT NULL,
@@ -25,13 +29,19 @@ INSERT INTO counter VALUES (0);
 
 
 class SqliteStore:
-    """A Store in one file. Raises Failed("store_failed") when the file cannot be used (full disk, damage)."""
+    """A Store in one file. Raises Failed("store_failed") when the file cannot be used (full disk, damage).
+
+    A file of some size beside it is given up when the disk is full, and taken again when there is room: what would
+    make room, like removing an instance, has to be written down first.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
         # Not one per thread: threads come and go in a daemon, and would each leave an open file behind.
         self._readers: list[sqlite3.Connection] = []
+        self._reserve = path.with_name(f"{path.name}-reserve")
+        self._reserved_at = 0.0
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._explained():
             self._writer = self._connect()
@@ -108,17 +118,46 @@ class SqliteStore:
         durable: bool = True,
     ) -> int:
         with self._lock, self._explained():
-            # In WAL mode NORMAL skips the fsync of each commit; a torn database is impossible either way.
-            self._writer.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            self._writer.execute("BEGIN IMMEDIATE")
             try:
-                revision = self._apply(writes, expect or {})
-                self._writer.execute("COMMIT")
-            except BaseException:
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
-                raise
+                revision = self._commit(writes, expect or {}, durable=durable)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_FULL or not self._give_up_reserve():
+                    raise
+                return self._commit(writes, expect or {}, durable=durable)
+            self._take_reserve()
+            return revision
+
+    def _commit(self, writes: Sequence[Put | Delete], expect: Mapping[str, int], *, durable: bool) -> int:
+        # In WAL mode NORMAL skips the fsync of each commit; a torn database is impossible either way.
+        self._writer.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        self._writer.execute("BEGIN IMMEDIATE")
+        try:
+            revision = self._apply(writes, expect)
+            self._writer.execute("COMMIT")
+        except BaseException:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            raise
         return revision
+
+    def _take_reserve(self) -> None:
+        if time.monotonic() - self._reserved_at < _REFILL_EVERY:
+            return
+        self._reserved_at = time.monotonic()
+        with suppress(OSError), self._reserve.open("ab") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, _RESERVE)
+            except OSError:
+                file.truncate(0)  # a part of it is better left to others
+
+    def _give_up_reserve(self) -> bool:
+        """Whether that made any room."""
+        self._reserved_at = time.monotonic()
+        with suppress(OSError):
+            held = self._reserve.stat().st_size
+            self._reserve.unlink()
+            return held > 0
+        return False
 
     def _apply(self, writes: Sequence[Put | Delete], expect: Mapping[str, int]) -> int:
         execute = self._writer.execute
@@ -135,6 +174,12 @@ class SqliteStore:
                 text = json.dumps(write.value, separators=(",", ":"), ensure_ascii=False)
                 execute("INSERT OR REPLACE INTO entry VALUES (?, ?, ?)", (write.key, text, revision))
         return int(revision)
+
+    def room(self) -> int | None:
+        with suppress(OSError):
+            disk = os.statvfs(self._path.parent)
+            return disk.f_bavail * disk.f_frsize
+        return None
 
     def close(self) -> None:
         with self._lock:

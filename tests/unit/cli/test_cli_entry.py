@@ -10,7 +10,7 @@ import pytest
 from triune.cli import main
 from triune.cli.listing import lean
 from triune.cli.problems import tell
-from triune.domain.errors import KINDS, Invalid, NotFound, TriuneError, Unreachable
+from triune.domain.errors import KINDS, Invalid, NotFound, TriuneError, Unreachable, from_dict
 
 CODES = {
     "Invalid": 2,
@@ -155,3 +155,12 @@ def test_wrong_values_are_errors_with_hints(
         click_main(arguments)
     assert caught.value.hint
     assert not isinstance(caught.value, NotFound)
+
+
+def test_a_modules_own_error_is_told_as_the_kind_it_is_of() -> None:
+    class TimedOut(Unreachable):
+        """No answer in time."""
+
+    told = from_dict(TimedOut("engine_unreachable", "it does not answer", hint="start it").as_dict())
+    assert type(told) is Unreachable
+    assert told.exit_code == 7

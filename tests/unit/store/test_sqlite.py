@@ -145,3 +145,35 @@ def test_threads_that_ended_leave_no_connection_open(store: SqliteStore) -> None
     for _ in range(20):
         read()
     assert opened() == before
+
+
+class SmallDisk(SqliteStore):
+    """A store on a disk that is full until the reserve is given up."""
+
+    def _give_up_reserve(self) -> bool:
+        made_room = super()._give_up_reserve()
+        if made_room:
+            self._writer.execute("PRAGMA max_page_count = 4294967294")
+        return made_room
+
+
+def test_on_a_full_disk_the_reserve_is_given_up_and_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SmallDisk(tmp_path / "db")
+    reserve = tmp_path / "db-reserve"
+    store.commit([Put("a", {})])
+    assert reserve.stat().st_blocks * 512 >= 1 << 20
+    store._writer.execute("PRAGMA max_page_count = 1")
+    large = Put("b", {"text": "x" * 100_000})
+    store.commit([large])
+    assert store.get("b") is not None
+    assert not reserve.exists()
+    store._writer.execute("PRAGMA max_page_count = 1")
+    with pytest.raises(Failed) as caught:
+        store.commit([Put("c", {"text": "x" * 100_000})])
+    assert caught.value.code == "store_failed"
+    monkeypatch.setattr("triune.store.sqlite._REFILL_EVERY", 0.0)
+    store.commit([Put("a", {"n": 1})])
+    assert reserve.exists()
+    store.close()

@@ -8,6 +8,7 @@ first and may then take their time.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,6 +32,7 @@ _QUICK = 1.0
 _SIGN_OF_LIFE = 0.6
 _PATIENT = 30.0
 _LONG = 600.0
+_SILENCE = 3.0  # seconds an engine that gave no sign of life is not asked again: others wait for the answer
 _POOL = 16
 
 
@@ -49,6 +51,7 @@ class DockerClient:
         self._lock = threading.Lock()
         self._sessions: dict[float, APIClient] = {}
         self._version: tuple[int, int] | None = None
+        self._silent_until = 0.0
 
     @property
     def api_version(self) -> tuple[int, int]:
@@ -66,6 +69,7 @@ class DockerClient:
 
     def read(self, call: Callable[[Api], T], *, missing: TriuneError | None = None) -> T:
         """Run a request that changes nothing. Raises Unreachable within 2 s; `missing` in place of a 404."""
+        self._require_no_silence()
         try:
             return self._call(call, _QUICK, missing)
         except _TimedOut:
@@ -83,11 +87,18 @@ class DockerClient:
 
     def ping(self) -> None:
         """Raise Unreachable if the engine gives no sign of life."""
+        self._require_no_silence()
         try:
             self._call(lambda api: api.ping(), _SIGN_OF_LIFE, None)
-        except TriuneError:
+        except TriuneError as error:
+            if isinstance(error, _TimedOut):
+                self._silent_until = time.monotonic() + _SILENCE
             self.forget()
             raise
+
+    def _require_no_silence(self) -> None:
+        if time.monotonic() < self._silent_until:
+            raise _TimedOut(*_silent(self.socket_path), hint=_START)
 
     def forget(self) -> None:
         """Drop connections and what was agreed upon: the engine may come back as another version."""

@@ -12,6 +12,7 @@ from triune.domain.errors import Conflict, Failed, Invalid, Unsupported
 from triune.domain.image import FormKind
 from triune.domain.instance import InstanceSpec, WaitFor
 from triune.domain.network import Nic
+from triune.domain.units import format_size
 from triune.engines.base import Command, Engine, LaunchPlan
 from triune.services.images import Images
 from triune.services.instances import policy
@@ -21,6 +22,7 @@ from triune.services.operations import Task
 from triune.store import Put, Store
 
 AUTO = "auto"
+_LEAST_ROOM = 16 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,7 @@ class Launcher:
         """Refuse what can be refused at once; returns the request with the engine chosen."""
         spec = request.spec
         policy.check(spec)
+        self._require_room(spec.name)
         self._inventory.require_free(spec.name)
         engine = self._engine(spec)
         if spec.network == "":
@@ -134,6 +137,16 @@ class Launcher:
             f"no engine of this host can run {spec.image}",
             hint="See what is missing: triune doctor",
         )
+
+    def _require_room(self, name: str) -> None:
+        """On a full disk nothing new begins: what is left is needed to stop and remove instances."""
+        room = self._store.room()
+        if room is not None and room < _LEAST_ROOM:
+            raise Failed(
+                "no_space",
+                f"only {format_size(room)} are left on the disk of Triune's data, too little to launch {name}",
+                hint="Make room (triune rm, triune image rm); see: df -h",
+            )
 
     def _require_available(self, engine: Engine) -> None:
         probe = engine.probe()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -106,6 +107,12 @@ class Operations:
                 log.warning("old operations could not be forgotten: %s", error)
 
     def _fail(self, task: Task, error: BaseException) -> None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            error = Failed(
+                "no_space",
+                f"no space is left on the disk{f' of {error.filename}' if error.filename else ''}",
+                hint="Make room and repeat; see: df -h",
+            )
         if not isinstance(error, TriuneError):
             log.exception("operation %s failed", task.operation.id, exc_info=error)
             error = Failed(

@@ -111,7 +111,10 @@ def test_watching_a_hung_engine_ends_when_told(served: Callable[[Answer], str]) 
     assert events == ["engine-down"]
 
 
-def test_an_engine_that_hangs_after_it_answered(served: Callable[[Answer], str]) -> None:
+def test_an_engine_that_hangs_after_it_answered(
+    served: Callable[[Answer], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("triune.engines.docker.client._SILENCE", 0.2)
     hung = threading.Event()
     answers = {"/version": '{"ApiVersion": "1.41", "Version": "20.10"}', "/json": "[]", "/_ping": "OK"}
     engine = DockerEngine(served(scripted(answers, hung)))
@@ -121,7 +124,12 @@ def test_an_engine_that_hangs_after_it_answered(served: Callable[[Answer], str])
     with pytest.raises(Unreachable):
         engine.list()
     assert time.monotonic() - begin < 2.0
+    with pytest.raises(Unreachable) as caught:
+        engine.list()
+    assert time.monotonic() - begin < 2.0, "the next one is answered at once"
+    assert caught.value.hint
     hung.clear()
+    time.sleep(0.3)
     assert engine.list() == []
 
 

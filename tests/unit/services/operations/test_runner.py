@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -419,3 +420,13 @@ def test_events_are_numbered_kept_and_a_laggard_is_dropped(house: House) -> None
     house.open()
     assert house.events.publish("daemon.started", "daemon").sequence > 10
     assert last >= 1100
+
+
+def test_a_full_disk_is_told_as_one(house: House) -> None:
+    def fails(task: Task) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/srv/instances/a")
+
+    done = house.operations.wait(house.operations.submit("launch", "instances/a", fails).id, 5)
+    assert done.error is not None
+    assert (done.error["code"], done.error["kind"]) == ("no_space", "Failed")
+    assert "/srv/instances/a" in done.error["message"] and done.error["hint"]
