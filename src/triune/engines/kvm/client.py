@@ -15,6 +15,8 @@ from triune.host import bindings
 T = TypeVar("T")
 
 PATIENCE = 1.8  # seconds; "within two seconds" with something left for the rest
+_SIGN_OF_LIFE = 0.5
+_BUSY = 30.0  # libvirt itself gives a process that it kills 15 s
 _MOST_WAITING = 4
 _TRY_AGAIN = 10.0  # seconds between attempts while earlier ones wait
 _KEEPALIVE = (2, 3)  # seconds between probes, and how many may stay unanswered
@@ -67,9 +69,9 @@ def bounded(
     uri: str,
     seconds: float = PATIENCE,
     *,
-    late: Callable[[threading.Thread], None] = lambda _thread: None,
+    late: Callable[[threading.Thread], float] = lambda _thread: 0.0,
 ) -> T:
-    """Run `work` in a thread and wait for it; raise Unreachable after `seconds`, telling `late` of the thread.
+    """Run `work` in a thread and wait for it; raise Unreachable after `seconds`, and as many more as `late` says.
 
     A socket that nobody serves accepts connections and says nothing; libvirt waits for it without an end.
     """
@@ -85,10 +87,11 @@ def bounded(
     thread = threading.Thread(target=attempt, name="libvirt-call", daemon=True)
     thread.start()
     thread.join(seconds)
+    if thread.is_alive():
+        thread.join(late(thread))
     if trouble:
         raise trouble[0]
     if not result:
-        late(thread)
         raise unreachable(uri, f"no answer within {seconds:g} s")
     return result[0]
 
@@ -131,8 +134,9 @@ class Client:
             connection.setKeepAlive(*_KEEPALIVE)
             return connection
 
-        def late(thread: threading.Thread) -> None:
+        def late(thread: threading.Thread) -> float:
             self._waiting = [*self._waiting, (time.monotonic(), thread)]
+            return 0.0
 
         with self.errors():
             return bounded(attempt, self.uri, late=late)
@@ -154,11 +158,24 @@ class Client:
                 with self.errors(name):
                     if seconds is None:
                         return work(connection)
-                    return bounded(lambda c=connection: work(c), self.uri, seconds)  # type: ignore[misc]
+                    return self._bounded(connection, work, seconds)
             except Unreachable:
                 if attempt or connection.isAlive():
                     raise
         raise AssertionError
+
+    def _bounded(self, connection: Any, work: Callable[[Any], T], seconds: float) -> T:
+        """`work` within `seconds`, or for longer where libvirt gives a sign of life: while it kills one guest, all that
+        is asked of that guest waits."""
+
+        def late(_thread: threading.Thread) -> float:
+            try:
+                bounded(connection.getLibVersion, self.uri, _SIGN_OF_LIFE)
+            except (TriuneError, library().libvirtError):
+                return 0.0
+            return _BUSY
+
+        return bounded(lambda: work(connection), self.uri, seconds - _SIGN_OF_LIFE, late=late)
 
     def domain(self, name: str) -> Any:
         """The domain. Raises NotFound("instance_not_found")."""
