@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from triune.domain.limits import Limits
 from triune.domain.network import Publish
 
 
@@ -48,7 +49,8 @@ class VolumeMount:
 class InstanceSpec:
     """What a launch asks for. Sizes in bytes; None means the engine's default (often: no limit).
 
-    `network` "" is the host's default network, None is no network at all.
+    `network` "" is the host's default network, None is no network at all. `limits` has all but `cpus` and `memory`.
+    `pool` names where the root goes, None is the engine's own place.
     """
 
     name: str
@@ -63,6 +65,8 @@ class InstanceSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+    pool: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

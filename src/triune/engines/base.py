@@ -21,12 +21,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from triune.domain.image import Form, FormKind, OciForm
-from triune.domain.instance import Instance, InstanceDetail, InstanceSpec, Stats
+from triune.domain.instance import Instance, InstanceDetail, InstanceSpec, Stats, VolumeMount
+from triune.domain.limits import Limits
 from triune.domain.network import Network, Nic
 from triune.domain.operation import Progress
+from triune.domain.pool import PoolPlace, Volume
+from triune.domain.snapshot import Snapshot
+
+FACETS = (
+    *("commands", "pausing", "renaming", "logs", "console", "bridging", "oci", "ports"),
+    *("limiting", "snapshots", "cloning", "templates", "attaching", "files", "archiving"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +59,8 @@ class LaunchPlan:
     """All that `create` needs: the spec, the image's form for this engine, and what the host reserved for it.
 
     `spec.command` is only for OCI forms, whose main process it is; a system refuses it with
-    Unsupported("command_unsupported"): the launch runs it inside, once the system is up.
+    Unsupported("command_unsupported"): the launch runs it inside, once the system is up. `pool` None is the engine's
+    own place.
     """
 
     spec: InstanceSpec
@@ -60,6 +70,7 @@ class LaunchPlan:
     nics: tuple[Nic, ...] = ()
     machine_id: str = ""
     user_data: str | None = None
+    pool: PoolPlace | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +109,13 @@ class Engine(Protocol):
     bridging: Bridging | None
     oci: OciStore | None
     ports: NativePorts | None
+    limiting: Limiting | None
+    snapshots: Snapshots | None
+    cloning: Cloning | None
+    templates: Templates | None
+    attaching: Attaching | None
+    files: Files | None
+    archiving: Archiving | None
 
     def probe(self) -> Probe:
         """Say what works here. Never raises."""
@@ -266,3 +284,160 @@ class OciStore(Protocol):
 
         An id stands for the image without a tag: one that somebody has tagged stays.
         """
+
+
+class Limiting(Protocol):
+    """Limits of CPU, memory, processes and disk. Those of the network are the limits service's own work, on the host's
+    end of each card.
+
+    `keys` are the keys of `domain.limits.FIELDS` that can be enforced here, `live` those of them that act at once on a
+    running instance. A key that is missing has its reason in `Probe.missing["limiting.KEY"]`.
+    """
+
+    keys: frozenset[str]
+    live: frozenset[str]
+
+    def read(self, name: str) -> Limits:
+        """What is in force (or will be, for a stopped one), read from the technology."""
+
+    def apply(self, name: str, limits: Limits, changed: frozenset[str]) -> frozenset[str]:
+        """Set the keys in `changed` to their values in `limits`, for now and for every later start; None lifts one.
+
+        Returns the keys that act only after the next start. All or nothing: what it had is put back when it raises.
+        Raises Conflict("limit_below_use") where the instance uses more than it would be allowed, Unsupported.
+        """
+
+
+class Snapshots(Protocol):
+    """Points in time, kept by the technology beside the instance and listed from there.
+
+    `memory`: whether the running state can be kept here; `Probe.missing["snapshots.memory"]` says why not.
+    """
+
+    memory: bool
+
+    def create(self, name: str, snapshot: Snapshot, progress: Progress) -> Snapshot:
+        """Take it as `snapshot` says (name, created, memory, expires, schedule, comment); returns it completed.
+
+        Raises Conflict("snapshot_exists"). A running instance is held still for as short as possible. Leaves nothing behind when it raises."""
+
+    def list(self, name: str) -> Sequence[Snapshot]:
+        """All of an instance, the oldest first. Never called by the inventory."""
+
+    def restore(self, name: str, snapshot: str, progress: Progress) -> None:
+        """Put back exactly what was there. The instance is stopped, and stays so unless the snapshot has memory (then
+        it runs). When it raises, the instance is as before."""
+
+    def delete(self, name: str, snapshot: str, progress: Progress) -> None:
+        """Remove it; gone: succeed. Raises Conflict("snapshot_in_use") where others need it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClonePlan:
+    """A copy of an instance under a new identity: name, machine-id, cards, SSH host keys. `snapshot` None: as it is
+    now."""
+
+    name: str
+    new: str
+    created: datetime
+    machine_id: str
+    nics: tuple[Nic, ...] = ()
+    snapshot: str | None = None
+
+
+class Cloning(Protocol):
+    """Copy-on-write copies. `live`: also of running instances."""
+
+    live: bool
+
+    def clone(self, plan: ClonePlan, progress: Progress) -> None:
+        """Make it, stopped. `delete(plan.new)` is its undo. Leaves nothing behind when it raises."""
+
+
+class Templates(Protocol):
+    """Booted, idle, saved copies of an image from which instances start warm."""
+
+    def ready(self, plan: LaunchPlan) -> bool:
+        """Whether a template fits this plan now (image, machine settings, versions)."""
+
+    def why_not(self, plan: LaunchPlan) -> str:
+        """Why this plan can't start warm at all, one sentence; "" when it can."""
+
+    def make(self, plan: LaunchPlan, progress: Progress) -> None:
+        """Boot the plan's image once and save it; does nothing when `ready`."""
+
+    def launch(self, plan: LaunchPlan, progress: Progress) -> None:
+        """`create`, `start` and `wait_ready` in one, from the template. Leaves nothing behind when it raises."""
+
+    def list(self) -> Sequence[Mapping[str, object]]:
+        """`{image, size, created, ready, why}` of each on disk."""
+
+    def remove(self, image: str) -> None:
+        """Remove those of an image. Gone: succeed."""
+
+
+class Attaching(Protocol):
+    """Volumes of a pool in existing instances. `live`: also while it runs."""
+
+    live: bool
+
+    def attach(self, name: str, volume: Volume, mount: VolumeMount, progress: Progress) -> None:
+        """Make the volume visible at `mount.target` (a disk: as a block device), now and after every start."""
+
+    def detach(self, name: str, volume: Volume, progress: Progress) -> None:
+        """Take it away. Raises Conflict("volume_busy"). Not attached: succeed."""
+
+
+class Files(Protocol):
+    """Files of an instance, as tar streams. Running or stopped where the technology can."""
+
+    def read(self, name: str, path: str) -> Iterator[bytes]:
+        """A tar stream of what is at `path` (absolute, inside), its members below its last component, links as links.
+        Raises NotFound("path_not_found")."""
+
+    def write(self, name: str, path: str, tar: Iterator[bytes]) -> None:
+        """Unpack a tar stream into the folder `path` inside. Members can't leave it. Raises NotFound."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One piece of an instance's data in a backup.
+
+    `kind`: "disk" (a block disk, raw), "tree" (a root tree or folder) or "oci". `name` is stable between backups.
+    Trees are read from `path` directly; disks from `path` when `format` is raw, else through what the engine opened.
+    `changed` are the (offset, length) ranges written since the backup named `base`, None when unknown.
+    """
+
+    kind: str
+    name: str
+    path: Path
+    size: int | None = None
+    format: str = ""
+    base: str | None = None
+    changed: tuple[tuple[int, int], ...] | None = None
+
+
+class Archiving(Protocol):
+    """What a backup reads and a restore writes."""
+
+    def describe(self, name: str) -> Mapping[str, object]:
+        """The instance's configuration as JSON, enough to make it again on another host."""
+
+    def open(self, name: str, base: str | None, progress: Progress) -> Archive:
+        """Hold the instance's data still (briefly) and give access to it. `base` names an earlier backup."""
+
+    def restore(self, plan: LaunchPlan, described: Mapping[str, object], folder: Path, progress: Progress) -> None:
+        """Make a stopped instance of what a backup held; `folder` has its parts by name. `delete` is its undo."""
+
+
+class Archive(Protocol):
+    """An instance's data, held still until `close`."""
+
+    parts: Sequence[Part]
+    consistency: str
+
+    def keep(self, backup: str) -> None:
+        """The backup has been written: remember it as the base of the next one."""
+
+    def close(self) -> None:
+        """Let go of everything; succeeds after a failure too."""

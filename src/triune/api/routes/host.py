@@ -17,7 +17,7 @@ from triune.api.replies import Json
 from triune.api.routes.common import Run, Services
 from triune.app import Triune
 from triune.domain.errors import TriuneError
-from triune.engines.base import Engine
+from triune.engines.base import FACETS, Engine
 
 router = APIRouter(prefix="/v1", tags=["host"])
 
@@ -36,7 +36,6 @@ FEATURES = (
     "if-match",
     "operation-events",
 )
-_FACETS = ("commands", "pausing", "renaming", "logs", "console", "bridging", "oci", "ports")
 
 
 @router.get("", response_model=schemas.Version)
@@ -78,7 +77,7 @@ def _engine(engine: Engine) -> dict[str, Any]:
             "available": getattr(engine, facet) is not None,
             "reason": "" if getattr(engine, facet) is not None else probe.missing.get(facet, ""),
         }
-        for facet in _FACETS
+        for facet in FACETS
     }
     return {
         "name": engine.name,

@@ -13,17 +13,24 @@ from triune.domain.image import FormKind, OciForm
 from triune.domain.instance import Instance, InstanceDetail, Stats
 from triune.domain.operation import Progress
 from triune.engines.base import (
+    Archiving,
+    Attaching,
     Bridging,
+    Cloning,
     Commands,
     Console,
     EventSink,
+    Files,
     LaunchPlan,
+    Limiting,
     Logs,
     NativePorts,
     OciStore,
     Pausing,
     Probe,
     Renaming,
+    Snapshots,
+    Templates,
     Watch,
 )
 from triune.engines.docker import probing, spec
@@ -63,6 +70,13 @@ class DockerEngine:
         self.bridging: Bridging | None = DockerBridging(self._client)
         self.oci: OciStore | None = self._images
         self.ports: NativePorts | None = Ports(self._client)
+        self.limiting: Limiting | None = None
+        self.snapshots: Snapshots | None = None
+        self.cloning: Cloning | None = None
+        self.templates: Templates | None = None
+        self.attaching: Attaching | None = None
+        self.files: Files | None = None
+        self.archiving: Archiving | None = None
 
     def probe(self) -> Probe:
         """Versions, storage driver, cgroups, runtimes, security options."""

@@ -21,13 +21,18 @@ from triune.domain.names import instance_name, single_line
 from triune.domain.network import Network
 from triune.domain.operation import Progress
 from triune.engines.base import (
+    Archiving,
+    Attaching,
     Bridging,
+    Cloning,
     Command,
     Commands,
     Console,
     EngineEvent,
     EventSink,
+    Files,
     LaunchPlan,
+    Limiting,
     Logs,
     NativePorts,
     OciStore,
@@ -35,6 +40,8 @@ from triune.engines.base import (
     Probe,
     Renaming,
     Session,
+    Snapshots,
+    Templates,
     Terminal,
     Watch,
 )
@@ -92,6 +99,13 @@ class FakeEngine:
         self.bridging: Bridging | None = None if "bridging" in absent else _Bridging(self)
         self.oci: OciStore | None = None if "oci" in absent else FakeImages(self._alive)
         self.ports: NativePorts | None = None if "ports" in absent else _Ports(self)
+        self.limiting: Limiting | None = None
+        self.snapshots: Snapshots | None = None
+        self.cloning: Cloning | None = None
+        self.templates: Templates | None = None
+        self.attaching: Attaching | None = None
+        self.files: Files | None = None
+        self.archiving: Archiving | None = None
 
     # What tests use to make trouble.
 

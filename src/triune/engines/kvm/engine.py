@@ -54,6 +54,13 @@ class KvmEngine:
         self.bridging: base.Bridging | None = None
         self.oci: base.OciStore | None = None
         self.ports: base.NativePorts | None = None
+        self.limiting: base.Limiting | None = None
+        self.snapshots: base.Snapshots | None = None
+        self.cloning: base.Cloning | None = None
+        self.templates: base.Templates | None = None
+        self.attaching: base.Attaching | None = None
+        self.files: base.Files | None = None
+        self.archiving: base.Archiving | None = None
 
     def host(self) -> spec.HostFacts:
         """What this host can do; proved once."""

@@ -12,17 +12,24 @@ from triune.domain.image import FormKind
 from triune.domain.instance import Instance, InstanceDetail, State, Stats
 from triune.domain.operation import Progress
 from triune.engines.base import (
+    Archiving,
+    Attaching,
     Bridging,
+    Cloning,
     Commands,
     Console,
     EventSink,
+    Files,
     LaunchPlan,
+    Limiting,
     Logs,
     NativePorts,
     OciStore,
     Pausing,
     Probe,
     Renaming,
+    Snapshots,
+    Templates,
     Watch,
 )
 from triune.engines.lxc import detail, ready, stats
@@ -67,6 +74,13 @@ class LxcEngine:
         self.bridging: Bridging | None = None
         self.oci: OciStore | None = None
         self.ports: NativePorts | None = None
+        self.limiting: Limiting | None = None
+        self.snapshots: Snapshots | None = None
+        self.cloning: Cloning | None = None
+        self.templates: Templates | None = None
+        self.attaching: Attaching | None = None
+        self.files: Files | None = None
+        self.archiving: Archiving | None = None
 
     def probe(self) -> Probe:
         """Say what works here."""
