@@ -319,7 +319,9 @@ class Snapshots(Protocol):
     def create(self, name: str, snapshot: Snapshot, progress: Progress) -> Snapshot:
         """Take it as `snapshot` says (name, created, memory, expires, schedule, comment); returns it completed.
 
-        Raises Conflict("snapshot_exists"). A running instance is held still for as short as possible. Leaves nothing behind when it raises."""
+        Raises Conflict("snapshot_exists"). A running instance is held still for as short as possible. Leaves nothing
+        behind when it raises.
+        """
 
     def list(self, name: str) -> Sequence[Snapshot]:
         """All of an instance, the oldest first. Never called by the inventory."""
