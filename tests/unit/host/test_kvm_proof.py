@@ -11,6 +11,12 @@ import pytest
 
 from triune.host import kvm
 
+
+@pytest.fixture(autouse=True)
+def _no_host_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kvm, "_host_kernel", lambda: None)
+
+
 needs_qemu = pytest.mark.skipif(shutil.which(kvm.QEMU) is None, reason="QEMU is not installed")
 
 
@@ -90,7 +96,8 @@ def fake_qemu(folder: Path, monkeypatch: pytest.MonkeyPatch, cases: str) -> Path
     program.write_text(
         "#!/bin/sh\n"
         'case "$*" in *--version*) echo "QEMU emulator version 9.9"; exit 0 ;; esac\n'
-        'while [ $# -gt 0 ]; do case "$1" in -machine) accel="$2" ;; -cpu) cpu="$2" ;; esac; shift; done\n'
+        'while [ $# -gt 0 ]; do case "$1" in\n'
+        '-machine) accel="$2" ;; -cpu) cpu="$2" ;; -initrd) cpu="$cpu stock" ;; esac; shift; done\n'
         f'echo "${{accel#*=}} $cpu" >> {tried}\n'
         f'case "${{accel#*=}} $cpu" in {cases} "tcg max") exit 99 ;; *) exit 1 ;; esac\n'
     )
@@ -141,3 +148,41 @@ def test_what_proves_nothing_is_asked_again(tmp_path: Path, monkeypatch: pytest.
     assert kvm.prove(cache=cache, device=device).code == "unproven"
     fake_qemu(tmp_path, monkeypatch, '"kvm host") exit 99 ;;')
     assert kvm.prove(cache=cache, device=device).code == "ok"
+
+
+def test_a_stock_kernel_that_hangs_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A para-virtual hypervisor emulated every instruction of the payload, and stopped at a kernel's cmpxchg16b."""
+    tried = fake_qemu(
+        tmp_path, monkeypatch, '"kvm host"|"tcg max stock") exit 99 ;; "kvm host stock") exec sleep 60 ;;'
+    )
+    monkeypatch.setattr(kvm, "_KERNEL_PATIENCE", 0.5)
+    device, cache, kernel = tmp_path / "kvm", tmp_path / "proof.json", tmp_path / "vmlinuz"
+    device.touch()
+    assert kvm.prove(cache=cache, device=device).usable
+    proof = kvm.prove(kernel, cache=cache, device=device)
+    assert (proof.usable, proof.code, proof.kernel) == (False, "kernel_failed", str(kernel))
+    assert "hangs" in proof.reason
+    assert tried.read_text().splitlines() == ["kvm host", "kvm host stock", "tcg max stock"]
+    assert kvm.prove(kernel, cache=cache, device=device) == proof
+    assert kvm.prove(cache=cache, device=device) == proof
+    assert len(tried.read_text().splitlines()) == 3
+
+
+def test_a_stock_kernel_that_comes_up_is_the_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = fake_qemu(tmp_path, monkeypatch, '"kvm host"|"kvm host stock") exit 99 ;;')
+    device, cache = tmp_path / "kvm", tmp_path / "proof.json"
+    device.touch()
+    proof = kvm.prove(tmp_path / "one", cache=cache, device=device)
+    assert (proof.usable, proof.kernel) == (True, str(tmp_path / "one"))
+    assert kvm.prove(tmp_path / "two", cache=cache, device=device) == proof
+    assert tried.read_text().splitlines() == ["kvm host", "kvm host stock"]
+
+
+def test_a_kernel_that_fails_everywhere_proves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = fake_qemu(tmp_path, monkeypatch, '"kvm host") exit 99 ;;')
+    device, cache, kernel = tmp_path / "kvm", tmp_path / "proof.json", tmp_path / "own"
+    device.touch()
+    proof = kvm.prove(kernel, cache=cache, device=device)
+    assert (proof.usable, proof.kernel, proof.unfit) == (True, "", (str(kernel),))
+    assert kvm.prove(kernel, cache=cache, device=device) == proof
+    assert tried.read_text().splitlines() == ["kvm host", "kvm host stock", "tcg max stock"]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from triune.domain.errors import TriuneError
-from triune.domain.image import FormKind
+from triune.domain.image import DiskForm, FormKind
 from triune.domain.instance import Instance, InstanceDetail, Stats
 from triune.domain.operation import Progress
 from triune.engines import base
@@ -44,6 +44,7 @@ class KvmEngine:
         self._proof_cache = proof_cache
         self._facts: spec.HostFacts | None = None
         self._facts_lock = threading.Lock()
+        self._proved = False
         self._kernels: dict[str, str] = {}
         self._lifecycle = Lifecycle(self._client, state_dir)
         self.commands: base.Commands | None = Commands(self._client, state_dir)
@@ -62,12 +63,12 @@ class KvmEngine:
         self.files: base.Files | None = None
         self.archiving: base.Archiving | None = None
 
-    def host(self) -> spec.HostFacts:
-        """What this host can do; proved once."""
+    def host(self, kernel: Path | None = None) -> spec.HostFacts:
+        """What this host can do; proved once. `kernel`: a stock one to prove it with, if none has been tried."""
         with self._facts_lock:
-            if self._facts is not None:
+            if self._facts is not None and (kernel is None or self._proved):
                 return self._facts
-            proof = kvm.prove(cache=self._proof_cache)
+            proof = kvm.prove(kernel, cache=self._proof_cache)
             facts = spec.HostFacts(
                 accelerated=proof.usable,
                 memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
@@ -80,6 +81,7 @@ class KvmEngine:
             # A device or a QEMU that was not there may come while we run.
             if proof.lasting:
                 self._facts = facts
+                self._proved = bool(proof.kernel) or not proof.usable or str(kernel) in proof.unfit
             return facts
 
     def probe(self) -> Probe:
@@ -108,14 +110,17 @@ class KvmEngine:
 
     def check(self, plan: LaunchPlan) -> None:
         """Raise Invalid or Unsupported if `create` would refuse."""
-        spec.check(plan, self.host())
+        spec.check(plan, self._host_for(plan))
         if spec.needs_seed(plan):
             seed.tool()
 
     def create(self, plan: LaunchPlan, progress: Progress) -> None:
         """Make it, stopped. Steps: kvm-disk, kvm-seed, kvm-define."""
         self.check(plan)
-        self._lifecycle.create(plan, self.host(), progress)
+        self._lifecycle.create(plan, self._host_for(plan), progress)
+
+    def _host_for(self, plan: LaunchPlan) -> spec.HostFacts:
+        return self.host(plan.form.kernel if isinstance(plan.form, DiskForm) else None)
 
     def start(self, name: str, progress: Progress) -> None:
         """Start it."""

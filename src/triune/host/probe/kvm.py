@@ -30,11 +30,18 @@ def _device(view: View) -> Finding:
         sentence = "/dev/kvm is there; without QEMU it cannot be proved."
         return unknown("kvm.device", AREA, sentence, "triune setup", device=True)
     proof = prove()
-    facts: Facts = {"device": True, "usable": bool(proof.usable), "reason": str(proof.reason), "cpu": proof.cpu}
+    facts: Facts = {
+        "device": True, "usable": proof.usable, "reason": proof.reason, "cpu": proof.cpu,
+        "kernel": proof.kernel or None,
+    }  # fmt: skip
+    untried = "" if proof.kernel else "; no stock kernel has been tried yet (that of the first virtual machine will be)"
     if proof.usable and proof.cpu != HOST_CPU:
-        return warning("kvm.device", AREA, f"{_inline(proof.reason)}; virtual machines get that plain model.", **facts)
+        return warning(
+            "kvm.device", AREA, f"{_inline(proof.reason)}; virtual machines get that plain model{untried}.", **facts
+        )
     if proof.usable:
-        return ok("kvm.device", AREA, "/dev/kvm ran a test guest: virtual machines are hardware-accelerated.", **facts)
+        sentence = f"/dev/kvm ran a test guest: virtual machines are hardware-accelerated{untried}."
+        return ok("kvm.device", AREA, sentence, **facts)
     sentence = f"{_inline(facts['reason'])}; {_EMULATED}."
     return warning("kvm.device", AREA, sentence, **facts)
 
