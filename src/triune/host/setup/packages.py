@@ -27,6 +27,7 @@ _COMMON = (
     "iptables",  # other firewalls' rules are read and opened through it
     "iproute2",
     "e2fsprogs",  # file systems of disks made without root
+    "btrfs-progs",  # pools with snapshots and quotas
     "dosfstools",
     "mtools",  # EFI partitions made without mounting
     "fdisk",  # sfdisk: partition tables
