@@ -31,6 +31,7 @@ from triune.domain.network import Network, Nic
 from triune.domain.operation import Progress
 from triune.domain.pool import PoolPlace, Volume
 from triune.domain.snapshot import Snapshot
+from triune.engines.archiving import Archiving as Archiving
 
 FACETS = (
     *("commands", "pausing", "renaming", "logs", "console", "bridging", "oci", "ports"),
@@ -399,47 +400,3 @@ class Files(Protocol):
 
     def write(self, name: str, path: str, tar: Iterator[bytes]) -> None:
         """Unpack a tar stream into the folder `path` inside. Members can't leave it. Raises NotFound."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """One piece of an instance's data in a backup.
-
-    `kind`: "disk" (a block disk, raw), "tree" (a root tree or folder) or "oci". `name` is stable between backups.
-    Trees are read from `path` directly; disks from `path` when `format` is raw, else through what the engine opened.
-    `changed` are the (offset, length) ranges written since the backup named `base`, None when unknown.
-    """
-
-    kind: str
-    name: str
-    path: Path
-    size: int | None = None
-    format: str = ""
-    base: str | None = None
-    changed: tuple[tuple[int, int], ...] | None = None
-
-
-class Archiving(Protocol):
-    """What a backup reads and a restore writes."""
-
-    def describe(self, name: str) -> Mapping[str, object]:
-        """The instance's configuration as JSON, enough to make it again on another host."""
-
-    def open(self, name: str, base: str | None, progress: Progress) -> Archive:
-        """Hold the instance's data still (briefly) and give access to it. `base` names an earlier backup."""
-
-    def restore(self, plan: LaunchPlan, described: Mapping[str, object], folder: Path, progress: Progress) -> None:
-        """Make a stopped instance of what a backup held; `folder` has its parts by name. `delete` is its undo."""
-
-
-class Archive(Protocol):
-    """An instance's data, held still until `close`."""
-
-    parts: Sequence[Part]
-    consistency: str
-
-    def keep(self, backup: str) -> None:
-        """The backup has been written: remember it as the base of the next one."""
-
-    def close(self) -> None:
-        """Let go of everything; succeeds after a failure too."""
