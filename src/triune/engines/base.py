@@ -21,7 +21,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from triune.domain.image import Form, FormKind, OciForm
@@ -31,7 +30,7 @@ from triune.domain.network import Network, Nic
 from triune.domain.operation import Progress
 from triune.domain.pool import PoolPlace, Volume
 from triune.domain.snapshot import Snapshot
-from triune.engines.archiving import Archiving as Archiving
+from triune.engines.archiving import Archiving
 
 FACETS = (
     *("commands", "pausing", "renaming", "logs", "console", "bridging", "oci", "ports"),

@@ -12,8 +12,8 @@ from triune.domain.errors import Conflict, Invalid, NotFound
 from triune.domain.image import FormKind, OciForm
 from triune.domain.instance import Instance, InstanceDetail, Stats
 from triune.domain.operation import Progress
+from triune.engines.archiving import Archiving
 from triune.engines.base import (
-    Archiving,
     Attaching,
     Bridging,
     Cloning,

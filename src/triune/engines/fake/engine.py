@@ -20,8 +20,8 @@ from triune.domain.instance import Instance, InstanceDetail, Origin, State, Stat
 from triune.domain.names import instance_name, single_line
 from triune.domain.network import Network
 from triune.domain.operation import Progress
+from triune.engines.archiving import Archiving
 from triune.engines.base import (
-    Archiving,
     Attaching,
     Bridging,
     Cloning,

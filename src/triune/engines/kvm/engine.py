@@ -13,6 +13,7 @@ from triune.domain.image import DiskForm, FormKind
 from triune.domain.instance import Instance, InstanceDetail, Stats
 from triune.domain.operation import Progress
 from triune.engines import base
+from triune.engines.archiving import Archiving
 from triune.engines.base import EventSink, LaunchPlan, Probe
 from triune.engines.kvm import counters, inventory, seed, spec
 from triune.engines.kvm.client import Client
@@ -61,7 +62,7 @@ class KvmEngine:
         self.templates: base.Templates | None = None
         self.attaching: base.Attaching | None = None
         self.files: base.Files | None = None
-        self.archiving: base.Archiving | None = None
+        self.archiving: Archiving | None = None
 
     def host(self, kernel: Path | None = None) -> spec.HostFacts:
         """What this host can do; proved once. `kernel`: a stock one to prove it with, if none has been tried."""

@@ -11,8 +11,8 @@ from triune.domain.errors import Failed, TriuneError
 from triune.domain.image import FormKind
 from triune.domain.instance import Instance, InstanceDetail, State, Stats
 from triune.domain.operation import Progress
+from triune.engines.archiving import Archiving
 from triune.engines.base import (
-    Archiving,
     Attaching,
     Bridging,
     Cloning,
