@@ -15,6 +15,7 @@ from triune.engines.base import Engine, Watch
 from triune.engines.registry import EngineSettings, engines
 from triune.services.images import Images
 from triune.services.instances import Instances
+from triune.services.limits import InstanceLimits, NoShaper, Shaper
 from triune.services.networks import Networks, NetworkSettings
 from triune.services.operations import Events, Operations
 from triune.store import SqliteStore, Store
@@ -105,8 +106,9 @@ class Triune:
         settings: Settings,
         *,
         make_networks: Callable[[Store, Mapping[str, Engine], NetworkSettings], Networks] = Networks,
+        make_shaper: Callable[[], Shaper] = NoShaper,
     ) -> None:
-        """`make_networks` lets tests leave the host's network alone."""
+        """`make_networks` and `make_shaper` let tests leave the host's network alone."""
         self.settings = settings
         self.store = SqliteStore(settings.data / "triune.db")
         self.events = Events(self.store)
@@ -114,7 +116,10 @@ class Triune:
         self.engines: dict[str, Engine] = engines(settings.engines)
         self.images = Images(settings.data / "images", self.engines, self._image_users)
         self.networks = make_networks(self.store, self.engines, settings.network)
-        self.instances = Instances(self.engines, self.images, self.networks, self.operations, self.events, self.store)
+        self.limits = InstanceLimits(self.engines, self.operations, self.store, make_shaper())
+        self.instances = Instances(
+            self.engines, self.images, self.networks, self.operations, self.events, self.store, self.limits
+        )
         self._watches: list[Watch] = []
 
     def start(self) -> None:
@@ -125,6 +130,7 @@ class Triune:
         for operation in self.operations.recover():
             log.warning("operation %s (%s %s) was interrupted", operation.id, operation.kind, operation.resource)
         self.instances.forget_vanished()
+        self.limits.enforce_all()
         self._watches = [engine.watch(self.instances.heard) for engine in self.engines.values()]
         self.events.publish("daemon.started", "daemon")
 

@@ -291,11 +291,14 @@ class Limiting(Protocol):
     end of each card.
 
     `keys` are the keys of `domain.limits.FIELDS` that can be enforced here, `live` those of them that act at once on a
-    running instance. A key that is missing has its reason in `Probe.missing["limiting.KEY"]`.
+    running instance. A key that is missing has its reason in `Probe.missing["limiting.KEY"]`. `volatile` are those that
+    the technology can't keep for the next start once they were changed: the limits service remembers them and applies
+    them after every start. At a launch all of `keys` come in `LaunchPlan.spec` (`cpus`, `memory`, `limits`).
     """
 
     keys: frozenset[str]
     live: frozenset[str]
+    volatile: frozenset[str]
 
     def read(self, name: str) -> Limits:
         """What is in force (or will be, for a stopped one), read from the technology."""

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -45,7 +46,7 @@ from triune.engines.base import (
     Terminal,
     Watch,
 )
-from triune.engines.fake import state
+from triune.engines.fake import limiting, state
 from triune.engines.fake.oci import FakeImages
 from triune.engines.fake.session import EchoConsole, open_session
 from triune.engines.fake.state import FakeInstance
@@ -55,7 +56,6 @@ _FORMS: Mapping[str, tuple[FormKind, type]] = {
     "lxc": (FormKind.TREE, TreeForm),
 }
 _SETTINGS = ("log", "ready", "start", "stop")
-_MEMORY = 32 << 20
 _LOOK = 0.05
 
 
@@ -99,7 +99,7 @@ class FakeEngine:
         self.bridging: Bridging | None = None if "bridging" in absent else _Bridging(self)
         self.oci: OciStore | None = None if "oci" in absent else FakeImages(self._alive)
         self.ports: NativePorts | None = None if "ports" in absent else _Ports(self)
-        self.limiting: Limiting | None = None
+        self.limiting: Limiting | None = None if "limiting" in absent else limiting.FakeLimiting(self)
         self.snapshots: Snapshots | None = None
         self.cloning: Cloning | None = None
         self.templates: Templates | None = None
@@ -150,7 +150,7 @@ class FakeEngine:
             running = one.state != "stopped"
             card = {
                 "network": one.network,
-                "interface": None,
+                "interface": f"fake{one.mac.replace(':', '')[-10:]}" if one.mac else None,
                 "mac": one.mac,
                 "addresses": [one.address] if one.address else [],
                 "published": one.ports,
@@ -159,7 +159,7 @@ class FakeEngine:
                 instance=self._row(one),
                 restarts=one.restarts,
                 uptime_s=time.time() - one.started if running and one.started else None,
-                memory_used_bytes=_MEMORY if running else None,
+                memory_used_bytes=limiting.MEMORY if running else None,
                 disk_used_bytes=0,
                 kernel="simulated",
                 isolation={"kernel": "shared", "boundary": "none: simulated", "privileged": False},
@@ -203,7 +203,7 @@ class FakeEngine:
                 self._instances.pop(spec.name, None)
             raise
         with self.changing():
-            self._instances[spec.name] = FakeInstance(
+            self._instances[spec.name] = made = FakeInstance(
                 name=spec.name,
                 image=plan.image,
                 created=plan.created.isoformat(),
@@ -216,6 +216,7 @@ class FakeEngine:
                 command=[*spec.command],
                 settings=dict(spec.settings),
             )
+            limiting.remember(made, replace(spec.limits, cpus=spec.cpus, memory=spec.memory))
         self._tell("created", spec.name)
 
     def start(self, name: str, progress: Progress) -> None:
@@ -229,6 +230,7 @@ class FakeEngine:
                 raise Failed("start_failed", f"{name} could not be started: it was told not to", hint="Unset start.")
             self._claim_ports(one)
             one.state, one.started = "running", time.time()
+            limiting.forget_volatile(one)
             one.log += one.settings.get("log", f"{name} started").split("|")
             if one.settings.get("ready") == "ended":
                 one.state = "stopped"
@@ -275,7 +277,7 @@ class FakeEngine:
             return {
                 one.name: Stats(
                     cpu_time_s=(time.time() - (one.started or time.time())) / 100,
-                    memory_bytes=_MEMORY,
+                    memory_bytes=limiting.MEMORY,
                     memory_limit_bytes=one.memory,
                     pids=1,
                 )

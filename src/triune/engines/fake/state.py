@@ -7,6 +7,8 @@ import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from triune.domain.limits import Value
+
 
 @dataclass(slots=True, kw_only=True)
 class FakeInstance:
@@ -27,6 +29,7 @@ class FakeInstance:
     ports: list[str] = field(default_factory=list)
     command: list[str] = field(default_factory=list)
     settings: dict[str, str] = field(default_factory=dict)
+    limits: dict[str, Value] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
     restarts: int = 0
 

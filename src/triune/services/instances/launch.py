@@ -17,6 +17,7 @@ from triune.engines.base import Command, Engine, LaunchPlan
 from triune.services.images import Images
 from triune.services.instances import policy
 from triune.services.instances.inventory import INTENT, Inventory, nearest
+from triune.services.limits import InstanceLimits
 from triune.services.networks import Networks
 from triune.services.operations import Task
 from triune.store import Put, Store
@@ -46,12 +47,14 @@ class Launcher:
         images: Images,
         networks: Networks,
         store: Store,
+        limits: InstanceLimits,
     ) -> None:
         self._engines = engines
         self._inventory = inventory
         self._images = images
         self._networks = networks
         self._store = store
+        self._limits = limits
 
     def checked(self, request: LaunchRequest) -> LaunchRequest:
         """Refuse what can be refused at once; returns the request with the engine chosen."""
@@ -60,6 +63,7 @@ class Launcher:
         self._require_room(spec.name)
         self._inventory.require_free(spec.name)
         engine = self._engine(spec)
+        self._limits.require(engine, spec.limits, spec.limits.by_key(), networked=spec.network is not None)
         if spec.network == "":
             spec = replace(spec, network=self._networks.default)
         if spec.network is not None:
@@ -95,9 +99,11 @@ class Launcher:
         task.step("create", f"creating {spec.name}")
         self._create(engine, plan, task)
         self._record(spec, plan.created)
+        self._limits.launched(engine, spec.name, spec.limits)
         if request.start:
             task.step("start", f"starting {spec.name}")
             engine.start(spec.name, task)
+            self._limits.enforce(engine, spec.name)
         task.keep()
         if request.start:
             self._settle(request, engine, task)

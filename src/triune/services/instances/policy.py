@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 from triune.domain.errors import Invalid
@@ -11,8 +11,8 @@ from triune.domain.instance import InstanceSpec
 from triune.domain.names import instance_name, single_line
 from triune.domain.network import Publish
 from triune.domain.units import format_size
+from triune.services import limits
 
-_SMALLEST_MEMORY = 4 * 2**20
 _LARGEST_DISK = 2**50  # qcow2 with its usual clusters ends at twice that
 
 
@@ -20,7 +20,8 @@ def check(spec: InstanceSpec) -> None:
     """Raise Invalid if this may not become an instance on this host."""
     instance_name(spec.name)
     _check_text(spec)
-    _check_limits(spec)
+    limits.check(replace(spec.limits, cpus=spec.cpus, memory=spec.memory))
+    _check_disk(spec)
     _check_ports(spec.publish)
     for volume in spec.volumes:
         if not volume.target.startswith("/") or ".." in volume.target.split("/"):
@@ -54,27 +55,7 @@ def _check_text(spec: InstanceSpec) -> None:
             raise Invalid("control_character", "the command contains a NUL character", hint="Remove it.")
 
 
-def _check_limits(spec: InstanceSpec) -> None:
-    if spec.memory is not None:
-        host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if spec.memory > host:
-            raise Invalid(
-                "memory_exceeds_host",
-                f"{format_size(spec.memory)} of memory is more than this host has ({format_size(host)})",
-                hint="Ask for less: --memory",
-            )
-        if spec.memory < _SMALLEST_MEMORY:
-            raise Invalid(
-                "memory_too_small",
-                f"{format_size(spec.memory)} of memory is too little for any instance",
-                hint="Ask for at least 4 MiB; a size without a unit is in bytes.",
-            )
-    if spec.cpus is not None and spec.cpus > (os.cpu_count() or 1) * 16:
-        raise Invalid(
-            "cpus_exceed_host",
-            f"{spec.cpus:g} CPUs are far more than this host has ({os.cpu_count()})",
-            hint="Ask for less: --cpus",
-        )
+def _check_disk(spec: InstanceSpec) -> None:
     if spec.disk is not None and spec.disk < 2**20:
         raise Invalid(
             "disk_too_small",

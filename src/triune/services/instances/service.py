@@ -10,12 +10,14 @@ from typing import Any, TypeVar
 
 from triune.domain.errors import Conflict, NotFound, TriuneError, Unreachable, Unsupported
 from triune.domain.instance import Instance, InstanceDetail, Origin, State, Stats
+from triune.domain.limits import Limits, Value
 from triune.domain.names import instance_name
 from triune.domain.operation import Operation, Silent
 from triune.engines.base import Command, Engine, EngineEvent, Session, Terminal
 from triune.services.images import Images
 from triune.services.instances.inventory import INTENT, Inventory, Listing, row
 from triune.services.instances.launch import Launcher, LaunchRequest
+from triune.services.limits import InstanceLimits
 from triune.services.networks import Networks
 from triune.services.operations import Events, Operations, Task
 from triune.store import Delete, Entry, Put, Store
@@ -36,14 +38,16 @@ class Instances:
         operations: Operations,
         events: Events,
         store: Store,
+        limits: InstanceLimits,
     ) -> None:
         self._engines = engines
         self._networks = networks
+        self._limits = limits
         self._operations = operations
         self._events = events
         self._store = store
         self._inventory = Inventory(engines, store)
-        self._launcher = Launcher(engines, self._inventory, images, networks, store)
+        self._launcher = Launcher(engines, self._inventory, images, networks, store, limits)
         operations.handlers["instance"] = self._erase_recorded
         operations.handlers["rename"] = self._finish_rename
         operations.handlers["start"] = self._finish_start
@@ -61,6 +65,10 @@ class Instances:
         if intent is not None and not found.command:  # a system's command: its engine does not know of it
             return replace(found, command=tuple(intent["spec"]["command"]))
         return found
+
+    def limits(self, name: str) -> Limits:
+        """What it may use. Raises NotFound."""
+        return self._limits.read(self._engine(name), name)
 
     def stats(self) -> Mapping[str, Stats]:
         """Counters of every running instance."""
@@ -95,6 +103,7 @@ class Instances:
         def work(task: Task) -> None:
             task.step("start", f"starting {name}")
             engine.start(name, task)
+            self._limits.enforce_started(engine, name)
 
         return self._submit("start", name, work)
 
@@ -119,6 +128,7 @@ class Instances:
             task.shield()
             task.step("start", f"starting {name}")
             engine.start(name, task)
+            self._limits.enforce_started(engine, name)
             self._count_restart(name)
 
         return self._submit("restart", name, work)
@@ -134,6 +144,15 @@ class Instances:
         engine = self._engine(name)
         pausing = _facet(engine, "pausing", engine.pausing)
         return self._submit("resume", name, lambda task: pausing.resume(name))
+
+    def set_limits(self, name: str, changes: Mapping[str, Value | None]) -> Operation:
+        """Change what it may use; values as `domain.limits.parse` returns them, None lifts a limit.
+
+        The result has `limits` (all, by key), `now` and `later`: the keys that act at once, or from the next start.
+        """
+        engine = self._engine(name)
+        self._limits.require_change(engine, name, changes)
+        return self._submit("set", name, lambda task: self._limits.change(engine, name, changes, task))
 
     def rename(self, name: str, new: str) -> Operation:
         """Give it another name, in its engine and on the network."""
@@ -197,6 +216,8 @@ class Instances:
         """An engine told of something; what others removed natively gives its address and name back."""
         if event.action == "engine-up":
             self._aside(f"{event.engine}-up", self._engine_up)
+        if event.action == "started" and (engine := self._engines.get(event.engine)) is not None:
+            self._aside(f"{event.name}-limits", lambda: self._limits.enforce_started(engine, event.name))
         # What is undefined while it runs is gone only when it stops.
         if event.action in ("deleted", "stopped") and (entry := self._intent_of(event, event.name)):
             self._aside(f"{event.name}-gone", lambda: self._forget_if_gone(entry))
@@ -239,6 +260,7 @@ class Instances:
         self._networks.engine_up()
         self._operations.settle()
         self.forget_vanished()
+        self._limits.enforce_all()
 
     def forget_vanished(self) -> None:
         """Give back what instances held that others removed while we did not hear of it."""
@@ -269,6 +291,7 @@ class Instances:
 
     def _forget(self, name: str) -> None:
         self._networks.release(name)
+        self._limits.forget(name)
         self._store.commit([Delete(INTENT + name)])
 
     def _erase_recorded(self, data: Mapping[str, Any]) -> None:
@@ -282,6 +305,7 @@ class Instances:
 
     def _rename_records(self, name: str, new: str) -> None:
         self._networks.rename(name, new)
+        self._limits.rename(name, new)
         entry = self._store.get(INTENT + name)
         if entry is not None:
             value = {**entry.value, "spec": {**entry.value["spec"], "name": new}}
