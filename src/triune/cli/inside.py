@@ -8,7 +8,8 @@ from collections.abc import Callable
 import click
 
 from triune.cli import terminal
-from triune.cli.options import instance_argument, pairs
+from triune.cli.options import instance_argument
+from triune.cli.pairs import pairs
 from triune.cli.problems import tell
 from triune.domain.errors import TriuneError
 from triune.sdk import Client

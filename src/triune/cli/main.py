@@ -50,9 +50,15 @@ def _require_text(arguments: list[str]) -> None:
 
 
 def _lean(arguments: list[str]) -> int | None:
-    """`triune list` in its common forms; None leaves it to Click."""
-    if not arguments or arguments[0] not in ("list", "ls", "ps") or "_TRIUNE_COMPLETE" in os.environ:
+    """`triune list` and `triune launch` in their common forms; None leaves it to Click."""
+    if not arguments or "_TRIUNE_COMPLETE" in os.environ:
         return None
-    from triune.cli.listing import lean
+    if arguments[0] in ("list", "ls", "ps"):
+        from triune.cli import listing
 
-    return lean(arguments[1:])
+        return listing.lean(arguments[1:])
+    if arguments[0] == "launch":
+        from triune.cli import launching
+
+        return launching.lean(arguments[1:])
+    return None

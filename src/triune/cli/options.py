@@ -126,16 +126,3 @@ def confirm(question: str, *, yes: bool) -> None:
             "confirmation_needed", "this asks for a confirmation, and there is no terminal", hint="Say it with --yes."
         )
     click.confirm(question, abort=True, err=True)
-
-
-def pairs(words: Iterable[str], option: str) -> dict[str, str]:
-    """`KEY=VALUE` words as a dict. Raises Invalid."""
-    found: dict[str, str] = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not key:
-            raise Invalid(
-                "bad_option", f"{option} {word!r} is not KEY=VALUE", hint=f"Write it like {option} KEY=VALUE."
-            )
-        found[key] = value
-    return found

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import TYPE_CHECKING
 
 from triune.cli.text import clean
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
     from rich.console import RenderableType
     from rich.progress import Progress as Bars
     from rich.progress import Task, TaskID
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from triune.sdk.types import OperationRow
 
 
-class Progress(AbstractContextManager["Progress"]):
+class Progress:
     """Shows several operations at once, each under a name. Safe to use from several threads.
 
     `steps` False keeps it quiet where there is no terminal, `quiet` everywhere.
@@ -107,6 +107,9 @@ class Progress(AbstractContextManager["Progress"]):
             )
             self._bars.start()
         return self._bars
+
+    def __enter__(self) -> Progress:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

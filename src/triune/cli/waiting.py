@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any
 
-from triune.cli.parallel import at_once
 from triune.cli.problems import tell
 from triune.cli.progress import Progress
 from triune.domain.errors import TriuneError
 from triune.domain.units import format_duration
-from triune.sdk import Client
+from triune.sdk.client import Client
 from triune.sdk.operations import outcome
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
     from triune.sdk.types import OperationRow
 
 
@@ -46,6 +47,8 @@ def _cancelled(client: Client, operation: str) -> bool:
 
 def each(names: Sequence[str], action: Callable[[Client, str], OperationRow], done: str, *, quiet: bool = False) -> int:
     """Do something with several instances at once; report each (`quiet`: only errors); return the worst exit code."""
+    from triune.cli.parallel import at_once
+
     client = Client()
     unique = list(dict.fromkeys(names))
     try:

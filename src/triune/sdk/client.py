@@ -1,16 +1,20 @@
-"""The client: the daemon's API as Python objects."""
+"""The client: the daemon's API as Python objects. Each part is imported at its first use: most commands need one."""
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
 
-from triune.sdk.events import Events
-from triune.sdk.images import Images
-from triune.sdk.instances import Instances
-from triune.sdk.networks import Networks
-from triune.sdk.operations import Operations
 from triune.sdk.transport import Transport
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from triune.sdk.events import Events
+    from triune.sdk.images import Images
+    from triune.sdk.instances import Instances
+    from triune.sdk.networks import Networks
+    from triune.sdk.operations import Operations
 
 
 class Client:
@@ -26,26 +30,36 @@ class Client:
     @cached_property
     def instances(self) -> Instances:
         """VMs, system containers and app containers."""
+        from triune.sdk.instances import Instances
+
         return Instances(self.transport)
 
     @cached_property
     def images(self) -> Images:
         """What instances start from."""
+        from triune.sdk.images import Images
+
         return Images(self.transport)
 
     @cached_property
     def networks(self) -> Networks:
         """The segments that instances join."""
+        from triune.sdk.networks import Networks
+
         return Networks(self.transport)
 
     @cached_property
     def operations(self) -> Operations:
         """Long-running actions."""
+        from triune.sdk.operations import Operations
+
         return Operations(self.transport)
 
     @cached_property
     def events(self) -> Events:
         """What happens."""
+        from triune.sdk.events import Events
+
         return Events(self.transport)
 
     def version(self) -> dict[str, Any]:

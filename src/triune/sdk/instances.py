@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import os
 
 from triune.sdk.http import ProtocolError
 from triune.sdk.inventory import inventory
 from triune.sdk.transport import Transport, segment, target
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import Any
+
     from triune.sdk.session import Session
     from triune.sdk.types import EngineProblem, InstanceDetail, InstanceRow, OperationRow, StatsRow
 
@@ -38,7 +40,7 @@ class Instances:
         (["data:/srv"]), `env`, `command`, `settings`, `user_data`, `wait` (ready | running | none), `timeout`
         (seconds), `start`. The key makes repeating safe; a new one is made for each call.
         """
-        key = idempotency_key or secrets.token_hex(16)
+        key = idempotency_key or os.urandom(16).hex()
         return self._change("POST", "/v1/instances", request, {"Idempotency-Key": key})
 
     def start(self, name: str) -> OperationRow:

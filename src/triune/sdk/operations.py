@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
 
 from triune.domain.errors import Failed, from_dict
 from triune.sdk.http import ProtocolError
 from triune.sdk.pages import pages
 from triune.sdk.sse import messages
 from triune.sdk.transport import Transport, segment, target
-from triune.sdk.types import ENDED
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
     from triune.sdk.types import OperationRow
 
-_LONGEST = 60.0
+    OnProgress = Callable[[OperationRow], None]
 
-OnProgress = Callable[["OperationRow"], None]
+ENDED = ("done", "failed", "cancelled", "interrupted")
+
+_LONGEST = 60.0
 
 
 class Operations:

@@ -125,6 +125,8 @@ def target(path: str, **parameters: object) -> str:
     given = {key: value for key, value in given.items() if value is not None}
     if not given:
         return path
+    if all(isinstance(value, int | float) for value in given.values()):
+        return f"{path}?" + "&".join(f"{key}={value}" for key, value in given.items())
     from urllib.parse import urlencode
 
     return f"{path}?{urlencode(given)}"
@@ -132,6 +134,8 @@ def target(path: str, **parameters: object) -> str:
 
 def segment(name: str, *, slash: bool = False) -> str:
     """A name as part of a path; `slash` keeps slashes (names of images)."""
+    if name.isascii() and name.replace("-", "").isalnum():
+        return name
     from urllib.parse import quote
 
     return quote(name, safe="/:" if slash else "")

@@ -137,6 +137,3 @@ class NetworkRow(TypedDict):
     domain: str
     default: bool
     members: list[str]
-
-
-ENDED = ("done", "failed", "cancelled", "interrupted")

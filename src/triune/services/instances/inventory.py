@@ -87,8 +87,11 @@ class Inventory:
             raise _not_found(name, listing)
         return self._engines[having[0]]
 
-    def require_free(self, name: str) -> None:
-        """Raise Conflict("instance_exists") where an engine has it, or had it when it last answered."""
+    def require_free(self, name: str) -> Listing:
+        """Raise Conflict("instance_exists") where an engine has it, or had it when it last answered.
+
+        Returns the listing that says so.
+        """
         listing = self.list()
         for instance in listing.instances:
             if instance.name == name:
@@ -96,6 +99,7 @@ class Inventory:
         entry = self._store.get(INTENT + name)
         if entry is not None and entry.value["engine"] in {problem.engine for problem in listing.problems}:
             raise _exists(name, entry.value["engine"], "which does not answer now")
+        return listing
 
     def _ask(self, what: str, calls: Mapping[str, Callable[[], T]]) -> tuple[dict[str, T], Sequence[EngineProblem]]:
         futures: dict[str, Future[T]] = {}

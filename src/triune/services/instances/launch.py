@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Any
 
 from triune.domain.errors import Conflict, Failed, Invalid, Unsupported
@@ -13,7 +14,7 @@ from triune.domain.image import FormKind
 from triune.domain.instance import InstanceSpec, WaitFor
 from triune.domain.network import Nic
 from triune.domain.units import format_size
-from triune.engines.base import Command, Engine, LaunchPlan
+from triune.engines.base import Command, Engine, LaunchPlan, Probe
 from triune.services.images import Images
 from triune.services.instances import policy
 from triune.services.instances.inventory import INTENT, Inventory, nearest
@@ -23,18 +24,24 @@ from triune.services.operations import Task
 from triune.store import Put, Store
 
 AUTO = "auto"
+_PROBE_LASTS_S = 60.0
+_LISTING_LASTS_S = 2.0
 _LEAST_ROOM = 16 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchRequest:
-    """A spec and how to carry it out. `spec.engine` may be "auto". `timeout` in seconds is for becoming ready."""
+    """A spec and how to carry it out. `spec.engine` may be "auto". `timeout` in seconds is for becoming ready.
+
+    `checked` is when its name was found free, by the monotonic clock.
+    """
 
     spec: InstanceSpec
     wait: WaitFor = WaitFor.READY
     user_data: str | None = None
     timeout: float = 180.0
     start: bool = True
+    checked: float = 0.0
 
 
 class Launcher:
@@ -55,13 +62,16 @@ class Launcher:
         self._networks = networks
         self._store = store
         self._limits = limits
+        self._probed: dict[str, float] = {}
 
     def checked(self, request: LaunchRequest) -> LaunchRequest:
         """Refuse what can be refused at once; returns the request with the engine chosen."""
         spec = request.spec
         policy.check(spec)
         self._require_room(spec.name)
-        self._inventory.require_free(spec.name)
+        checked = monotonic()
+        for problem in self._inventory.require_free(spec.name).problems:
+            self._probed.pop(problem.engine, None)
         engine = self._engine(spec)
         self._limits.require(engine, spec.limits, spec.limits.by_key(), networked=spec.network is not None)
         if spec.network == "":
@@ -75,7 +85,7 @@ class Launcher:
                 f"{spec.name} has no network to publish ports of",
                 hint="Leave --network out, or leave --publish out.",
             )
-        return replace(request, spec=replace(spec, engine=engine.name))
+        return replace(request, spec=replace(spec, engine=engine.name), checked=checked)
 
     def run(self, request: LaunchRequest, task: Task) -> dict[str, Any]:
         """The work of the operation; returns the instance as JSON-safe facts."""
@@ -83,7 +93,7 @@ class Launcher:
         engine = self._engines[spec.engine]
         task.step("image", f"preparing {spec.image}")
         form, image = self._images.form(spec.image, engine.form_kind, task)
-        self._inventory.require_free(spec.name)
+        self._require_still_free(request)
         task.intend("instance", engine=engine.name, name=spec.name)
         nics = self._nics(spec, task)
         plan = LaunchPlan(
@@ -108,6 +118,12 @@ class Launcher:
         if request.start:
             self._settle(request, engine, task)
         return {"name": spec.name, "engine": engine.name, "addresses": [nic.address for nic in nics]}
+
+    def _require_still_free(self, request: LaunchRequest) -> None:
+        """Under the name's lock. What was listed a moment ago is not listed again, unless we had the name since."""
+        name = request.spec.name
+        if self._store.get(INTENT + name) is not None or monotonic() - request.checked > _LISTING_LASTS_S:
+            self._inventory.require_free(name)
 
     def _create(self, engine: Engine, plan: LaunchPlan, task: Task) -> None:
         try:
@@ -136,7 +152,7 @@ class Launcher:
         # The order of the registry is the order of preference.
         kinds = self._images.kinds(spec.image)
         for engine in self._engines.values():
-            if engine.form_kind in kinds and engine.probe().available:
+            if engine.form_kind in kinds and self._available(engine) is None:
                 return engine
         raise Unsupported(
             "no_engine",
@@ -154,9 +170,20 @@ class Launcher:
                 hint="Make room (triune rm, triune image rm); see: df -h",
             )
 
-    def _require_available(self, engine: Engine) -> None:
+    def _available(self, engine: Engine) -> Probe | None:
+        """None when it is, or was within a minute and has answered since; else what is wrong."""
+        now = monotonic()
+        if now - self._probed.get(engine.name, -_PROBE_LASTS_S) < _PROBE_LASTS_S:
+            return None
         probe = engine.probe()
         if not probe.available:
+            return probe
+        self._probed[engine.name] = now
+        return None
+
+    def _require_available(self, engine: Engine) -> None:
+        probe = self._available(engine)
+        if probe is not None:
             raise Unsupported("engine_unavailable", f"{engine.title} can't be used: {probe.reason}", hint=probe.hint)
 
     def _nics(self, spec: InstanceSpec, task: Task) -> tuple[Nic, ...]:
