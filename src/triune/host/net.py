@@ -13,6 +13,7 @@ from typing import Any
 from triune.domain.errors import Invalid
 from triune.host.run import run
 
+_ATF_COM = 0x02  # <net/if_arp.h>: the entry is complete
 _LINK_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}", re.ASCII)
 _SYSCTL_KEY = re.compile(r"[a-z0-9_]+(?:/[A-Za-z0-9_.-]+)+", re.ASCII)
 
@@ -93,10 +94,17 @@ def routes() -> Iterator[tuple[ipaddress.IPv4Network, str]]:
             yield ipaddress.IPv4Network(row["dst"], strict=False), row.get("dev", "")
 
 
-def neighbours(bridge: str) -> dict[str, str]:
-    """IPv4 address to MAC of every neighbour the kernel has met on this bridge."""
-    rows = _json("ip", "-4", "-j", "neigh", "show", "dev", link_name(bridge))
-    return {row["dst"]: row["lladdr"] for row in rows if row.get("lladdr")}
+def neighbours(bridge: str, table: Path = Path("/proc/net/arp")) -> dict[str, str]:
+    """IPv4 address to MAC of every neighbour the kernel has met on this bridge.
+
+    From the ARP table of proc(5): each launch asks, and a process of its own would cost more than all the rest of it.
+    """
+    met: dict[str, str] = {}
+    for line in table.read_text().splitlines()[1:]:
+        address, _, flags, mac, _, device = line.split()
+        if device == bridge and int(flags, 16) & _ATF_COM:
+            met[address] = mac
+    return met
 
 
 def learned(bridge: str) -> dict[str, str]:
