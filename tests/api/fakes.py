@@ -14,6 +14,23 @@ from triune.services.networks import NetworkSettings
 from triune.store import Store
 
 
+class FakeShaper:
+    """Remembers what each card's interface was told last."""
+
+    def __init__(self) -> None:
+        self.shaped: dict[str, tuple[int | None, int | None]] = {}
+        self.reason = ""
+        self.failure: TriuneError | None = None
+
+    def why_not(self) -> str:
+        return self.reason
+
+    def shape(self, interface: str, inbound: int | None, outbound: int | None) -> None:
+        if self.failure is not None and (inbound, outbound) != (None, None):
+            raise self.failure
+        self.shaped[interface] = (inbound, outbound)
+
+
 class FakeNetworks:
     """Networks on paper."""
 

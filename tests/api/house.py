@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.api.fakes import FakeNetworks
+from tests.api.fakes import FakeNetworks, FakeShaper
 from triune.api.server import make_server, open_socket
 from triune.app import Settings, Triune
 from triune.engines.fake.engine import FakeEngine
@@ -58,7 +58,8 @@ class House:
             group="no-such-group",
             engines=EngineSettings(state_dir=data / "instances", enabled=ENGINES, fake=ENGINES),
         )
-        self.triune = Triune(self.settings, make_networks=FakeNetworks)  # type: ignore[arg-type]
+        self.shaper = FakeShaper()
+        self.triune = Triune(self.settings, make_networks=FakeNetworks, make_shaper=lambda: self.shaper)  # type: ignore[arg-type]
         self.triune.start()
         self.server = make_server(self.triune)
         listener = open_socket(self.socket, self.settings.group)
@@ -96,6 +97,8 @@ class House:
             self.engine(engine)._instances.clear()
         for key in self.triune.instances.intents():
             self.triune.instances._forget(key)
+        self.shaper.shaped.clear()
+        self.shaper.reason, self.shaper.failure = "", None
 
     def run(self, *argv: str, stdin: bytes = b"", timeout: float = 20) -> subprocess.CompletedProcess[bytes]:
         """Run `triune …` against it."""

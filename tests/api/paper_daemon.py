@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.api.fakes import FakeNetworks
+from tests.api.fakes import FakeNetworks, FakeShaper
 from triune.api import server
 from triune.app import Settings, Triune
 from triune.cli.problems import tell
@@ -18,7 +18,7 @@ def main() -> int:
         server.serve(
             Settings.load(),
             pid_file=pid_file,
-            wire=lambda settings: Triune(settings, make_networks=FakeNetworks),  # type: ignore[arg-type]
+            wire=lambda settings: Triune(settings, make_networks=FakeNetworks, make_shaper=FakeShaper),  # type: ignore[arg-type]
         )
     except TriuneError as error:
         return tell(error)

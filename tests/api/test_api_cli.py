@@ -39,7 +39,7 @@ KEYS = {
 }  # fmt: skip
 MORE = {
     "restarts", "uptime_s", "memory_used_bytes", "disk_used_bytes", "kernel", "isolation", "network", "devices",
-    "settings", "command",
+    "settings", "command", "limits",
 }  # fmt: skip
 
 

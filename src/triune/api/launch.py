@@ -2,31 +2,51 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from triune.api.schemas import LaunchBody
 from triune.domain.errors import Invalid
 from triune.domain.instance import InstanceSpec, VolumeMount
+from triune.domain.limits import FIELDS, Limits, Value, parse
 from triune.domain.network import parse_publish
 from triune.domain.units import parse_size
 from triune.services.instances import LaunchRequest
 
 
 def launch_request(body: LaunchBody) -> LaunchRequest:
-    """Parse sizes, ports and volumes. Raises Invalid."""
+    """Parse sizes, limits, ports and volumes. Raises Invalid."""
+    settings, limits = split(body)
     spec = InstanceSpec(
         name=body.name,
         image=body.image,
         engine=body.engine,
-        cpus=body.cpus,
-        memory=size(body.memory),
+        cpus=limits.cpus,
+        memory=limits.memory,
         disk=size(body.disk),
         network=body.network,
         publish=tuple(parse_publish(text) for text in body.publish),
         volumes=tuple(parse_volume(text) for text in body.volumes),
         env=body.env,
         command=tuple(body.command),
-        settings=body.settings,
+        settings=settings,
+        limits=replace(limits, cpus=None, memory=None),
     )
     return LaunchRequest(spec=spec, wait=body.wait, user_data=body.user_data, timeout=body.timeout, start=body.start)
+
+
+def split(body: LaunchBody) -> tuple[dict[str, str], Limits]:
+    """The engine's own settings, and all limits: of `limits`, of `settings`, of `cpus` and `memory`. Raises Invalid."""
+    words: dict[str, Value | None] = dict(body.limits)
+    given = {"cpus": body.cpus, "memory": size(body.memory)}
+    for key, value in [
+        *((key, value) for key, value in body.settings.items() if key in FIELDS),
+        *((key, value) for key, value in given.items() if value is not None),
+    ]:
+        if key in words:
+            raise Invalid("limit_twice", f"the limit {key} is given twice", hint="Give it once.", key=key)
+        words[key] = value
+    settings = {key: value for key, value in body.settings.items() if key not in FIELDS}
+    return settings, Limits().changed(parse(words))
 
 
 def size(value: int | str | None) -> int | None:

@@ -6,7 +6,7 @@ import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, create_model, model_validator
 
 from triune.domain.instance import Origin, State, WaitFor
 from triune.domain.operation import OperationState
@@ -18,6 +18,11 @@ Size = Annotated[
     Field(description="Bytes, or text like 512MiB"),
 ]
 Seconds = Annotated[float, Field(ge=0, le=86400)]
+Limit = Annotated[StrictInt, Field(ge=0, le=2**60)] | Annotated[StrictFloat, Field(ge=0, le=2**60)] | Text | None
+LimitsBody = Annotated[
+    dict[str, Limit],
+    Field(max_length=64, description="By key, like cpus, memory, io.read; text like 50MiB/s; null: no limit"),
+]
 
 
 class Body(BaseModel):
@@ -50,7 +55,8 @@ class LaunchBody(Body):
     volumes: Annotated[list[Text], Field(max_length=256, description="SOURCE:/path[:ro]")] = []
     env: Annotated[dict[str, str], Field(max_length=1024)] = {}
     command: Annotated[list[str], Field(max_length=1024)] = []
-    settings: Annotated[dict[str, str], Field(max_length=256)] = {}
+    settings: Annotated[dict[str, str], Field(max_length=256, description="Of the engine; limits too")] = {}
+    limits: LimitsBody = {}
     user_data: Annotated[str | None, Field(max_length=2**20, description="cloud-init's user data")] = None
     wait: WaitFor = WaitFor.READY
     timeout: Annotated[Seconds, Field(description="For becoming ready")] = 180.0
@@ -71,11 +77,12 @@ class RenameBody(Body):
 
 
 class PatchBody(BaseModel):
-    """What to change; today that is the name."""
+    """What to change: the name, or some of the limits; those that are not named stay."""
 
     model_config = ConfigDict(extra="allow")
 
     name: Name | None = None
+    limits: LimitsBody | None = None
 
 
 class CredentialsBody(Body):
@@ -257,6 +264,7 @@ class InstanceDetail(BaseModel):
     devices: list[dict[str, Any]]
     settings: dict[str, str]
     command: list[str]
+    limits: Annotated[dict[str, float | int | str | None], Field(description="Every key; null: no limit")]
 
 
 class Step(BaseModel):
@@ -380,6 +388,12 @@ class Facet(BaseModel):
     reason: str
 
 
+class LimitAbility(Facet):
+    """A limit that an engine can set; `live`: also on a running instance, at once."""
+
+    live: bool
+
+
 class Engine(BaseModel):
     """What an engine can do on this host."""
 
@@ -390,6 +404,7 @@ class Engine(BaseModel):
     reason: str
     hint: str
     facets: dict[str, Facet]
+    limits: dict[str, LimitAbility]
     facts: dict[str, Any]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from triune.domain.image import Form, Image
 from triune.domain.instance import Instance, InstanceDetail, Stats
+from triune.domain.limits import FIELDS, Limits
 from triune.domain.network import Network
 from triune.domain.operation import Operation
 from triune.services.instances import EngineProblem
@@ -42,7 +43,7 @@ def row(instance: Instance) -> dict[str, Any]:
     }
 
 
-def detail(found: InstanceDetail, *, restarts: int, published: Sequence[str]) -> dict[str, Any]:
+def detail(found: InstanceDetail, limits: Limits, *, restarts: int, published: Sequence[str]) -> dict[str, Any]:
     """Everything of one instance. `restarts` and `published` are ours, for engines that don't know them."""
     cards = [plain(card) for card in found.network]
     for card in cards[:1]:
@@ -59,10 +60,11 @@ def detail(found: InstanceDetail, *, restarts: int, published: Sequence[str]) ->
         "devices": [plain(device) for device in found.devices],
         "settings": dict(found.settings),
         "command": list(found.command),
+        "limits": {key: limits.get(key) for key in FIELDS},
     }
 
 
-def etag(found: InstanceDetail, intent: Mapping[str, Any] | None) -> str:
+def etag(found: InstanceDetail, limits: Limits, intent: Mapping[str, Any] | None) -> str:
     """A tag of the configuration: what was asked for and what is set, not what the instance is doing."""
     instance = found.instance
     config = [
@@ -71,8 +73,7 @@ def etag(found: InstanceDetail, intent: Mapping[str, Any] | None) -> str:
         instance.origin.value,
         instance.image,
         time(instance.created),
-        instance.cpus,
-        instance.memory_bytes,
+        limits.by_key(),
         dict(found.settings),
         list(found.command),
         plain(intent or {}).get("spec"),

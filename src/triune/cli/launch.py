@@ -26,7 +26,12 @@ from triune.sdk import Client
 @click.option("-v", "--volume", metavar="SOURCE:/PATH[:ro]", multiple=True, help="Show it a folder or a volume.")
 @click.option("-e", "--env", metavar="KEY=VALUE", multiple=True, help="An environment variable.")
 @click.option(
-    "-s", "--set", "settings", metavar="KEY=VALUE", multiple=True, help="A setting; user-data=FILE reads the file."
+    "-s",
+    "--set",
+    "settings",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="A limit or a setting; user-data=FILE reads the file.",
 )
 @click.option("--iso", metavar="FILE|IMAGE", help="Boot an installer, with an empty disk, instead of an IMAGE.")
 @click.option("--wait", type=click.Choice(launching.WAITS), default="ready", show_default=True, help="Until when.")

@@ -16,7 +16,9 @@ def pairs(words: Iterable[str], option: str) -> dict[str, str]:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise Invalid(
-                "bad_option", f"{option} {word!r} is not KEY=VALUE", hint=f"Write it like {option} KEY=VALUE."
+                "bad_option",
+                f"{option} {word!r} is not KEY=VALUE".strip(),
+                hint=f"Write it like {f'{option} KEY=VALUE'.strip()}.",
             )
         found[key] = value
     return found

@@ -23,6 +23,7 @@ _COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "pause": ("lifecycle:pause", "Freeze instances", "Instances"),
     "resume": ("lifecycle:resume", "Let frozen instances go on", "Instances"),
     "rename": ("lifecycle:rename", "Give an instance another name", "Instances"),
+    "set": ("limits:set_limits", "Limit what an instance may use: CPU, memory, disk, network", "Instances"),
     "rm": ("lifecycle:remove", "Remove instances with their disks", "Instances"),
     "exec": ("inside:execute", "Run a command in an instance", "Inside"),
     "shell": ("inside:shell", "Open a shell in an instance", "Inside"),

@@ -15,6 +15,7 @@ from triune.cli.options import formatted, instance_argument, quietable
 from triune.cli.tables import structured
 from triune.cli.text import clean, colours, paint, said
 from triune.domain.errors import Unreachable
+from triune.domain.limits import FIELDS, format_value
 from triune.domain.units import format_duration, format_size
 from triune.sdk import Client
 
@@ -82,12 +83,18 @@ def _sections(found: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, s
         ("Network", found["network"]),
         ("Devices", found["devices"]),
         ("Settings", [found["settings"]]),
+        ("Limits", [_limits(found["limits"])]),
     ):
         there = [item for item in items if item]
         if len(there) == 1:
             yield title, [(key, _value(key, value)) for key, value in there[0].items()]
         elif there:
             yield title, [fact for item in there for fact in _facts(item)]
+
+
+def _limits(limits: Mapping[str, Any]) -> dict[str, str]:
+    """Those that are set, for people."""
+    return {key: format_value(key, value) for key, value in limits.items() if value is not None and key in FIELDS}
 
 
 def _facts(item: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

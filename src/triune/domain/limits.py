@@ -124,9 +124,9 @@ def unknown(key: str, also: Iterable[str] = ()) -> Invalid:
 
 
 def format_value(key: str, value: Value | None) -> str:
-    """For people: `1.5`, `512 MiB`, `50.0 MiB/s`, `100 Mbit/s`; `no limit` for None."""
+    """For people: `1.5`, `512 MiB`, `50.0 MiB/s`, `100 Mbit/s`; `without limit` for None."""
     if value is None:
-        return "no limit"
+        return {"cpu.weight": "as normal", "cpu.pin": "as any"}.get(key, "without limit")
     if isinstance(value, str):
         return value
     if key in ("memory", "swap"):

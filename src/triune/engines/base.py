@@ -292,8 +292,8 @@ class Limiting(Protocol):
 
     `keys` are the keys of `domain.limits.FIELDS` that can be enforced here, `live` those of them that act at once on a
     running instance. A key that is missing has its reason in `Probe.missing["limiting.KEY"]`. `volatile` are those that
-    the technology can't keep for the next start once they were changed: the limits service remembers them and applies
-    them after every start. At a launch all of `keys` come in `LaunchPlan.spec` (`cpus`, `memory`, `limits`).
+    the technology can't keep for the next start: the limits service remembers them and applies them after every start.
+    At a launch all of `keys` come in `LaunchPlan.spec` (`cpus`, `memory`, `limits`).
     """
 
     keys: frozenset[str]

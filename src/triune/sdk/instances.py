@@ -37,8 +37,9 @@ class Instances:
 
         `request` are the fields of `POST /v1/instances`: `name`, `image`, `engine` ("auto"), `cpus`, `memory`, `disk`
         (bytes, or text like "512MiB"), `network` (None: no network), `publish` (["8080:80"]), `volumes`
-        (["data:/srv"]), `env`, `command`, `settings`, `user_data`, `wait` (ready | running | none), `timeout`
-        (seconds), `start`. The key makes repeating safe; a new one is made for each call.
+        (["data:/srv"]), `env`, `command`, `settings`, `limits` ({"io.read": "50MiB/s"}), `user_data`, `wait`
+        (ready | running | none), `timeout` (seconds), `start`. The key makes repeating safe; a new one is made for each
+        call.
         """
         key = idempotency_key or os.urandom(16).hex()
         return self._change("POST", "/v1/instances", request, {"Idempotency-Key": key})
@@ -66,6 +67,14 @@ class Instances:
     def rename(self, name: str, new: str) -> OperationRow:
         """Give it another name."""
         return self._change("POST", _path(name, "rename"), {"name": new})
+
+    def set_limits(self, name: str, limits: Mapping[str, float | str | None]) -> OperationRow:
+        """Change what it may use; keys and values as in `triune set`, None lifts a limit, the others stay.
+
+        The operation's result has `limits` (all of them), `now` and `later`: the keys that act at once, or from its
+        next start.
+        """
+        return self._change("PATCH", _path(name), {"limits": dict(limits)})
 
     def remove(self, name: str, *, force: bool = False, adopted: bool = False) -> OperationRow:
         """Remove it with its disks; `force` if it runs, `adopted` if Triune did not make it."""

@@ -44,6 +44,7 @@ class InstanceDetail(InstanceRow):
     devices: list[dict[str, Any]]
     settings: dict[str, str]
     command: list[str]
+    limits: dict[str, float | int | str | None]
 
 
 class EngineProblem(TypedDict):

@@ -118,7 +118,7 @@ def test_for_people() -> None:
     assert format_value("cpus", 1.5) == "1.5"
     assert format_value("iops.read", 100) == "100/s"
     assert format_value("pids", 10000000) == "10000000"
-    assert format_value("swap", None) == "no limit"
+    assert format_value("swap", None) == "without limit"
 
 
 def test_by_key_has_what_is_limited() -> None:

@@ -32,7 +32,7 @@ def require_match(triune: Triune, name: str, if_match: str | None) -> None:
     """Raise Stale unless the instance has one of these ETags. Blocks."""
     if if_match is None or if_match.strip() == "*":
         return
-    now = views.etag(triune.instances.get(name), triune.instances.intent(name))
+    now = views.etag(triune.instances.get(name), triune.instances.limits(name), triune.instances.intent(name))
     if now not in {tag.strip() for tag in if_match.split(",")}:
         raise Stale(
             "stale",

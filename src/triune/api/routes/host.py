@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,6 +18,7 @@ from triune.api.replies import Json
 from triune.api.routes.common import Run, Services
 from triune.app import Triune
 from triune.domain.errors import TriuneError
+from triune.domain.limits import NETWORK
 from triune.engines.base import FACETS, Engine
 
 router = APIRouter(prefix="/v1", tags=["host"])
@@ -35,6 +37,7 @@ FEATURES = (
     "idempotency-key",
     "if-match",
     "operation-events",
+    "limits",
 )
 
 
@@ -53,7 +56,7 @@ async def host(triune: Services, run: Run) -> Response:
 def _host(triune: Triune) -> dict[str, Any]:
     data = triune.settings.data
     with ThreadPoolExecutor(len(triune.engines) or 1) as pool:
-        engines = list(pool.map(_engine, triune.engines.values()))
+        engines = list(pool.map(lambda engine: _engine(triune, engine), triune.engines.values()))
     return {
         "hostname": platform.node(),
         "kernel": platform.release(),
@@ -70,7 +73,17 @@ def _host(triune: Triune) -> dict[str, Any]:
     }
 
 
-def _engine(engine: Engine) -> dict[str, Any]:
+def _limits(triune: Triune, engine: Engine, missing: Mapping[str, str]) -> dict[str, Any]:
+    """Which limits it can set, which of them on a running instance, and why not the others."""
+    reasons = triune.limits.reasons(engine, missing)
+    live = engine.limiting.live if engine.limiting is not None else frozenset()
+    return {
+        key: {"available": not reason, "live": not reason and (key in live or key in NETWORK), "reason": reason}
+        for key, reason in reasons.items()
+    }
+
+
+def _engine(triune: Triune, engine: Engine) -> dict[str, Any]:
     probe = engine.probe()
     facets = {
         facet: {
@@ -87,6 +100,7 @@ def _engine(engine: Engine) -> dict[str, Any]:
         "reason": probe.reason,
         "hint": probe.hint,
         "facets": facets,
+        "limits": _limits(triune, engine, probe.missing),
         "facts": views.plain(probe.facts),
     }
 

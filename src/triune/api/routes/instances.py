@@ -17,6 +17,7 @@ from triune.api.routes.common import ACCEPTED, IfMatch, Run, Services, accepted,
 from triune.app import Triune
 from triune.domain.errors import Conflict, Invalid, Unsupported
 from triune.domain.instance import State
+from triune.domain.limits import parse
 from triune.domain.operation import Operation
 
 router = APIRouter(prefix="/v1", tags=["instances"])
@@ -74,8 +75,9 @@ async def get_instance(name: str, triune: Services, run: Run) -> Response:
         found = triune.instances.get(name)
         published = [str(port) for port in triune.networks.published().get(name, ())]
         intent = triune.instances.intent(name) or {}
-        content = views.detail(found, restarts=intent.get("restarts", 0), published=published)
-        return content, views.etag(found, intent)
+        limits = triune.instances.limits(name)
+        content = views.detail(found, limits, restarts=intent.get("restarts", 0), published=published)
+        return content, views.etag(found, limits, intent)
 
     content, tag = await run.run(work)
     return Json(content, headers={"ETag": tag})
@@ -85,20 +87,26 @@ async def get_instance(name: str, triune: Services, run: Run) -> Response:
 async def change_instance(
     name: str, body: schemas.PatchBody, triune: Services, run: Run, if_match: IfMatch = None
 ) -> Response:
-    """Merge a change into the instance. Today its name can be changed."""
+    """Merge a change into the instance: another name, or limits. Limits that are not named stay as they are."""
     if body.model_extra:
         raise Unsupported(
             "setting_not_changeable",
             f"{', '.join(sorted(body.model_extra))[:200]} of an instance can't be changed after its launch yet",
             hint=f"Launch another one with the values you want, and remove {name}.",
         )
-    if body.name is None:
-        raise Invalid("nothing_to_change", "the request changes nothing", hint='Send {"name": "new-name"}.')
-    new = body.name
+    new, changes = body.name, None if body.limits is None else parse(body.limits)
+    if (new is None) == (changes is None):
+        raise Invalid(
+            "nothing_to_change" if new is None else "two_changes",
+            "the request changes nothing" if new is None else "the name and limits are changed one after the other",
+            hint='Send {"name": "new-name"} or {"limits": {"memory": "512MiB"}}.',
+        )
 
     def work() -> Operation:
         require_match(triune, name, if_match)
-        return triune.instances.rename(name, new)
+        if new is not None:
+            return triune.instances.rename(name, new)
+        return triune.instances.set_limits(name, changes or {})
 
     return accepted(await run.run(work))
 

@@ -74,14 +74,18 @@ class InstanceLimits:
         if not networked and NETWORK & set(asked):
             raise Invalid("limit_without_network", "without a network there is no traffic to limit", hint=_NO_CARD)
 
-    def _why_not(self, engine: Engine, key: str) -> str:
+    def reasons(self, engine: Engine, missing: Mapping[str, str]) -> dict[str, str]:
+        """By key, why it can't be limited in this engine's instances; "" where it can. `missing` is its probe's."""
+        return {key: self._why_not(engine, key, missing) for key in FIELDS}
+
+    def _why_not(self, engine: Engine, key: str, missing: Mapping[str, str] | None = None) -> str:
         if key in NETWORK:
             return self._shaper.why_not()
         if engine.limiting is not None and key in engine.limiting.keys:
             return ""
-        missing = engine.probe().missing
         if engine.limiting is None and key in _LAUNCHED:
             return ""
+        missing = engine.probe().missing if missing is None else missing
         return missing.get(f"limiting.{key}") or missing.get("limiting") or "this engine has no such limit"
 
     def require_change(self, engine: Engine, name: str, changes: Changes) -> None:
@@ -157,8 +161,9 @@ class InstanceLimits:
     # What lives and dies with the instance
 
     def launched(self, engine: Engine, name: str, limits: Limits) -> None:
-        """It was made with these: keep those of the network, before its first start."""
-        self._keep(engine, name, {key: limits.get(key) for key in NETWORK})
+        """It was made with these: keep those that its engine won't, before its first start."""
+        ours = NETWORK | (engine.limiting.volatile if engine.limiting is not None else frozenset())
+        self._keep(engine, name, {key: value for key, value in limits.by_key().items() if key in ours})
 
     def enforce(self, engine: Engine, name: str) -> None:
         """Set what is kept here, after a start. Raises what the engine or the shaper raises."""
