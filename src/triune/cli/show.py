@@ -83,7 +83,7 @@ def _sections(found: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, s
         ("Network", found["network"]),
         ("Devices", found["devices"]),
         ("Settings", [found["settings"]]),
-        ("Limits", [_limits(found["limits"])]),
+        ("Limits", [_limits(found.get("limits") or {})]),
     ):
         there = [item for item in items if item]
         if len(there) == 1:
