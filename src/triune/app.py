@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from triune.domain.errors import Invalid
+from triune.domain.errors import Invalid, NotFound, TriuneError
+from triune.domain.instance import State
 from triune.engines.base import Engine, Watch
 from triune.engines.registry import EngineSettings, engines
 from triune.services.images import Images
@@ -18,6 +19,7 @@ from triune.services.instances import Instances
 from triune.services.limits import InstanceLimits, NoShaper, Shaper
 from triune.services.networks import Networks, NetworkSettings
 from triune.services.operations import Events, Operations
+from triune.services.storage import Storage, Use
 from triune.store import SqliteStore, Store
 
 log = logging.getLogger(__name__)
@@ -116,9 +118,17 @@ class Triune:
         self.engines: dict[str, Engine] = engines(settings.engines)
         self.images = Images(settings.data / "images", self.engines, self._image_users)
         self.networks = make_networks(self.store, self.engines, settings.network)
+        self.storage = Storage(settings.data, self.store, self.operations, self._uses, self._runs)
         self.limits = InstanceLimits(self.engines, self.operations, self.store, make_shaper())
         self.instances = Instances(
-            self.engines, self.images, self.networks, self.operations, self.events, self.store, self.limits
+            self.engines,
+            self.images,
+            self.networks,
+            self.storage,
+            self.operations,
+            self.events,
+            self.store,
+            self.limits,
         )
         self._watches: list[Watch] = []
 
@@ -126,6 +136,7 @@ class Triune:
         """Mend what a crash left, bring the network up, listen to the engines."""
         for removed in self.images.sweep():
             log.info("removed a leftover of an interrupted build or download: %s", removed)
+        self.storage.start()
         self.networks.start()
         for operation in self.operations.recover():
             log.warning("operation %s (%s %s) was interrupted", operation.id, operation.kind, operation.resource)
@@ -142,6 +153,24 @@ class Triune:
         self.networks.close()
         self.instances.close()
         self.store.close()
+
+    def _uses(self) -> list[Use]:
+        """What instances were launched with, of pools and named volumes."""
+        found = []
+        for name, intent in self.instances.intents().items():
+            volumes = [volume["source"] for volume in intent["spec"].get("volumes") or ()]
+            named = tuple(source for source in volumes if "/" not in source)
+            found.append(Use(instance=name, pool=intent["spec"].get("pool"), volumes=named))
+        return found
+
+    def _runs(self, name: str) -> bool:
+        """Whether an instance may be using its disks now; one whose engine is away may."""
+        try:
+            return self.instances.get(name).instance.state is not State.STOPPED
+        except NotFound:
+            return False
+        except TriuneError:
+            return True
 
     def _image_users(self) -> dict[str, list[str]]:
         users: dict[str, list[str]] = {}

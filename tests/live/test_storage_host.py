@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,8 +42,16 @@ def mounted(folder: Path) -> Iterator[Path]:
     btrfs.enable_quota(target)
     yield target
     loop.unmount(image, target)
-    assert loop.devices(image) == []
+    wait_until_free(image)
     image.unlink()
+
+
+def wait_until_free(image: Path) -> None:
+    """The kernel may hold an unmounted file system for a moment longer."""
+    deadline = time.monotonic() + 20
+    while loop.devices(image):
+        assert time.monotonic() < deadline, "its loop device is still there"
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("place", ["own", "btrfs", "across"])
@@ -136,4 +145,4 @@ def test_a_loop_file_is_mounted_once_and_survives_a_crash_between(folder: Path) 
     loop.unmount(image, target)
     loop.unmount(image, target)
     assert not overlay.is_mounted(target)
-    assert loop.devices(image) == []
+    wait_until_free(image)

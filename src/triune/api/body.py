@@ -6,13 +6,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from triune.api.errors import TooLarge
 
+UPLOADS = ("/v1/images", "/v1/volumes")
 LIMIT = 8 * 2**20
 
 
 class BodyLimit:
     """ASGI middleware: bodies longer than `LIMIT` are refused with 413, counted as they come.
 
-    The upload of an image (`PUT /v1/images`) is exempt: it goes to a file, piece by piece.
+    `UPLOADS` (with PUT) are exempt: they go to a file, piece by piece.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -20,7 +21,7 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, its body counted."""
-        if scope["type"] != "http" or (scope["method"] == "PUT" and scope["path"] == "/v1/images"):
+        if scope["type"] != "http" or (scope["method"] == "PUT" and scope["path"] in UPLOADS):
             await self._app(scope, receive, send)
             return
         told = _told_length(scope)

@@ -30,6 +30,7 @@ def launch_request(body: LaunchBody) -> LaunchRequest:
         command=tuple(body.command),
         settings=settings,
         limits=replace(limits, cpus=None, memory=None),
+        pool=body.pool,
     )
     return LaunchRequest(spec=spec, wait=body.wait, user_data=body.user_data, timeout=body.timeout, start=body.start)
 
@@ -55,10 +56,10 @@ def size(value: int | str | None) -> int | None:
 
 
 def parse_volume(text: str) -> VolumeMount:
-    """Parse `SOURCE:/path[:ro]`. Raises Invalid."""
+    """Parse `SOURCE:/path[:ro]`, or the name of a volume alone, which is a disk. Raises Invalid."""
     source, _, rest = text.partition(":")
     target, _, mode = rest.partition(":")
-    if not source or not target or mode not in ("", "ro", "rw"):
+    if not source or (not target and (":" in text or "/" in source)) or mode not in ("", "ro", "rw"):
         raise Invalid(
             "bad_volume",
             f"{text!r} is not a volume to mount",

@@ -52,7 +52,10 @@ class LaunchBody(Body):
     disk: Size | None = None
     network: Annotated[str | None, Field(max_length=63, description="null: none; empty: the host's default")] = ""
     publish: Annotated[list[Text], Field(max_length=256, description="[IP:]HOST:GUEST[/udp]")] = []
-    volumes: Annotated[list[Text], Field(max_length=256, description="SOURCE:/path[:ro]")] = []
+    volumes: Annotated[list[Text], Field(max_length=256, description="SOURCE:/path[:ro]; a disk: its name")] = []
+    pool: Annotated[str | None, Field(max_length=63, description="Where its root goes; null: the engine's place")] = (
+        None
+    )
     env: Annotated[dict[str, str], Field(max_length=1024)] = {}
     command: Annotated[list[str], Field(max_length=1024)] = []
     settings: Annotated[dict[str, str], Field(max_length=256, description="Of the engine; limits too")] = {}
@@ -177,7 +180,7 @@ class ConsoleBody(Body):
 # Replies
 
 
-def _row(model: type[BaseModel], key: str) -> type[BaseModel]:
+def list_row(model: type[BaseModel], key: str) -> type[BaseModel]:
     """The model in a list: every key is there unless `fields` asked for less."""
     kept: dict[str, Any] = {
         name: (field.annotation, ... if name == key else None) for name, field in model.model_fields.items()
@@ -297,7 +300,7 @@ class Operation(BaseModel):
 if TYPE_CHECKING:
     OperationRow = Operation
 else:
-    OperationRow = _row(Operation, "id")
+    OperationRow = list_row(Operation, "id")
 
 
 class OperationList(BaseModel):
@@ -346,7 +349,7 @@ class Image(BaseModel):
 if TYPE_CHECKING:
     ImageRow = Image
 else:
-    ImageRow = _row(Image, "name")
+    ImageRow = list_row(Image, "name")
 
 
 class ImageList(BaseModel):
@@ -371,7 +374,7 @@ class Network(BaseModel):
 if TYPE_CHECKING:
     NetworkRow = Network
 else:
-    NetworkRow = _row(Network, "name")
+    NetworkRow = list_row(Network, "name")
 
 
 class NetworkList(BaseModel):

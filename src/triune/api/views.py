@@ -15,6 +15,7 @@ from triune.domain.instance import Instance, InstanceDetail, Stats
 from triune.domain.limits import FIELDS, Limits
 from triune.domain.network import Network
 from triune.domain.operation import Operation
+from triune.domain.pool import Pool, Volume
 from triune.services.instances import EngineProblem
 from triune.services.operations import Event
 
@@ -145,6 +146,16 @@ def _form(form: Form, size: int | None) -> dict[str, Any]:
 def network(found: Network, *, default: bool, members: Sequence[str]) -> dict[str, Any]:
     """One network and the instances that hold an address in it."""
     return {**asdict(found), "default": default, "members": list(members)}
+
+
+def pool(found: Pool) -> dict[str, Any]:
+    """One pool."""
+    return dict(plain(asdict(found)))
+
+
+def volume(found: Volume) -> dict[str, Any]:
+    """One volume."""
+    return dict(plain(asdict(found)))
 
 
 def plain(value: Any) -> Any:

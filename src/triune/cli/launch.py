@@ -7,7 +7,14 @@ from typing import Any
 import click
 
 from triune.cli import launching
-from triune.cli.options import Duration, complete_engines, complete_images, complete_networks, silenceable
+from triune.cli.options import (
+    Duration,
+    complete_engines,
+    complete_images,
+    complete_networks,
+    complete_pools,
+    silenceable,
+)
 from triune.sdk import Client
 
 
@@ -21,6 +28,7 @@ from triune.sdk import Client
 @click.option("--cpus", metavar="N", help="CPUs it may use, like 2 or 0.5.")
 @click.option("--memory", metavar="SIZE", help="Memory it may use, like 512MiB.")
 @click.option("--disk", metavar="SIZE", help="Size of its disk, like 10GiB.")
+@click.option("--pool", metavar="POOL", help="Pool that its root goes to.", shell_complete=complete_pools)
 @click.option("--network", metavar="NET", help="Network to join; 'none' for none.", shell_complete=complete_networks)
 @click.option("-p", "--publish", metavar="[IP:]HOST:GUEST[/udp]", multiple=True, help="Lead a port of the host to it.")
 @click.option("-v", "--volume", metavar="SOURCE:/PATH[:ro]", multiple=True, help="Show it a folder or a volume.")

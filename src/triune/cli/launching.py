@@ -24,7 +24,7 @@ PATIENCE = 180.0
 _MOST_USER_DATA = 2**20
 _ONE = {
     "--engine": "engine", "--cpus": "cpus", "--memory": "memory", "--disk": "disk", "--network": "network",
-    "--wait": "wait", "--timeout": "timeout",
+    "--pool": "pool", "--wait": "wait", "--timeout": "timeout",
 }  # fmt: skip
 _MANY = {
     "--publish": "publish", "-p": "publish", "--volume": "volume", "-v": "volume", "--env": "env", "-e": "env",
@@ -107,6 +107,7 @@ def request(given: dict[str, Any], detach: bool) -> dict[str, Any]:
     network = given["network"]
     return {
         "engine": given["engine"],
+        "pool": given["pool"],
         "cpus": None if given["cpus"] is None else parse_cpus(given["cpus"]),
         "memory": None if given["memory"] is None else parse_size(given["memory"]),
         "disk": None if given["disk"] is None else parse_size(given["disk"]),

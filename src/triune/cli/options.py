@@ -58,6 +58,18 @@ def complete_networks(ctx: click.Context, param: click.Parameter, incomplete: st
     return _offer(_names("/v1/networks"), incomplete)
 
 
+def complete_pools(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Pools."""
+    del ctx, param
+    return _offer(_names("/v1/pools"), incomplete)
+
+
+def complete_volumes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Volumes."""
+    del ctx, param
+    return _offer(_names("/v1/volumes"), incomplete)
+
+
 def complete_operations(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The newest operations."""
     del ctx, param

@@ -32,6 +32,8 @@ _COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "stats": ("watching:stats", "Show what instances use", "Inside"),
     "image": ("images:image", "Build, pull, import, list and remove images", "Host"),
     "network": ("networks:network", "Create, list and remove networks", "Host"),
+    "pool": ("pools:pool", "Create, list and remove storage pools", "Host"),
+    "volume": ("volumes:volume", "Create, attach, convert, import and export volumes", "Host"),
     "ops": ("ops:ops", "Look at long-running operations", "Host"),
     "events": ("watching:events", "Show what happens, as it happens", "Host"),
     "doctor": ("local:doctor", "Explain what this host can do, and why not the rest", "Host"),
@@ -49,6 +51,8 @@ _ALIASES: Mapping[str, str] = {
     "delete": "rm",
     "images": "image",
     "networks": "network",
+    "pools": "pool",
+    "volumes": "volume",
     "operations": "ops",
 }
 

@@ -38,11 +38,18 @@ class WaitFor(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VolumeMount:
-    """A host folder or a named volume seen inside the instance."""
+    """A host folder or a named volume seen inside the instance.
+
+    As asked for, `source` is a folder's path or a volume's name. Engines get it resolved: `source` is the folder or the
+    disk's file, `volume` the volume's name ("" for a host folder), `format` a disk's (qcow2, raw, vmdk; "" for a
+    folder). A disk has no `target`: it is a block device.
+    """
 
     source: str
     target: str
     read_only: bool = False
+    volume: str = ""
+    format: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

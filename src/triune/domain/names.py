@@ -22,6 +22,17 @@ def instance_name(text: str) -> str:
     return text
 
 
+def storage_name(text: str, what: str) -> str:
+    """Return the name of a pool or a volume: 1 to 63 of `a-z 0-9 -`. Raises Invalid."""
+    if not _NAME.fullmatch(text):
+        raise Invalid(
+            "bad_name",
+            f"{text!r} is not a valid name of a {what}",
+            hint="Use 1 to 63 of a-z, 0-9 and '-', not beginning or ending with '-'.",
+        )
+    return text
+
+
 def image_name(text: str) -> str:
     """Return `family/version`. Raises Invalid."""
     family, slash, version = text.partition("/")

@@ -35,24 +35,33 @@ class PoolPlace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """A pool as `pool show` tells it. Sizes in bytes. `loop` is the file behind it, where we made one."""
+    """A pool as `pool show` tells it. Sizes in bytes, None where it is unavailable: then `reason` says why.
+
+    `loop` is the file behind it, where we made one; `dataset` that of zfs. `quota`: what is in it can be limited;
+    else `quota_reason` says why not. `used_by` are its volumes and the instances whose roots are in it.
+    """
 
     name: str
     driver: PoolDriver
     path: Path
     created: datetime
-    size: int
-    free: int
+    size: int | None = None
+    free: int | None = None
+    available: bool = True
+    reason: str = ""
     loop: Path | None = None
+    dataset: str = ""
     reflink: bool = False
     quota: bool = False
+    quota_reason: str = ""
     used_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Volume:
     """A volume. `size` is its limit in bytes (None: the pool's), `used` what it takes on disk. `format` of a disk:
-    qcow2, raw or vmdk; of a tree: "". `path` is the folder or the disk's file."""
+    qcow2, raw or vmdk; of a tree: "". `path` is the folder or the disk's file. `reason` says why it can't be used now
+    (its pool is unavailable), "" when it can."""
 
     name: str
     pool: str
@@ -62,4 +71,5 @@ class Volume:
     size: int | None = None
     used: int | None = None
     format: str = ""
+    reason: str = ""
     used_by: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from triune.sdk.instances import Instances
     from triune.sdk.networks import Networks
     from triune.sdk.operations import Operations
+    from triune.sdk.storage import Pools, Volumes
 
 
 class Client:
@@ -47,6 +48,20 @@ class Client:
         from triune.sdk.networks import Networks
 
         return Networks(self.transport)
+
+    @cached_property
+    def pools(self) -> Pools:
+        """Where disks and trees live."""
+        from triune.sdk.storage import Pools
+
+        return Pools(self.transport)
+
+    @cached_property
+    def volumes(self) -> Volumes:
+        """Disks and folders with a life of their own."""
+        from triune.sdk.storage import Volumes
+
+        return Volumes(self.transport)
 
     @cached_property
     def operations(self) -> Operations:

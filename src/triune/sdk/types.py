@@ -138,3 +138,37 @@ class NetworkRow(TypedDict):
     domain: str
     default: bool
     members: list[str]
+
+
+class PoolRow(TypedDict):
+    """One pool; sizes in bytes, None where it is unavailable (then `reason` says why)."""
+
+    name: str
+    driver: str
+    path: str
+    created: str
+    size: int | None
+    free: int | None
+    available: bool
+    reason: str
+    loop: str | None
+    dataset: str
+    reflink: bool
+    quota: bool
+    quota_reason: str
+    used_by: list[str]
+
+
+class VolumeRow(TypedDict):
+    """One volume; `size` is its limit or a disk's size, `used` what it takes, in bytes."""
+
+    name: str
+    pool: str
+    kind: str
+    path: str
+    created: str
+    size: int | None
+    used: int | None
+    format: str
+    reason: str
+    used_by: list[str]

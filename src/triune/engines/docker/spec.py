@@ -81,6 +81,7 @@ def create_body(plan: LaunchPlan, image: ImageStart, abilities: Abilities) -> di
     instance_name(spec.name)
     form = _form(plan)
     _refuse_user_data(plan)
+    _refuse_pool(plan)
     config, host = settings.parse(spec.settings)
     command = [_word(word) for word in spec.command]
     body: dict[str, Any] = {
@@ -122,6 +123,15 @@ def _refuse_user_data(plan: LaunchPlan) -> None:
             "no_cloud_init",
             "app containers run one command and no cloud-init, so user data would be ignored",
             hint="Leave it out and use --env or a volume, or launch with --engine lxc or kvm.",
+        )
+
+
+def _refuse_pool(plan: LaunchPlan) -> None:
+    if plan.pool is not None:
+        raise Unsupported(
+            "pool_unsupported",
+            "Docker keeps the roots of its containers in a place of its own, so they can't go to a pool",
+            hint="Leave --pool out, and keep the data in volumes of the pool: --volume NAME:/path",
         )
 
 
@@ -178,6 +188,12 @@ def _limits(spec: InstanceSpec, abilities: Abilities) -> dict[str, Any]:
 
 def _mount(volume: VolumeMount) -> dict[str, Any]:
     single_line(volume.source, "a volume's source")
+    if volume.format:
+        raise Unsupported(
+            "disk_volume",
+            f"the volume {volume.volume} is a disk, which only virtual machines can use",
+            hint="Make a volume that is a folder: triune volume create NAME",
+        )
     target = single_line(volume.target, "a volume's target")
     if not target.startswith("/") or PurePosixPath(target) == PurePosixPath("/"):
         raise Invalid("bad_volume", f"{target!r} is no place for a volume", hint="Write it as SOURCE:/absolute/path.")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from triune.domain.errors import Invalid
+from triune.domain.errors import Invalid, Unsupported
 from triune.domain.image import TreeForm
 from triune.domain.instance import InstanceSpec, VolumeMount
 from triune.domain.names import single_line
@@ -185,6 +185,12 @@ def binds(volumes: Iterable[VolumeMount]) -> list[Bind]:
     """Checked volumes. Raises Invalid("bad_volume")."""
     checked = []
     for volume in volumes:
+        if volume.format:
+            raise Unsupported(
+                "disk_volume",
+                f"the volume {volume.volume} is a disk, which only virtual machines can use",
+                hint="Make a volume that is a folder: triune volume create NAME",
+            )
         for what, path in (("source", volume.source), ("target", volume.target)):
             single_line(path, f"The volume's {what}")
             if not path.startswith("/") or ".." in PurePosixPath(path).parts:

@@ -21,6 +21,7 @@ from triune.services.instances.inventory import INTENT, Inventory, nearest
 from triune.services.limits import InstanceLimits
 from triune.services.networks import Networks
 from triune.services.operations import Task
+from triune.services.storage import Storage
 from triune.store import Put, Store
 
 AUTO = "auto"
@@ -53,6 +54,7 @@ class Launcher:
         inventory: Inventory,
         images: Images,
         networks: Networks,
+        storage: Storage,
         store: Store,
         limits: InstanceLimits,
     ) -> None:
@@ -60,6 +62,7 @@ class Launcher:
         self._inventory = inventory
         self._images = images
         self._networks = networks
+        self._storage = storage
         self._store = store
         self._limits = limits
         self._probed: dict[str, float] = {}
@@ -74,6 +77,9 @@ class Launcher:
             self._probed.pop(problem.engine, None)
         engine = self._engine(spec)
         self._limits.require(engine, spec.limits, spec.limits.by_key(), networked=spec.network is not None)
+        self._storage.volumes.mounts(spec.volumes)
+        if spec.pool is not None:
+            self._storage.pools.place(spec.pool)
         if spec.network == "":
             spec = replace(spec, network=self._networks.default)
         if spec.network is not None:
@@ -97,13 +103,14 @@ class Launcher:
         task.intend("instance", engine=engine.name, name=spec.name)
         nics = self._nics(spec, task)
         plan = LaunchPlan(
-            spec=spec if _is_main(engine) else replace(spec, command=()),
+            spec=self._resolved(spec if _is_main(engine) else replace(spec, command=())),
             form=form,
             image=image,
             created=datetime.now(UTC),
             nics=nics,
             machine_id=secrets.token_hex(16),
             user_data=request.user_data,
+            pool=None if spec.pool is None else self._storage.pools.place(spec.pool),
         )
         engine.check(plan)
         task.step("create", f"creating {spec.name}")
@@ -124,6 +131,10 @@ class Launcher:
         name = request.spec.name
         if self._store.get(INTENT + name) is not None or monotonic() - request.checked > _LISTING_LASTS_S:
             self._inventory.require_free(name)
+
+    def _resolved(self, spec: InstanceSpec) -> InstanceSpec:
+        """Named volumes as folders and disks; what is recorded keeps the names."""
+        return replace(spec, volumes=self._storage.volumes.mounts(spec.volumes))
 
     def _create(self, engine: Engine, plan: LaunchPlan, task: Task) -> None:
         try:
@@ -209,6 +220,12 @@ class Launcher:
         if later:
             task.step("command", f"starting {spec.command[0]}")
             start_command(engine, spec)
+
+
+def stored_in(spec: InstanceSpec) -> dict[str, Any]:
+    """What a running operation says it uses, so that nobody removes it meanwhile."""
+    named = [volume.source for volume in spec.volumes if "/" not in volume.source]
+    return {**({"volumes": named} if named else {}), **({"pool": spec.pool} if spec.pool else {})}
 
 
 def _is_main(engine: Engine) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from triune.domain.errors import Invalid
 from triune.domain.instance import InstanceSpec
-from triune.domain.names import instance_name, single_line
+from triune.domain.names import instance_name, single_line, storage_name
 from triune.domain.network import Publish
 from triune.domain.units import format_size
 from triune.services import limits
@@ -23,7 +23,11 @@ def check(spec: InstanceSpec) -> None:
     limits.check(replace(spec.limits, cpus=spec.cpus, memory=spec.memory))
     _check_disk(spec)
     _check_ports(spec.publish)
+    if spec.pool is not None:
+        storage_name(spec.pool, "pool")
     for volume in spec.volumes:
+        if not volume.target and "/" not in volume.source:
+            continue  # a disk: it has no place but a device
         if not volume.target.startswith("/") or ".." in volume.target.split("/"):
             raise Invalid(
                 "bad_volume",

@@ -16,10 +16,11 @@ from triune.domain.operation import Operation, Silent
 from triune.engines.base import Command, Engine, EngineEvent, Session, Terminal
 from triune.services.images import Images
 from triune.services.instances.inventory import INTENT, Inventory, Listing, row
-from triune.services.instances.launch import Launcher, LaunchRequest
+from triune.services.instances.launch import Launcher, LaunchRequest, stored_in
 from triune.services.limits import InstanceLimits
 from triune.services.networks import Networks
 from triune.services.operations import Events, Operations, Task
+from triune.services.storage import Storage
 from triune.store import Delete, Entry, Put, Store
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class Instances:
         engines: Mapping[str, Engine],
         images: Images,
         networks: Networks,
+        storage: Storage,
         operations: Operations,
         events: Events,
         store: Store,
@@ -47,7 +49,7 @@ class Instances:
         self._events = events
         self._store = store
         self._inventory = Inventory(engines, store)
-        self._launcher = Launcher(engines, self._inventory, images, networks, store, limits)
+        self._launcher = Launcher(engines, self._inventory, images, networks, storage, store, limits)
         operations.handlers["instance"] = self._erase_recorded
         operations.handlers["rename"] = self._finish_rename
         operations.handlers["start"] = self._finish_start
@@ -93,7 +95,7 @@ class Instances:
             _resource(checked.spec.name),
             lambda task: self._launcher.run(checked, task),
             locks=[_resource(checked.spec.name)],
-            data={"engine": checked.spec.engine, "image": checked.spec.image},
+            data={"engine": checked.spec.engine, "image": checked.spec.image, **stored_in(checked.spec)},
         )
 
     def start(self, name: str) -> Operation:

@@ -1,0 +1,71 @@
+"""`/v1/volumes`, and volumes of instances."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body
+from starlette.responses import Response
+
+from triune.api import pages, views
+from triune.api import storage_schemas as schemas
+from triune.api.launch import size
+from triune.api.replies import Json
+from triune.api.routes.common import ACCEPTED, Run, Services, accepted
+from triune.domain.errors import Invalid
+from triune.services.storage import VolumeOptions
+
+router = APIRouter(prefix="/v1", tags=["storage"])
+
+_FILTERS = ("name", "pool", "kind", "format")
+
+
+@router.get("/volumes", response_model=schemas.VolumeList)
+async def list_volumes(
+    triune: Services,
+    run: Run,
+    limit: pages.Limit = 100,
+    cursor: pages.Cursor = None,
+    fields: pages.Fields = None,
+    filtered: pages.Filter = None,
+) -> Response:
+    """All volumes by name."""
+    after = pages.decode_cursor(cursor, 1)
+    selection = pages.Selection(fields, filtered, known=schemas.Volume.model_fields, keys=_FILTERS)
+    found = await run.run(triune.storage.volumes.list)
+    rows = (views.volume(volume) for volume in found if after is None or (volume.name,) > after)
+    return Json(selection.page(rows, limit=limit, cursor=pages.by_name))
+
+
+@router.get("/volumes/{name}", response_model=schemas.Volume)
+async def get_volume(name: str, triune: Services, run: Run) -> Response:
+    """One volume."""
+    return Json(views.volume(await run.run(triune.storage.volumes.get, name)))
+
+
+@router.post("/volumes", status_code=202, responses=ACCEPTED)
+async def make_volume(body: Annotated[schemas.VolumeBody, Body()], triune: Services, run: Run) -> Response:
+    """Make an empty volume."""
+    options = VolumeOptions(pool=body.pool, kind=body.kind, size=size(body.size), format=body.format)
+    return accepted(await run.run(triune.storage.volumes.create, body.name, options))
+
+
+@router.delete("/volumes/{name}", status_code=202, responses=ACCEPTED)
+async def remove_volume(name: str, triune: Services, run: Run) -> Response:
+    """Remove a volume that no instance uses."""
+    return accepted(await run.run(triune.storage.volumes.remove, name))
+
+
+@router.post("/volumes/{name}/resize", status_code=202, responses=ACCEPTED)
+async def resize_volume(name: str, body: schemas.ResizeBody, triune: Services, run: Run) -> Response:
+    """Grow it, or shrink it where it is sure that what is in it fits."""
+    wanted = size(body.size)
+    if wanted is None:
+        raise Invalid("bad_size", "a size is needed", hint="Write it like 10GiB.")
+    return accepted(await run.run(triune.storage.volumes.resize, name, wanted))
+
+
+@router.post("/volumes/{name}/convert", status_code=202, responses=ACCEPTED)
+async def convert_volume(name: str, body: schemas.ConvertBody, triune: Services, run: Run) -> Response:
+    """Give a disk another format."""
+    return accepted(await run.run(triune.storage.volumes.convert, name, body.format))

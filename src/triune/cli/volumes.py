@@ -1,0 +1,153 @@
+"""`volume`: create, list, show, resize, convert, rm."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from triune.cli.listing import age, moment
+from triune.cli.options import (
+    complete_pools,
+    complete_volumes,
+    confirm,
+    confirmable,
+    formatted,
+    quietable,
+    silenceable,
+)
+from triune.cli.problems import tell
+from triune.cli.tables import Column, emit, structured
+from triune.cli.text import clean
+from triune.cli.waiting import finish
+from triune.domain.errors import TriuneError
+from triune.domain.units import format_size, parse_size
+from triune.sdk import Client
+
+_volume = click.argument("name", metavar="VOLUME", shell_complete=complete_volumes)
+_pool_option = click.option(
+    "--pool",
+    metavar="POOL",
+    default="default",
+    show_default=True,
+    help="Where it lives.",
+    shell_complete=complete_pools,
+)
+_FORMATS = click.Choice(["qcow2", "raw", "vmdk"])
+
+
+@click.group()
+def volume() -> None:
+    """Create, attach, convert, import and export volumes."""
+
+
+@volume.command("list")
+@formatted
+@quietable
+def list_volumes(form: str, quiet: bool) -> None:
+    """List the volumes."""
+    emit(
+        Client().volumes.list(),
+        _COLUMNS,
+        form=form,
+        quiet="name" if quiet else None,
+        empty="No volumes. Make one: triune volume create NAME",
+    )
+
+
+@volume.command()
+@_volume
+@formatted
+def show(name: str, form: str) -> None:
+    """Show a volume and the instances that use it."""
+    found = Client().volumes.get(name)
+    if form != "table":
+        sys.stdout.write(structured(dict(found), form))
+        return
+    lines = [
+        ("Name", found["name"]),
+        ("Pool", found["pool"]),
+        ("Kind", found["kind"] + (f", {found['format']}" if found["format"] else "")),
+        ("Size", "no limit" if found["size"] is None else format_size(found["size"])),
+        ("Used", format_size(found["used"])),
+        ("Path", found["path"]),
+        ("Created", moment(found["created"])),
+        *([("Problem", found["reason"])] if found["reason"] else []),
+        ("Used by", ", ".join(found["used_by"]) or "-"),
+    ]
+    for label, value in lines:
+        print(f"{label + ':':<10}{clean(value)}")
+
+
+@volume.command()
+@click.argument("name")
+@_pool_option
+@click.option("--kind", type=click.Choice(["tree", "disk"]), help="A folder, or a disk of VMs (default: tree).")
+@click.option("--size", metavar="SIZE", help="Of a disk; of a tree its limit, where the pool has quotas.")
+@click.option("--format", "form", type=_FORMATS, help="Of a disk (default: qcow2).")
+@silenceable
+def create(name: str, pool: str, kind: str | None, size: str | None, form: str | None, quiet: bool) -> None:
+    """Make an empty volume."""
+    client = Client()
+    operation = client.volumes.create(
+        name, pool=pool, kind=kind, size=None if size is None else parse_size(size), format=form or ""
+    )
+    result = finish(client, operation, name, quiet=quiet)
+    if not quiet:
+        limit = "" if result["size"] is None else f" of {format_size(result['size'])}"
+        print(clean(f"{name} is made: a {result['kind']}{limit} in the pool {result['pool']}"))
+
+
+@volume.command()
+@_volume
+@click.argument("size")
+@silenceable
+def resize(name: str, size: str, quiet: bool) -> None:
+    """Grow a volume, or shrink it where what is in it surely fits."""
+    client = Client()
+    result = finish(client, client.volumes.resize(name, parse_size(size)), name, cancel=False, quiet=quiet)
+    if not quiet:
+        print(f"{name} has {format_size(result['size'])}")
+
+
+@volume.command()
+@_volume
+@click.option("--format", "form", type=_FORMATS, required=True, help="The new format.")
+@silenceable
+def convert(name: str, form: str, quiet: bool) -> None:
+    """Give a disk another format, and compare it with what it was."""
+    client = Client()
+    finish(client, client.volumes.convert(name, form), name, quiet=quiet)
+    if not quiet:
+        print(f"{name} is {form} now")
+
+
+@volume.command("rm")
+@click.argument("names", metavar="VOLUME...", nargs=-1, required=True, shell_complete=complete_volumes)
+@confirmable
+@silenceable
+def remove(names: tuple[str, ...], yes: bool, quiet: bool) -> int:
+    """Remove volumes that no instance uses, with all that is in them."""
+    confirm(f"Remove {', '.join(names)} with all that is in them?", yes=yes)
+    client = Client()
+    codes = [0]
+    for name in dict.fromkeys(names):
+        try:
+            finish(client, client.volumes.remove(name), name, cancel=False, quiet=quiet)
+            if not quiet:
+                print(f"{name} is removed")
+        except TriuneError as error:
+            codes.append(tell(error, name=name))
+    return max(codes)
+
+
+_COLUMNS = (
+    Column("NAME", lambda row: row["name"]),
+    Column("POOL", lambda row: row["pool"], keep=8),
+    Column("KIND", lambda row: row["format"] or row["kind"]),
+    Column("SIZE", lambda row: format_size(row["size"]), right=True),
+    Column("USED", lambda row: format_size(row["used"]), right=True, keep=7),
+    Column("AGE", lambda row: age(row["created"]), right=True, keep=4),
+    Column("USED BY", lambda row: ", ".join(row["used_by"]) or "-", keep=6),
+    Column("PROBLEM", lambda row: row["reason"] or "-", keep=3),
+)

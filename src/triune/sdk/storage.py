@@ -1,0 +1,77 @@
+"""Pools and volumes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from triune.sdk.pages import pages
+from triune.sdk.transport import Transport, segment
+
+if TYPE_CHECKING:
+    from triune.sdk.types import OperationRow, PoolRow, VolumeRow
+
+
+class Pools:
+    """Where disks and trees live. What changes one returns the operation that does it."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self) -> list[PoolRow]:
+        """All pools by name."""
+        return [row for page in pages(self._transport, "/v1/pools", limit=1000) for row in page["items"]]
+
+    def get(self, name: str) -> PoolRow:
+        """One pool. Raises NotFound."""
+        found: PoolRow = self._transport.call("GET", f"/v1/pools/{segment(name)}")
+        return found
+
+    def create(self, name: str, **options: Any) -> OperationRow:
+        """Make one; options as in `POST /v1/pools`: `driver` (dir, btrfs, zfs), `path`, `size`, `dataset`."""
+        made: OperationRow = self._transport.call("POST", "/v1/pools", {"name": name, **options})
+        return made
+
+    def remove(self, name: str) -> OperationRow:
+        """Remove one. Raises Conflict while something uses it."""
+        found: OperationRow = self._transport.call("DELETE", f"/v1/pools/{segment(name)}")
+        return found
+
+
+class Volumes:
+    """Disks and folders with a life of their own. What changes one returns the operation that does it."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self) -> list[VolumeRow]:
+        """All volumes by name."""
+        return [row for page in pages(self._transport, "/v1/volumes", limit=1000) for row in page["items"]]
+
+    def get(self, name: str) -> VolumeRow:
+        """One volume. Raises NotFound."""
+        found: VolumeRow = self._transport.call("GET", _path(name))
+        return found
+
+    def create(self, name: str, **options: Any) -> OperationRow:
+        """Make an empty one; options as in `POST /v1/volumes`: `pool`, `kind` (tree, disk), `size`, `format`."""
+        return self._change("POST", "/v1/volumes", {"name": name, **options})
+
+    def resize(self, name: str, size: int | str) -> OperationRow:
+        """Grow or shrink it. Raises Conflict where what is in it does not fit."""
+        return self._change("POST", _path(name, "resize"), {"size": size})
+
+    def convert(self, name: str, form: str) -> OperationRow:
+        """Give a disk another format: qcow2, raw, vmdk."""
+        return self._change("POST", _path(name, "convert"), {"format": form})
+
+    def remove(self, name: str) -> OperationRow:
+        """Remove one. Raises Conflict while an instance uses it."""
+        return self._change("DELETE", _path(name))
+
+    def _change(self, method: str, where: str, body: object = None) -> OperationRow:
+        found: OperationRow = self._transport.call(method, where, body)
+        return found
+
+
+def _path(name: str, action: str = "") -> str:
+    return f"/v1/volumes/{segment(name)}" + (f"/{action}" if action else "")
