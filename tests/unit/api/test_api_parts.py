@@ -101,7 +101,7 @@ def test_floats_without_a_value_are_null() -> None:
     assert views.plain([math.nan, math.inf, 1.5, Colour.RED]) == [None, None, 1.5, "red"]
 
 
-@pytest.mark.parametrize("text", ["", "a", ":/b", "a:", "a:/b:rx", "a:/b:ro:x"])
+@pytest.mark.parametrize("text", ["", "/a", ":/b", "a:", "a:/b:rx", "a:/b:ro:x"])
 def test_bad_volumes(text: str) -> None:
     with pytest.raises(Invalid) as caught:
         parse_volume(text)

@@ -327,7 +327,7 @@ class Volumes:
     def _limit(self, pool: PoolRecord, volume: Volume, size: int, task: Task) -> None:
         backend = self._pools.require_open(pool)
         if reason := backend.quota(pool):
-            raise Unsupported("no_quota", reason, hint="Keep it in a btrfs pool: triune volume export, then import.")
+            raise Unsupported("no_quota", reason, hint="Make one in a btrfs pool and copy the files there.")
         task.step("limit", f"limiting {volume.name} to {format_size(size)}")
         used = backend.used(pool, volume.path)
         if used is None or used > size:
@@ -371,7 +371,7 @@ class Volumes:
             raise Conflict(
                 "volume_in_use",
                 f"the disk {record.name} is in use by {', '.join(busy)}, which run",
-                hint=f"Stop them, or detach it: triune volume detach {busy[0]} {record.name}",
+                hint=f"Stop them: triune stop {' '.join(busy)}",
                 used_by=busy,
             )
 
@@ -409,7 +409,7 @@ class Volumes:
         if form not in FORMATS:
             raise Invalid("bad_format", f"{form!r} is not a disk format", hint=f"Use {', '.join(FORMATS)}.")
         # Instances know the file by its name, which the format is part of.
-        self._require_unused(record, f"Detach it first: triune volume detach INSTANCE {name}")
+        self._require_unused(record, "Remove it from those first.")
         return record
 
     def _settle_conversion(self, data: Mapping[str, Any]) -> None:
