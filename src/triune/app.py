@@ -19,12 +19,15 @@ from triune.services.instances import Instances
 from triune.services.limits import InstanceLimits, NoShaper, Shaper
 from triune.services.networks import Networks, NetworkSettings
 from triune.services.operations import Events, Operations
+from triune.services.schedules import Schedules
+from triune.services.snapshots import Cloner, Snapshots, scheduled
 from triune.services.storage import Storage, Use
 from triune.store import SqliteStore, Store
 
 log = logging.getLogger(__name__)
 
 CONFIG = Path("/etc/triune/triune.toml")
+_EXPIRY = 60.0  # seconds between looks for snapshots whose time has come
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +133,13 @@ class Triune:
             self.store,
             self.limits,
         )
+        inventory = self.instances.inventory
+        self.snapshots = Snapshots(self.engines, inventory, self.operations, self.events, self.store)
+        self.cloner = Cloner(self.instances, self.networks, self.operations, self.store, self.limits)
+        self.schedules = Schedules(self.store, self.operations, self.events)
+        self.schedules.actions["snapshot"] = scheduled(self.snapshots)
+        self.schedules.chore(_EXPIRY, self.snapshots.expire)
+        self.instances.followers += [self.snapshots, self.schedules]
         self._watches: list[Watch] = []
 
     def start(self) -> None:
@@ -143,10 +153,12 @@ class Triune:
         self.instances.forget_vanished()
         self.limits.enforce_all()
         self._watches = [engine.watch(self.instances.heard) for engine in self.engines.values()]
+        self.schedules.start()
         self.events.publish("daemon.started", "daemon")
 
     def close(self) -> None:
         """Stop listening and finish what runs; instances and network go on without us."""
+        self.schedules.close()
         for watch in self._watches:
             watch.close()
         self.operations.close()

@@ -12,7 +12,19 @@ from triune.api import errors, schemas
 from triune.api.body import BodyLimit
 from triune.api.calls import Calls
 from triune.api.idempotency import Keys
-from triune.api.routes import events, host, images, inside, instances, networks, operations, pools, volumes
+from triune.api.routes import (
+    events,
+    host,
+    images,
+    inside,
+    instances,
+    networks,
+    operations,
+    pools,
+    schedules,
+    snapshots,
+    volumes,
+)
 from triune.api.streams import Open
 from triune.app import Triune
 
@@ -34,7 +46,10 @@ def create_app(triune: Triune) -> FastAPI:
     app.state.calls = Calls()
     app.state.opened = Open()
     app.state.keys = Keys(triune.store, triune.operations)
-    for module in (host, instances, inside, images, networks, pools, volumes, operations, events):
+    for module in (
+        *(host, instances, snapshots, inside, images, networks, pools, volumes),
+        *(schedules, operations, events),
+    ):
         app.include_router(module.router)
     errors.install(app)
     app.add_middleware(BodyLimit)

@@ -25,6 +25,8 @@ _COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "rename": ("lifecycle:rename", "Give an instance another name", "Instances"),
     "set": ("limits:set_limits", "Limit what an instance may use: CPU, memory, disk, network", "Instances"),
     "rm": ("lifecycle:remove", "Remove instances with their disks", "Instances"),
+    "snapshot": ("snapshots:snapshot", "Take, list, put back and remove snapshots", "Instances"),
+    "clone": ("snapshots:clone", "Copy an instance under a new name", "Instances"),
     "exec": ("inside:execute", "Run a command in an instance", "Inside"),
     "shell": ("inside:shell", "Open a shell in an instance", "Inside"),
     "console": ("inside:console", "Attach to an instance's console", "Inside"),
@@ -54,6 +56,7 @@ _ALIASES: Mapping[str, str] = {
     "pools": "pool",
     "volumes": "volume",
     "operations": "ops",
+    "snapshots": "snapshot",
 }
 
 

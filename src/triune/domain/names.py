@@ -8,6 +8,7 @@ from triune.domain.errors import Invalid
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _IMAGE_PART = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?", re.ASCII)
+_SNAPSHOT = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?", re.ASCII)
 _RESERVED = frozenset({"localhost", "gateway", "ip6-localhost", "ip6-loopback", "broadcasthost"})
 
 
@@ -41,6 +42,17 @@ def image_name(text: str) -> str:
             "bad_image_name",
             f"{text!r} is not an image name",
             hint="Write it as family/version, like debian/12.",
+        )
+    return text
+
+
+def snapshot_name(text: str) -> str:
+    """Return the name: 1 to 63 of `a-z 0-9 . _ -`. Raises Invalid."""
+    if not _SNAPSHOT.fullmatch(text) or ".." in text:
+        raise Invalid(
+            "bad_name",
+            f"{text!r} is not a valid name of a snapshot",
+            hint="Use 1 to 63 of a-z, 0-9, '.', '_' and '-', beginning and ending with a letter or digit.",
         )
     return text
 

@@ -78,3 +78,11 @@ def format_duration(seconds: float | None) -> str:
     if hours < 48:
         return f"{hours}h {minutes}m"
     return f"{hours // 24}d {hours % 24}h"
+
+
+def format_period(seconds: float) -> str:
+    """Return `90s`, `30m`, `1h` or `1d`: the largest unit that leaves nothing over, as `parse_duration` reads it."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"

@@ -314,7 +314,8 @@ class Limiting(Protocol):
 class Snapshots(Protocol):
     """Points in time, kept by the technology beside the instance and listed from there.
 
-    `memory`: whether the running state can be kept here; `Probe.missing["snapshots.memory"]` says why not.
+    `memory`: whether the running state can be kept here; `Probe.missing["snapshots.memory"]` says why not. A renamed
+    instance keeps its snapshots, and `Engine.delete` removes them with it.
     """
 
     memory: bool
@@ -331,10 +332,14 @@ class Snapshots(Protocol):
 
     def restore(self, name: str, snapshot: str, progress: Progress) -> None:
         """Put back exactly what was there. The instance is stopped, and stays so unless the snapshot has memory (then
-        it runs). When it raises, the instance is as before."""
+        it runs). When it raises, the instance is as before; after a crash in its middle it is called again.
+        Raises NotFound("snapshot_not_found")."""
 
     def delete(self, name: str, snapshot: str, progress: Progress) -> None:
-        """Remove it; gone: succeed. Raises Conflict("snapshot_in_use") where others need it."""
+        """Remove it; gone: succeed. Raises Conflict("snapshot_in_use") where others need it.
+
+        It is also the undo of `create` after a crash: what is half-made goes, and an instance held still is let go.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from triune.sdk.instances import Instances
     from triune.sdk.networks import Networks
     from triune.sdk.operations import Operations
+    from triune.sdk.snapshots import Schedules, Snapshots
     from triune.sdk.storage import Pools, Volumes
 
 
@@ -34,6 +35,20 @@ class Client:
         from triune.sdk.instances import Instances
 
         return Instances(self.transport)
+
+    @cached_property
+    def snapshots(self) -> Snapshots:
+        """Points in time of instances."""
+        from triune.sdk.snapshots import Snapshots
+
+        return Snapshots(self.transport)
+
+    @cached_property
+    def schedules(self) -> Schedules:
+        """What is done again and again."""
+        from triune.sdk.snapshots import Schedules
+
+        return Schedules(self.transport)
 
     @cached_property
     def images(self) -> Images:

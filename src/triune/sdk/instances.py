@@ -76,6 +76,10 @@ class Instances:
         """
         return self._change("PATCH", _path(name), {"limits": dict(limits)})
 
+    def clone(self, name: str, new: str, *, snapshot: str | None = None, start: bool = False) -> OperationRow:
+        """Copy it under another name and identity, as it is now or was at a snapshot; stopped unless `start`."""
+        return self._change("POST", _path(name, "clone"), {"name": new, "snapshot": snapshot, "start": start})
+
     def remove(self, name: str, *, force: bool = False, adopted: bool = False) -> OperationRow:
         """Remove it with its disks; `force` if it runs, `adopted` if Triune did not make it."""
         return self._change("DELETE", target(_path(name), force=force, adopted=adopted))

@@ -172,3 +172,35 @@ class VolumeRow(TypedDict):
     format: str
     reason: str
     used_by: list[str]
+
+
+class SnapshotRow(TypedDict):
+    """One snapshot. `size` is what it alone costs in bytes, None where that can't be known cheaply."""
+
+    name: str
+    instance: str
+    created: str
+    consistency: str
+    memory: bool
+    size: int | None
+    parent: str | None
+    expires: str | None
+    schedule: str
+    comment: str
+
+
+class ScheduleRow(TypedDict):
+    """One schedule: `every` seconds, or daily `at` HH:MM. `last_result` is empty, running, done, or what went wrong."""
+
+    name: str
+    action: str
+    subject: str
+    every: float | None
+    at: str | None
+    keep: dict[str, int]
+    options: dict[str, Any]
+    created: str
+    next_run: str
+    last_run: str | None
+    last_operation: str
+    last_result: str

@@ -49,6 +49,7 @@ from triune.engines.base import (
 from triune.engines.fake import limiting, state
 from triune.engines.fake.oci import FakeImages
 from triune.engines.fake.session import EchoConsole, open_session
+from triune.engines.fake.snapshots import FakeCloning, FakeSnapshots
 from triune.engines.fake.state import FakeInstance
 
 _FORMS: Mapping[str, tuple[FormKind, type]] = {
@@ -101,7 +102,9 @@ class FakeEngine:
         self.ports: NativePorts | None = None if "ports" in absent else _Ports(self)
         self.limiting: Limiting | None = None if "limiting" in absent else limiting.FakeLimiting(self)
         self.snapshots: Snapshots | None = None
-        self.cloning: Cloning | None = None
+        if "snapshots" not in absent:
+            self.snapshots = FakeSnapshots(self, memory="snapshots.memory" not in absent)
+        self.cloning: Cloning | None = None if "cloning" in absent else FakeCloning(self)
         self.templates: Templates | None = None
         self.attaching: Attaching | None = None
         self.files: Files | None = None
@@ -191,33 +194,21 @@ class FakeEngine:
         self.check(plan)
         spec = plan.spec
         nic = plan.nics[0] if plan.nics else None
-        with self.changing():
-            if spec.name in self._instances:
-                raise Conflict("instance_exists", f"there is a {spec.name!r} already", hint="Choose another name.")
-            self._step("disk", progress, spec.name)
-            self._instances[spec.name] = FakeInstance(name=spec.name, half=True)
-        try:
-            self._step("create", progress, spec.name)
-        except BaseException:
-            with self.changing():
-                self._instances.pop(spec.name, None)
-            raise
-        with self.changing():
-            self._instances[spec.name] = made = FakeInstance(
-                name=spec.name,
-                image=plan.image,
-                created=plan.created.isoformat(),
-                cpus=spec.cpus,
-                memory=spec.memory,
-                network=nic.network.name if nic else None,
-                mac=nic.mac if nic else None,
-                address=nic.address if nic else None,
-                ports=[str(publish) for publish in spec.publish],
-                command=[*spec.command],
-                settings=dict(spec.settings),
-            )
-            limiting.remember(made, replace(spec.limits, cpus=spec.cpus, memory=spec.memory))
-        self._tell("created", spec.name)
+        made = FakeInstance(
+            name=spec.name,
+            image=plan.image,
+            created=plan.created.isoformat(),
+            cpus=spec.cpus,
+            memory=spec.memory,
+            network=nic.network.name if nic else None,
+            mac=nic.mac if nic else None,
+            address=nic.address if nic else None,
+            ports=[str(publish) for publish in spec.publish],
+            command=[*spec.command],
+            settings=dict(spec.settings),
+        )
+        limiting.remember(made, replace(spec.limits, cpus=spec.cpus, memory=spec.memory))
+        self.add(made, "create", progress)
 
     def start(self, name: str, progress: Progress) -> None:
         """It writes its log lines and runs."""
@@ -225,7 +216,7 @@ class FakeEngine:
             one = self.find(name)
             if one.state == "running":
                 return
-            self._step("start", progress, name)
+            self.pass_step("start", progress, name)
             if one.settings.get("start") == "fails":
                 raise Failed("start_failed", f"{name} could not be started: it was told not to", hint="Unset start.")
             self._claim_ports(one)
@@ -242,7 +233,7 @@ class FakeEngine:
             one = self.find(name)
         if one.state == "stopped":
             return
-        self._step("stop", progress, name)
+        self.pass_step("stop", progress, name)
         if one.settings.get("stop") == "ignored":
             self._wait(timeout, progress)
             if not force:
@@ -323,6 +314,27 @@ class FakeEngine:
                 raise Conflict("instance_not_running", f"{name} is not running", hint=f"Use: triune start {name}")
             return one
 
+    def add(self, made: FakeInstance, step: str, progress: Progress) -> None:
+        """Make it in two steps. Raises Conflict("instance_exists")."""
+        with self.changing():
+            if made.name in self._instances:
+                raise Conflict("instance_exists", f"there is a {made.name!r} already", hint="Choose another name.")
+            self.pass_step("disk", progress, made.name)
+            self._instances[made.name] = FakeInstance(name=made.name, half=True)
+        try:
+            self.pass_step(step, progress, made.name)
+        except BaseException:
+            with self.changing():
+                self._instances.pop(made.name, None)
+            raise
+        with self.changing():
+            self._instances[made.name] = made
+        self._tell("created", made.name)
+
+    def clones_of(self, name: str, snapshot: str) -> Sequence[str]:
+        """Who stands on this snapshot."""
+        return [one.name for one in self._instances.values() if one.base == f"{name}/{snapshot}"]
+
     def move(self, name: str, wanted: str, action: str) -> None:
         """Pause or resume."""
         with self.changing():
@@ -344,6 +356,9 @@ class FakeEngine:
                 raise Conflict("instance_exists", f"there is a {new!r} already", hint="Choose another name.")
             del self._instances[name]
             one.name = new
+            for other in self._instances.values():
+                if other.base.startswith(f"{name}/"):
+                    other.base = new + other.base.removeprefix(name)
             self._instances[new] = one
         self._tell("renamed", new, old=name)
 
@@ -368,7 +383,8 @@ class FakeEngine:
         if self._down:
             raise Unreachable("engine_unreachable", f"{self.title} does not answer", hint="Call come_up().")
 
-    def _step(self, step: str, progress: Progress, name: str) -> None:
+    def pass_step(self, step: str, progress: Progress, name: str) -> None:
+        """Tell a step, and fail there if `failures` says so."""
         progress.step(f"{self.name}-{step}", f"{step} {name}")
         self._fail(step)
 

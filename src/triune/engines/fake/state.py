@@ -6,13 +6,17 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from triune.domain.limits import Value
 
 
 @dataclass(slots=True, kw_only=True)
 class FakeInstance:
-    """One instance. `state` is running, stopped or paused; `half` marks one whose creation did not finish."""
+    """One instance. `state` is running, stopped or paused; `half` marks one whose creation did not finish.
+
+    `base` is the instance/snapshot that a clone stands on.
+    """
 
     name: str
     image: str | None = None
@@ -32,6 +36,8 @@ class FakeInstance:
     limits: dict[str, Value] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
     restarts: int = 0
+    snapshots: dict[str, dict[str, Any]] = field(default_factory=dict)
+    base: str = ""
 
 
 def load(path: Path | None) -> dict[str, FakeInstance]:

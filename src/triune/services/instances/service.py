@@ -6,15 +6,16 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Protocol
 
-from triune.domain.errors import Conflict, NotFound, TriuneError, Unreachable, Unsupported
+from triune.domain.errors import Conflict, NotFound, TriuneError, Unreachable
 from triune.domain.instance import Instance, InstanceDetail, Origin, State, Stats
 from triune.domain.limits import Limits, Value
 from triune.domain.names import instance_name
 from triune.domain.operation import Operation, Silent
 from triune.engines.base import Command, Engine, EngineEvent, Session, Terminal
 from triune.services.images import Images
+from triune.services.instances.facets import require_facet
 from triune.services.instances.inventory import INTENT, Inventory, Listing, row
 from triune.services.instances.launch import Launcher, LaunchRequest, stored_in
 from triune.services.limits import InstanceLimits
@@ -25,11 +26,19 @@ from triune.store import Delete, Entry, Put, Store
 
 log = logging.getLogger(__name__)
 
-F = TypeVar("F")
+
+class Follower(Protocol):
+    """Keeps something of its own by the names of instances."""
+
+    def renamed(self, name: str, new: str) -> None:
+        """An instance has another name."""
+
+    def forgotten(self, name: str) -> None:
+        """An instance is gone."""
 
 
 class Instances:
-    """All instances of all engines."""
+    """All instances of all engines. `followers` are told of changed names."""
 
     def __init__(
         self,
@@ -50,11 +59,17 @@ class Instances:
         self._store = store
         self._inventory = Inventory(engines, store)
         self._launcher = Launcher(engines, self._inventory, images, networks, storage, store, limits)
+        self.followers: list[Follower] = []
         operations.handlers["instance"] = self._erase_recorded
         operations.handlers["rename"] = self._finish_rename
         operations.handlers["start"] = self._finish_start
 
     # Reading
+
+    @property
+    def inventory(self) -> Inventory:
+        """Which engine has which instance."""
+        return self._inventory
 
     def list(self) -> Listing:
         """Every instance, and the engines that could not be read."""
@@ -138,13 +153,13 @@ class Instances:
     def pause(self, name: str) -> Operation:
         """Freeze it."""
         engine = self._engine(name)
-        pausing = _facet(engine, "pausing", engine.pausing)
+        pausing = require_facet(engine, "pausing", engine.pausing)
         return self._submit("pause", name, lambda task: pausing.pause(name))
 
     def resume(self, name: str) -> Operation:
         """Thaw it."""
         engine = self._engine(name)
-        pausing = _facet(engine, "pausing", engine.pausing)
+        pausing = require_facet(engine, "pausing", engine.pausing)
         return self._submit("resume", name, lambda task: pausing.resume(name))
 
     def set_limits(self, name: str, changes: Mapping[str, Value | None]) -> Operation:
@@ -159,7 +174,7 @@ class Instances:
     def rename(self, name: str, new: str) -> Operation:
         """Give it another name, in its engine and on the network."""
         engine = self._engine(name)
-        renaming = _facet(engine, "renaming", engine.renaming)
+        renaming = require_facet(engine, "renaming", engine.renaming)
         instance_name(new)
         self._inventory.require_free(new)
         if not renaming.live and engine.get(name).instance.state is not State.STOPPED:
@@ -200,17 +215,17 @@ class Instances:
     def open_command(self, name: str, command: Command) -> Session:
         """Run a command in it."""
         engine = self._engine(name)
-        return _facet(engine, "commands", engine.commands).open(name, command)
+        return require_facet(engine, "commands", engine.commands).open(name, command)
 
     def open_console(self, name: str, terminal: Terminal) -> Session:
         """Attach to its console."""
         engine = self._engine(name)
-        return _facet(engine, "console", engine.console).open(name, terminal)
+        return require_facet(engine, "console", engine.console).open(name, terminal)
 
     def logs(self, name: str, *, tail: int | None, follow: bool, stop: Callable[[], bool]) -> Iterator[bytes]:
         """What it wrote."""
         engine = self._engine(name)
-        return _facet(engine, "logs", engine.logs).read(name, tail=tail, follow=follow, stop=stop)
+        return require_facet(engine, "logs", engine.logs).read(name, tail=tail, follow=follow, stop=stop)
 
     # Engines' own events
 
@@ -295,6 +310,8 @@ class Instances:
         self._networks.release(name)
         self._limits.forget(name)
         self._store.commit([Delete(INTENT + name)])
+        for follower in self.followers:
+            follower.forgotten(name)
 
     def _erase_recorded(self, data: Mapping[str, Any]) -> None:
         engine = self._engines[data["engine"]]
@@ -312,6 +329,8 @@ class Instances:
         if entry is not None:
             value = {**entry.value, "spec": {**entry.value["spec"], "name": new}}
             self._store.commit([Delete(INTENT + name), Put(INTENT + new, value)])
+        for follower in self.followers:
+            follower.renamed(name, new)
 
     def _finish_rename(self, data: Mapping[str, Any]) -> None:
         """After a failure or a crash: where the engine has the new name, all else follows; else nothing happened."""
@@ -360,10 +379,3 @@ def _require_removable(instance: Instance, *, force: bool, adopted: bool) -> Non
             f"{name} is {instance.state.value}",
             hint=f"Stop it first (triune stop {name}), or remove it running: triune rm --force {name}",
         )
-
-
-def _facet(engine: Engine, facet: str, value: F | None) -> F:
-    if value is None:
-        reason = engine.probe().missing.get(facet, "this engine has no such ability")
-        raise Unsupported("facet_missing", f"{engine.title} can't do that here: {reason}", hint="See: triune doctor")
-    return value

@@ -1,0 +1,87 @@
+"""`/v1/schedules`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from triune.api import pages, views
+from triune.api import snapshot_schemas as schemas
+from triune.api.replies import Json
+from triune.api.routes.common import Run, Services
+from triune.app import Triune
+from triune.domain.units import format_period, parse_duration
+from triune.services.schedules import Schedule
+
+router = APIRouter(prefix="/v1/schedules", tags=["schedules"])
+
+_FILTERS = ("name", "action", "subject")
+
+
+def view(found: Schedule) -> dict[str, Any]:
+    """One schedule as JSON."""
+    plain: dict[str, Any] = views.plain(asdict(found))
+    return plain
+
+
+@router.get("", response_model=schemas.ScheduleList)
+async def list_schedules(
+    triune: Services,
+    run: Run,
+    limit: pages.Limit = 100,
+    cursor: pages.Cursor = None,
+    fields: pages.Fields = None,
+    filtered: pages.Filter = None,
+) -> Response:
+    """All schedules by name."""
+    after = pages.decode_cursor(cursor, 1)
+    selection = pages.Selection(fields, filtered, known=schemas.Schedule.model_fields, keys=_FILTERS)
+
+    def work() -> dict[str, object]:
+        rows = (view(one) for one in triune.schedules.list() if after is None or (one.name,) > after)
+        return selection.page(rows, limit=limit, cursor=pages.by_name)
+
+    return Json(await run.run(work))
+
+
+@router.get("/{name}", response_model=schemas.Schedule)
+async def get_schedule(name: str, triune: Services, run: Run) -> Response:
+    """One schedule."""
+    return Json(await run.run(lambda: view(triune.schedules.get(name))))
+
+
+@router.post("", status_code=201, responses={201: {"model": schemas.Schedule}})
+async def create_schedule(body: schemas.ScheduleBody, triune: Services, run: Run) -> Response:
+    """Add one. It runs first when its period has passed, or when its time of day has come."""
+    content = await run.run(lambda: view(_create(triune, body)))
+    return Json(content, status_code=201, headers={"Location": f"/v1/schedules/{content['name']}"})
+
+
+def _create(triune: Triune, body: schemas.ScheduleBody) -> Schedule:
+    every = parse_duration(body.every) if isinstance(body.every, str) else body.every
+    triune.snapshots.check_schedule(body.subject, memory=body.memory)
+    return triune.schedules.create(
+        body.name or _name(body.subject, every, body.at),
+        body.action,
+        body.subject,
+        every=every,
+        at=body.at,
+        keep={} if body.keep is None else {"last": body.keep},
+        options={"memory": True} if body.memory else {},
+    )
+
+
+def _name(subject: str, every: float | None, at: str | None) -> str:
+    """`web-1h`, `web-0300`: as long as a name may be."""
+    when = format_period(every) if every is not None else (at or "").replace(":", "")
+    return f"{subject[: 62 - len(when)]}-{when}"
+
+
+@router.delete("/{name}", status_code=204)
+async def remove_schedule(name: str, triune: Services, run: Run) -> Response:
+    """Remove one; what it made stays."""
+    await run.run(triune.schedules.delete, name)
+    return Response(status_code=204)

@@ -1,0 +1,123 @@
+"""`snapshot schedule`: add, list, rm. The word `add` may be left out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+from click.shell_completion import CompletionItem
+
+from triune.cli.listing import age
+from triune.cli.options import Duration, formatted, instance_argument, quietable, silenceable
+from triune.cli.tables import Column, emit
+from triune.cli.text import clean
+from triune.domain.errors import TriuneError
+from triune.domain.units import format_period
+from triune.sdk import Client
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+
+class Adding(click.Group):
+    """A group where a word that is no command is the argument of `add`."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """`add` for what is none."""
+        found = super().get_command(ctx, cmd_name)
+        return found or (None if cmd_name.startswith("-") else super().get_command(ctx, "add"))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Leave the word to `add`."""
+        if args and not args[0].startswith("-") and super().get_command(ctx, args[0]) is None:
+            return super().resolve_command(ctx, ["add", *args])
+        return super().resolve_command(ctx, args)
+
+
+def complete_schedules(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Schedules."""
+    del ctx, param
+    try:
+        found = [row["name"] for row in Client().schedules.list()]
+    except (TriuneError, KeyError, TypeError):
+        return []
+    return [CompletionItem(one) for one in found if one.startswith(incomplete)]
+
+
+@click.group(cls=Adding, subcommand_metavar="NAME --every TIME | list | rm SCHEDULE...")
+def schedule() -> None:
+    """Take snapshots of an instance again and again, and let the old ones go.
+
+    triune snapshot schedule NAME --every 1h --keep 24
+    """
+
+
+@schedule.command()
+@instance_argument
+@click.option("--every", type=Duration(), metavar="TIME", help="How often: 30m, 1h, 1d.")
+@click.option("--at", metavar="HH:MM", help="Daily at this time of the daemon's host, instead of --every.")
+@click.option("--keep", type=click.IntRange(1, 100_000), metavar="N", help="How many of its snapshots stay [all].")
+@click.option("--memory", "--stateful", is_flag=True, help="With the running state.")
+@click.option("--name", "called", metavar="SCHEDULE", help="Its own name [made of the instance's and the time].")
+@silenceable
+def add(
+    name: str,
+    every: float | None,
+    at: str | None,
+    keep: int | None,
+    memory: bool,
+    called: str | None,
+    quiet: bool,
+) -> None:
+    """Add a schedule. A run that is missed, because the host was off, is made up for once."""
+    if every is None and at is None:
+        raise click.UsageError("say when: --every 1h, or --at 03:00")
+    made = Client().schedules.create(name, name=called, every=every, at=at, keep=keep, memory=memory)
+    if not quiet:
+        kept = f", keeping {keep}" if keep is not None else ""
+        print(clean(f"schedule {made['name']}: a snapshot of {name} {_when(made)}{kept}"))
+
+
+@schedule.command("list")
+@formatted
+@quietable
+def list_schedules(form: str, quiet: bool) -> None:
+    """List the schedules of snapshots."""
+    rows = Client().schedules.list("snapshot")
+    empty = "No schedules. Add one: triune snapshot schedule NAME --every 1h --keep 24"
+    emit(rows, COLUMNS, form=form, quiet="name" if quiet else None, empty=empty)
+
+
+@schedule.command("rm")
+@click.argument("schedules", metavar="SCHEDULE...", nargs=-1, required=True, shell_complete=complete_schedules)
+@silenceable
+def remove(schedules: tuple[str, ...], quiet: bool) -> None:
+    """Remove schedules; the snapshots they took stay."""
+    for one in schedules:
+        Client().schedules.remove(one)
+        if not quiet:
+            print(clean(f"schedule {one} is removed"))
+
+
+def _when(row: Mapping[str, Any]) -> str:
+    return f"daily at {row['at']}" if row["at"] else f"every {format_period(row['every'])}"
+
+
+def _next(row: Mapping[str, Any]) -> str:
+    from datetime import datetime
+
+    return f"{datetime.fromisoformat(row['next_run']).astimezone():%Y-%m-%d %H:%M}"
+
+
+COLUMNS = (
+    Column("NAME", lambda row: row["name"]),
+    Column("INSTANCE", lambda row: row["subject"] or "all"),
+    Column("WHEN", _when, keep=7),
+    Column("KEEP", lambda row: " ".join(f"{key}={number}" for key, number in row["keep"].items()) or "all", keep=6),
+    Column("NEXT", _next, keep=5),
+    Column("LAST", lambda row: f"{age(row['last_run'])} ago" if row["last_run"] else "-", keep=4),
+    Column("RESULT", lambda row: row["last_result"] or "-", keep=3),
+)
