@@ -96,14 +96,15 @@ def kvm_form() -> DiskForm:
 class Lab:
     """An engine, and the names of what a test made with it."""
 
-    def __init__(self, state_dir: Path, form: DiskForm) -> None:
+    def __init__(self, state_dir: Path, form: DiskForm, prefix: str = PREFIX) -> None:
         self.state_dir = state_dir
+        self.prefix = prefix
         self.form = form
         self.engine = KvmEngine(state_dir, uri=URI)
         self.client = Client(URI)
 
     def plan(self, name: str, form: DiskForm | None = None, **spec: Any) -> LaunchPlan:
-        base = InstanceSpec(name=PREFIX + name, image="debian/12", engine="kvm", network=None)
+        base = InstanceSpec(name=self.prefix + name, image="debian/12", engine="kvm", network=None)
         return LaunchPlan(
             spec=replace(base, **spec),
             form=form or self.form,
@@ -125,7 +126,7 @@ class Lab:
 
     def clean(self) -> None:
         for row in self.engine.list():
-            if row.name.startswith(PREFIX):
+            if row.name.startswith(self.prefix):
                 self.engine.delete(row.name)
 
 

@@ -22,6 +22,7 @@ from triune.engines.kvm.console import Console
 from triune.engines.kvm.lifecycle import Lifecycle
 from triune.engines.kvm.logs import Logs
 from triune.engines.kvm.rename import Renaming
+from triune.engines.kvm.snapshots import Snapshots
 from triune.engines.kvm.watch import Watch
 from triune.host import kvm
 
@@ -57,7 +58,7 @@ class KvmEngine:
         self.oci: base.OciStore | None = None
         self.ports: base.NativePorts | None = None
         self.limiting: base.Limiting | None = None
-        self.snapshots: base.Snapshots | None = None
+        self.snapshots: base.Snapshots | None = Snapshots(self._client, state_dir)
         self.cloning: base.Cloning | None = None
         self.templates: base.Templates | None = None
         self.attaching: base.Attaching | None = None

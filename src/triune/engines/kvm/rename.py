@@ -1,8 +1,8 @@
 """Renaming a stopped domain together with its folder, so that a crash at any point leaves every path valid.
 
 Order: hard-link the files into the new folder; rename the domain; define it with the new paths; remove the old folder.
-The domain's paths exist throughout. What a crash leaves is a second name of the same files: `create` or `delete` of
-that name removes it.
+The domain's paths exist throughout, and libvirt is told of its snapshots again at the end (see `records`). What a crash
+leaves is a second name of the same files: `create` or `delete` of that name removes it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from typing import Any
 
 from triune.domain.errors import Conflict
 from triune.domain.names import instance_name
-from triune.engines.kvm import folders
+from triune.engines.kvm import checkpoints, drives, folders
 from triune.engines.kvm import mark as marks
 from triune.engines.kvm.client import Client, library
+from triune.engines.kvm.paths import move
+from triune.engines.kvm.records import Records
 from triune.engines.kvm.spec import Files
 
 
@@ -29,6 +31,7 @@ class Renaming:
     def __init__(self, client: Client, state_dir: Path) -> None:
         self._client = client
         self._state_dir = state_dir
+        self._records = Records(client, state_dir)
 
     def rename(self, name: str, new: str) -> None:
         """Rename it. Raises Conflict("instance_running" | "instance_exists" | "folder_in_use")."""
@@ -42,6 +45,11 @@ class Renaming:
             raise Conflict(
                 "instance_exists", f"there is a virtual machine {new!r} already", hint="Choose another name."
             )
+        checkpoints.forget(self._client, domain, name, drives.writable(root))
+        with self._records.carried(domain):
+            self._rename(domain, root, name, new)
+
+    def _rename(self, domain: Any, root: ET.Element, name: str, new: str) -> None:
         if marks.read(root) is None:
             with self._client.errors(name):
                 domain.rename(new, 0)
@@ -75,21 +83,7 @@ class Renaming:
 def moved(xml: str, old: Files, new: Files) -> str:
     """The domain's XML with every path in the old folder led to the new one, and the new host name."""
     root = ET.fromstring(xml)  # noqa: S314 - from libvirt
-    for element in root.iter():
-        for key in ("file", "dir", "path"):
-            value = element.get(key)
-            if value and Path(value).parent == old.folder:
-                element.set(key, str(new.folder / Path(value).name))
-    nvram = root.find("os/nvram")
-    if nvram is not None and nvram.text and Path(nvram.text).parent == old.folder:
-        nvram.text = str(new.folder / Path(nvram.text).name)
-    tag = root.find("sysinfo/chassis/entry[@name='asset']")
-    if tag is not None and tag.text == old.folder.name:
-        tag.text = new.folder.name
-    cmdline = root.find("os/cmdline")
-    if cmdline is not None and cmdline.text:
-        was, now = f"systemd.hostname={old.folder.name}", f"systemd.hostname={new.folder.name}"
-        cmdline.text = " ".join(now if word == was else word for word in cmdline.text.split(" "))
+    move(root, old.folder, new.folder)
     return ET.tostring(root, encoding="unicode")
 
 
