@@ -48,7 +48,7 @@ def thaw(domain: Any) -> None:
             domain.agentSetResponseTimeout(_LETTING_GO, 0)
             domain.fsThaw()
     with contextlib.suppress(virt.libvirtError):
-        domain.agentSetResponseTimeout(virt.VIR_DOMAIN_QEMU_AGENT_COMMAND_DEFAULT, 0)
+        domain.agentSetResponseTimeout(virt.VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0)
 
 
 def _has_agent(domain: Any) -> bool:
