@@ -1,0 +1,71 @@
+"""How fast TCP goes: a plain transfer between this host and a peer, in one file of the standard library.
+
+rates.py send|receive ADDRESS PORT SECONDS   the peer's side; it prints nothing
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from subprocess import Popen
+
+CHUNK = 1 << 16
+
+
+def peer(mode: str, address: str, port: str, seconds: str) -> None:
+    """Send as fast as it goes for some seconds, or receive all."""
+    with socket.create_connection((address, int(port)), timeout=20) as connection:
+        until = time.monotonic() + float(seconds)
+        if mode == "send":
+            while time.monotonic() < until:
+                connection.sendall(bytes(CHUNK))
+        else:
+            while connection.recv(CHUNK):
+                pass
+
+
+def upload(address: str, argv: Sequence[str]) -> float:
+    """Bits/s that arrive from a peer, which `argv` starts; {port} in it is replaced."""
+    with socket.create_server((address, 0)) as server, _started(server, argv) as process:
+        connection, _ = server.accept()
+        with connection:
+            rate = arriving(connection)
+        assert process.wait(60) == 0
+    return rate
+
+
+def download(address: str, argv: Sequence[str], seconds: float) -> float:
+    """Bits/s that a peer takes."""
+    with socket.create_server((address, 0)) as server, _started(server, argv):
+        connection, _ = server.accept()
+        with connection:
+            return leaving(connection, seconds)
+
+
+def _started(server: socket.socket, argv: Sequence[str]) -> Popen[bytes]:
+    server.settimeout(60)
+    return Popen([word.replace("{port}", str(server.getsockname()[1])) for word in argv])
+
+
+def arriving(connection: socket.socket) -> float:
+    """Bits/s until the other side closes."""
+    total, began = 0, time.monotonic()
+    while data := connection.recv(CHUNK):
+        total += len(data)
+    return total * 8 / (time.monotonic() - began)
+
+
+def leaving(connection: socket.socket, seconds: float) -> float:
+    """Bits/s sent; little is left in the buffers, as they are small."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHUNK)
+    total, began = 0, time.monotonic()
+    while time.monotonic() - began < seconds:
+        connection.sendall(bytes(CHUNK // 4))
+        total += CHUNK // 4
+    return total * 8 / (time.monotonic() - began)
+
+
+if __name__ == "__main__":
+    peer(*sys.argv[1:])
