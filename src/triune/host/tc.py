@@ -64,20 +64,19 @@ def helper(index: int) -> str:
 def shape(interface: str, rates: Rates) -> bool:
     """Hold the interface to these rates; True where something had to be changed.
 
-    Raises Failed("no_interface"), Unsupported("no_shaping"). When it fails, the interface is free of limits of ours.
+    Raises Failed("no_interface"), Unsupported("no_shaping"); the interface then keeps what it had.
     """
     link = net.link(interface)
     if link is None:
         raise _gone(interface)
-    wanted = Rates(towards=_rounded(rates.towards), back=_rounded(rates.back))
-    if _read(link) == wanted:
+    before = _read(link)
+    if before == Rates(towards=_rounded(rates.towards), back=_rounded(rates.back)):
         return False
     try:
-        _shape_towards(link, rates.towards)
-        _shape_back(link, rates.back)
+        _set(link, rates)
     except Failed as error:
         with contextlib.suppress(Failed):
-            clear(interface)
+            _set(link, before)
         if net.link(interface) is None:
             raise _gone(interface) from error
         reason = why_not()
@@ -91,8 +90,7 @@ def clear(interface: str) -> None:
     """Take our limits away; what others set stays. Succeeds where there is nothing, or no such interface."""
     link = net.link(interface)
     if link is not None:
-        _shape_towards(link, None)
-        _shape_back(link, None)
+        _set(link, Rates())
     sweep()
 
 
@@ -144,6 +142,11 @@ def why_not() -> str:
 def _rounded(rate: int | None) -> int | None:
     """As tc tells it: whole bytes."""
     return None if rate is None else min(max(rate, SLOWEST), FASTEST) // 8 * 8
+
+
+def _set(link: net.Link, rates: Rates) -> None:
+    _shape_towards(link, rates.towards)
+    _shape_back(link, rates.back)
 
 
 def _shape_towards(link: net.Link, rate: int | None) -> None:

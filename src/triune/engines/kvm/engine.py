@@ -20,11 +20,12 @@ from triune.engines.kvm.client import Client
 from triune.engines.kvm.commands import Commands
 from triune.engines.kvm.console import Console
 from triune.engines.kvm.lifecycle import Lifecycle
+from triune.engines.kvm.limits import Limiting, missing
 from triune.engines.kvm.logs import Logs
 from triune.engines.kvm.rename import Renaming
 from triune.engines.kvm.snapshots import Snapshots
 from triune.engines.kvm.watch import Watch
-from triune.host import kvm
+from triune.host import cgroup, kvm
 
 _VIRTIOFSD = ("/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/lib/virtiofsd")
 _MISSING = {
@@ -57,7 +58,7 @@ class KvmEngine:
         self.bridging: base.Bridging | None = None
         self.oci: base.OciStore | None = None
         self.ports: base.NativePorts | None = None
-        self.limiting: base.Limiting | None = None
+        self.limiting: base.Limiting | None = Limiting(self._client, self.host, _cpu_cgroup())
         self.snapshots: base.Snapshots | None = Snapshots(self._client, state_dir)
         self.cloning: base.Cloning | None = None
         self.templates: base.Templates | None = None
@@ -75,7 +76,7 @@ class KvmEngine:
                 accelerated=proof.usable,
                 memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
                 cpus=os.cpu_count() or 1,
-                cpu_quota=_cpu_controller(),
+                cpu_cgroup=_cpu_cgroup(),
                 virtiofs=any(Path(path).exists() for path in _VIRTIOFSD),
                 emulator=shutil.which(kvm.QEMU) or f"/usr/bin/{kvm.QEMU}",
                 cpu_model="host-passthrough" if proof.cpu == kvm.HOST_CPU else proof.cpu,
@@ -88,10 +89,11 @@ class KvmEngine:
 
     def probe(self) -> Probe:
         """Versions, and whether KVM is proved."""
+        gone = {**_MISSING, **missing(_cpu_cgroup())}
         try:
             numbers = self._client.call(lambda c: (c.getLibVersion(), c.getVersion()), seconds=1.8)
         except TriuneError as error:
-            return Probe(available=False, reason=error.message, hint=error.hint, missing=_MISSING)
+            return Probe(available=False, reason=error.message, hint=error.hint, missing=gone)
         proof = kvm.prove(cache=self._proof_cache)
         libvirt, qemu = (_version(number) for number in numbers)
         facts: dict[str, object] = {
@@ -100,7 +102,7 @@ class KvmEngine:
         slow = kvm.libvirt_reprobes()
         if slow is not None:
             facts["slow"] = slow
-        return Probe(available=True, version=libvirt, missing=_MISSING, facts=facts)
+        return Probe(available=True, version=libvirt, missing=gone, facts=facts)
 
     def list(self) -> Sequence[Instance]:
         """All domains of the host."""
@@ -153,11 +155,5 @@ def _version(number: int) -> str:
     return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
 
 
-def _cpu_controller() -> bool:
-    """Whether cgroups can hold CPU time back here (v1: a hierarchy; v2: the controller)."""
-    if Path("/sys/fs/cgroup/cpu").is_dir():
-        return True
-    try:
-        return "cpu" in Path("/sys/fs/cgroup/cgroup.controllers").read_text().split()
-    except OSError:
-        return False
+def _cpu_cgroup() -> int | None:
+    return cgroup.hierarchies().version("cpu")

@@ -11,7 +11,7 @@ from typing import Any
 from triune.domain.errors import TriuneError
 from triune.domain.instance import Instance, InstanceDetail, Origin, State
 from triune.engines.kvm import mark as marks
-from triune.engines.kvm import process
+from triune.engines.kvm import process, tuning
 from triune.engines.kvm.agent import Agent
 from triune.engines.kvm.client import PATIENCE, Client, library
 from triune.engines.kvm.spec import AGENT_PORT
@@ -30,7 +30,6 @@ _TROUBLE = {
     (_PAUSED, 10): "its guest has crashed",
     (_SHUTOFF, 3): "its QEMU process has crashed",
 }
-_UNIT = {"b": 1, "bytes": 1, "k": 2**10, "kib": 2**10, "m": 2**20, "mib": 2**20, "g": 2**30, "gib": 2**30}
 
 
 def rows(client: Client) -> Sequence[Instance]:
@@ -62,29 +61,11 @@ def row(root: ET.Element, state: int, reason: int) -> Instance:
         # A reservation is no address that could be reached.
         addresses=tuple(address for *_, address in mark.addresses if address) if mark and on else (),
         created=mark.created if mark else None,
-        cpus=cpus(root),
-        memory_bytes=memory(root),
+        cpus=tuning.cpus(root),
+        memory_bytes=tuning.memory(root),
         accelerated=root.get("type") == "kvm",
         error=trouble or (None if state in _STATES else "libvirt does not know its state"),
     )
-
-
-def cpus(root: ET.Element) -> float:
-    """CPUs a domain may use: its vCPUs, less where a quota holds them back."""
-    vcpu = root.find("vcpu")
-    count = float((vcpu.get("current") or vcpu.text or 1) if vcpu is not None else 1)
-    quota, period = root.findtext("cputune/quota"), root.findtext("cputune/period", "100000")
-    if quota is not None and int(quota) > 0:
-        return round(count * min(1.0, int(quota) / int(period)), 2)
-    return count
-
-
-def memory(root: ET.Element) -> int | None:
-    """A domain's memory in bytes."""
-    element = root.find("memory")
-    if element is None or not element.text:
-        return None
-    return int(element.text) * _UNIT.get(element.get("unit", "KiB").lower(), 2**10)
 
 
 def detail(client: Client, name: str, kernels: dict[str, str]) -> InstanceDetail:

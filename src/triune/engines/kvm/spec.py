@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import uuid
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from triune.domain.errors import Invalid, Unsupported
@@ -14,6 +13,7 @@ from triune.domain.names import instance_name, single_line
 from triune.domain.network import Nic
 from triune.engines.base import LaunchPlan
 from triune.engines.kvm import mark as marks
+from triune.engines.kvm import tuning
 from triune.engines.kvm.settings import Settings, parse
 
 DEFAULT_MEMORY = 512 * 2**20
@@ -23,13 +23,13 @@ EXEC_PORTS = 4
 EXEC_PORT = "triune.exec."
 AGENT_PORT = "org.qemu.guest_agent.0"
 _SPARE_ROOT_PORTS = 4  # for devices plugged in later
-_QUOTA_PERIOD = 100_000  # microseconds
 _TB_CACHE_MIB = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostFacts:
-    """What the XML depends on of this host. `memory` in bytes; `cpu_quota`: the cpu controller can hold a VM back.
+    """What the XML depends on of this host. `memory` in bytes; `cpu_cgroup`: the version of the cgroup controller
+    `cpu`, which holds VMs back, None where it is missing.
 
     `cpu_model` is that of accelerated VMs unless they ask for another: a mode of libvirt's, or a model's name.
     """
@@ -37,7 +37,7 @@ class HostFacts:
     accelerated: bool
     memory: int
     cpus: int
-    cpu_quota: bool = True
+    cpu_cgroup: int | None = 2
     virtiofs: bool = False
     emulator: str = "/usr/bin/qemu-system-x86_64"
     cpu_model: str = "host-passthrough"
@@ -142,28 +142,8 @@ def _check_text(plan: LaunchPlan, form: DiskForm) -> None:
 
 def _check_sizes(plan: LaunchPlan, form: DiskForm, host: HostFacts) -> None:
     spec = plan.spec
-    memory = DEFAULT_MEMORY if spec.memory is None else spec.memory
-    if memory > host.memory or memory < MINIMUM_MEMORY:
-        raise Invalid(
-            "bad_memory",
-            f"{spec.name!r} asks for {memory >> 20} MiB of memory; this host has {host.memory >> 20} MiB, "
-            f"and a virtual machine needs {MINIMUM_MEMORY >> 20} MiB",
-            hint="Ask for something between.",
-            asked=memory,
-            available=host.memory,
-        )
-    if math.ceil(spec.cpus or 1) > host.cpus:
-        raise Invalid(
-            "too_many_cpus",
-            f"{spec.name!r} asks for {spec.cpus:g} CPUs; this host has {host.cpus}",
-            hint="Ask for fewer.",
-        )
-    if spec.cpus is not None and spec.cpus != int(spec.cpus) and not host.cpu_quota:
-        raise Unsupported(
-            "no_cpu_quota",
-            f"{spec.cpus:g} CPUs need the cgroup controller cpu, which this host does not offer",
-            hint="Ask for a whole number of CPUs.",
-        )
+    check_memory(spec.name, DEFAULT_MEMORY if spec.memory is None else spec.memory, host)
+    check_cpus(spec.name, spec.cpus, host)
     if spec.disk is not None and spec.disk < form.virtual_size:
         raise Invalid(
             "disk_too_small",
@@ -172,6 +152,35 @@ def _check_sizes(plan: LaunchPlan, form: DiskForm, host: HostFacts) -> None:
         )
     if disk_size(plan) <= 0:
         raise Invalid("no_disk_size", f"{spec.name!r} needs a disk size", hint="Give one: --disk 10GiB")
+
+
+def check_memory(name: str, memory: int, host: HostFacts) -> None:
+    """Raise Invalid for more memory than there is, or too little to boot."""
+    if memory > host.memory or memory < MINIMUM_MEMORY:
+        raise Invalid(
+            "bad_memory",
+            f"{name!r} asks for {memory >> 20} MiB of memory; this host has {host.memory >> 20} MiB, "
+            f"and a virtual machine needs {MINIMUM_MEMORY >> 20} MiB",
+            hint="Ask for something between.",
+            asked=memory,
+            available=host.memory,
+        )
+
+
+def check_cpus(name: str, cpus: float | None, host: HostFacts) -> None:
+    """Raise Invalid for more CPUs than there are, Unsupported for a part of one where no cgroup can hold it back."""
+    if tuning.vcpus(cpus) > host.cpus:
+        raise Invalid(
+            "too_many_cpus",
+            f"{name!r} asks for {cpus:g} CPUs; this host has {host.cpus}",
+            hint="Ask for fewer.",
+        )
+    if cpus is not None and cpus != int(cpus) and host.cpu_cgroup is None:
+        raise Unsupported(
+            "no_cpu_quota",
+            f"{cpus:g} CPUs need the cgroup controller cpu, which this host does not offer",
+            hint="Ask for a whole number of CPUs.",
+        )
 
 
 def disk_size(plan: LaunchPlan) -> int:
@@ -199,12 +208,9 @@ def build(plan: LaunchPlan, files: Files, host: HostFacts) -> str:
         backing = ET.SubElement(root, "memoryBacking")
         _leaf(backing, "source", None, type="memfd")
         _leaf(backing, "access", None, mode="shared")
-    vcpus = math.ceil(spec.cpus or 1)
-    _leaf(root, "vcpu", str(vcpus))
-    if spec.cpus is not None and spec.cpus != vcpus:
-        tune = ET.SubElement(root, "cputune")
-        _leaf(tune, "period", str(_QUOTA_PERIOD))
-        _leaf(tune, "quota", str(max(1000, int(_QUOTA_PERIOD * spec.cpus / vcpus))))
+    count = tuning.vcpus(spec.cpus)
+    most = tuning.most_vcpus(count, host.cpus)
+    _leaf(root, "vcpu", str(most), **({"current": str(count)} if most > count else {}))
     _os(root, plan, form, settings, files)
     features = ET.SubElement(root, "features")
     _leaf(features, "acpi", None)
@@ -217,6 +223,8 @@ def build(plan: LaunchPlan, files: Files, host: HostFacts) -> str:
     _leaf(root, "on_reboot", "restart")
     _leaf(root, "on_crash", "destroy")
     _devices(ET.SubElement(root, "devices"), plan, form, settings, files, host)
+    limits = replace(spec.limits, cpus=spec.cpus)
+    tuning.tune(root, limits, tuning.KEYS - {"memory"}, host.cpu_cgroup)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode")
 

@@ -66,7 +66,7 @@ def test_too_much_memory_is_told_with_figures() -> None:
 def test_a_fraction_of_a_cpu_needs_the_controller() -> None:
     check(plan(cpus=0.5), EMULATED)
     with pytest.raises(Unsupported):
-        check(plan(cpus=0.5), replace(EMULATED, cpu_quota=False))
+        check(plan(cpus=0.5), replace(EMULATED, cpu_cgroup=None))
 
 
 def test_a_read_only_volume_is_refused_rather_than_writable() -> None:
