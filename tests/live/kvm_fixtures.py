@@ -26,7 +26,7 @@ from triune.engines.base import Command, LaunchPlan, Session
 from triune.engines.kvm.client import Client
 from triune.engines.kvm.engine import KvmEngine
 
-PREFIX = "tkvm-"
+PREFIX = os.environ.get("TRIUNE_TEST_PREFIX", "tkvm-")  # another one for a run beside a run
 URI = os.environ.get("TRIUNE_TEST_LIBVIRT_URI", "qemu:///system")
 BOOT = 150.0  # seconds; emulated on busy cores
 _CACHE = Path("/var/tmp/triune-tests")

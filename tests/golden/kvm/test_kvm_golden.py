@@ -11,10 +11,12 @@ from tests.unit.engines.kvm.plans import ACCELERATED, DIRECT, EMULATED, FILES, G
 
 from triune.domain.image import DiskForm
 from triune.domain.instance import VolumeMount
+from triune.domain.limits import Limits
 from triune.engines.base import LaunchPlan
 from triune.engines.kvm.spec import HostFacts, build
 
 FIRMWARE = DiskForm(path=Path("/images/old.vmdk"), format="vmdk", virtual_size=GIB, firmware="uefi", cloud_init=True)
+MIB = 2**20
 ISO = DiskForm(path=None, iso=Path("/images/installer.iso"))
 HOSTILE = "]]></x><!-- & ' \" <script>"
 
@@ -24,6 +26,17 @@ CASES: dict[str, tuple[LaunchPlan, HostFacts]] = {
     "uefi-vmdk-seed": (plan(FIRMWARE, user_data="#cloud-config\n"), ACCELERATED),
     "iso-installer": (plan(ISO, disk=8 * GIB), EMULATED),
     "pc-sata-vnc": (plan(settings={"machine": "pc", "bus": "sata", "graphics": "vnc", "cpu": "EPYC"}), EMULATED),
+    "limits": (
+        plan(
+            cpus=1.5,
+            memory=GIB,
+            limits=Limits(
+                cpu_weight=200, cpu_pin="0-1,3", io_read=50 * MIB, io_write=10 * MIB, iops_read=500, iops_write=100
+            ),
+        ),
+        ACCELERATED,
+    ),
+    "limits-cgroup1": (plan(FIRMWARE, cpus=4, limits=Limits(cpu_weight=1, iops_read=7), user_data="#\n"), EMULATED),
     "volume": (plan(volumes=(VolumeMount(source="/srv/data", target="/data"),)), ACCELERATED),
     "hostile": (
         plan(replace(DIRECT, cmdline=HOSTILE, path=Path(f"/images/{HOSTILE}")), env={"A": HOSTILE}, nics=()),

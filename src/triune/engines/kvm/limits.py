@@ -22,9 +22,9 @@ from triune.engines.kvm import spec, tuning
 from triune.engines.kvm.client import Client, library
 from triune.engines.kvm.spec import HostFacts
 
-_AGENT_SECONDS = 2
+_AGENT_SECONDS = 3
 _BALLOON_SECONDS = 20.0
-_BALLOON_STEP = 0.1
+_POLL = 0.1
 _SLACK = 2**20  # the balloon's grain, and rounding
 MISSING = {
     "limiting.swap": "a virtual machine swaps to its own disk: make a swap file or partition in the guest",
@@ -142,23 +142,21 @@ def _schedule(domain: Any, wanted: dict[str, int], change: _Change) -> None:
 def _set_cpus(domain: Any, wanted: float | None, change: _Change) -> None:
     virt = library()
     live = virt.VIR_DOMAIN_AFFECT_LIVE
-    count = domain.vcpusFlags(live)
-    if wanted is not None:
-        needed, most = tuning.vcpus(wanted), domain.vcpusFlags(live | virt.VIR_DOMAIN_VCPU_MAXIMUM)
-        if needed > most:
-            change.later.add("cpus")
-        if count < min(needed, most):
-            before, count = count, min(needed, most)
-            change.undo.append(lambda: domain.setVcpusFlags(before, live))
-            domain.setVcpusFlags(count, live)
-        _ask_for_vcpus(domain, min(needed, count))
+    count, most = domain.vcpusFlags(live), domain.vcpusFlags(live | virt.VIR_DOMAIN_VCPU_MAXIMUM)
+    needed = count if wanted is None else tuning.vcpus(wanted)
+    if needed > most:
+        change.later.add("cpus")
+    if count < min(needed, most):
+        change.undo.append(partial(domain.setVcpusFlags, count, live))
+        count = min(needed, most)
+        domain.setVcpusFlags(count, live)
     total = tuning.quota(wanted, count)
     if total > 0 and not change.quota:
         change.later.add("cpus")  # fewer vCPUs, then
-    if not change.quota or (total < 0 and _unlimited(domain)):
-        return
-    _schedule(domain, {"vcpu_quota": -1}, change)  # a machine of other makers may have one
-    _schedule(domain, {"global_period": tuning.QUOTA_PERIOD, "global_quota": total}, change)
+    if change.quota and (total > 0 or not _unlimited(domain)):
+        _schedule(domain, {"vcpu_quota": -1}, change)  # a machine of other makers may have one
+        _schedule(domain, {"global_period": tuning.QUOTA_PERIOD, "global_quota": total}, change)
+    _ask_for_vcpus(domain, min(needed, count))
 
 
 def _unlimited(domain: Any) -> bool:
@@ -169,8 +167,12 @@ def _unlimited(domain: Any) -> bool:
 def _ask_for_vcpus(domain: Any, count: int) -> None:
     """Have the guest use so many of its vCPUs, so that its programs see as many. The quota holds without it."""
     virt = library()
+    deadline = time.monotonic() + _AGENT_SECONDS
     with contextlib.suppress(virt.libvirtError):
         domain.agentSetResponseTimeout(_AGENT_SECONDS, 0)
+        # A guest needs a moment to see a vCPU that has just been plugged in.
+        while domain.vcpusFlags(virt.VIR_DOMAIN_VCPU_GUEST) < count and time.monotonic() < deadline:
+            time.sleep(_POLL)
         domain.setVcpusFlags(count, virt.VIR_DOMAIN_AFFECT_LIVE | virt.VIR_DOMAIN_VCPU_GUEST)
 
 
@@ -230,7 +232,7 @@ def _reached(domain: Any, target: int) -> bool:
     while abs(int(domain.memoryStats().get("actual", 0)) * 1024 - target) > _SLACK:
         if time.monotonic() > deadline:
             return False
-        time.sleep(_BALLOON_STEP)
+        time.sleep(_POLL)
     return True
 
 

@@ -25,7 +25,7 @@ DIRECT = DiskForm(
     agent=True,
 )
 FILES = Files(folder=Path("/var/lib/triune/instances/kvm/one"))
-EMULATED = HostFacts(accelerated=False, memory=8 * GIB, cpus=4)
+EMULATED = HostFacts(accelerated=False, memory=8 * GIB, cpus=4, cpu_cgroup=1)
 ACCELERATED = HostFacts(accelerated=True, memory=8 * GIB, cpus=4, virtiofs=True)
 
 
