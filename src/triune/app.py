@@ -16,7 +16,7 @@ from triune.engines.base import Engine, Watch
 from triune.engines.registry import EngineSettings, engines
 from triune.services.images import Images
 from triune.services.instances import Instances
-from triune.services.limits import InstanceLimits, NoShaper, Shaper
+from triune.services.limits import HostShaper, InstanceLimits, Shaper
 from triune.services.networks import Networks, NetworkSettings
 from triune.services.operations import Events, Operations
 from triune.services.schedules import Schedules
@@ -111,7 +111,7 @@ class Triune:
         settings: Settings,
         *,
         make_networks: Callable[[Store, Mapping[str, Engine], NetworkSettings], Networks] = Networks,
-        make_shaper: Callable[[], Shaper] = NoShaper,
+        make_shaper: Callable[[], Shaper] = HostShaper,
     ) -> None:
         """`make_networks` and `make_shaper` let tests leave the host's network alone."""
         self.settings = settings

@@ -30,6 +30,9 @@ class FakeShaper:
             raise self.failure
         self.shaped[interface] = (inbound, outbound)
 
+    def sweep(self) -> None:
+        """Nothing is ever left."""
+
 
 class FakeNetworks:
     """Networks on paper."""

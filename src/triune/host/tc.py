@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import re
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ FASTEST = 400_000_000_000
 _HANDLE = "7472:"
 _PREFERENCE = "29810"
 _IFB = re.compile(r"tri-ifb([0-9a-f]{1,8})")
-_PROBE = re.compile(r"tri-ifb-p([0-9a-f]{1,6})")
+_TRIAL = "tri-ifb-p"  # and the number of the process that tries
 # The bucket, what may pass at once: not seen in a second's mean, yet large enough for the kernel's timers.
 _BURST_S = 0.004
 _LEAST_BURST = 8 * 1024
@@ -59,6 +60,12 @@ def bucket(rate: int) -> list[str]:
 def helper(index: int) -> str:
     """The name of the intermediate device of the interface with this index."""
     return f"tri-ifb{index:x}"
+
+
+def helpers() -> dict[str, int]:
+    """The intermediate devices that are there, each with the index of its interface."""
+    names = [name for _, name in socket.if_nameindex()]
+    return {name: int(match.group(1), 16) for name in names if (match := _IFB.fullmatch(name))}
 
 
 def shape(interface: str, rates: Rates) -> bool:
@@ -105,13 +112,9 @@ def sweep() -> list[str]:
 
     Safe beside another daemon of ours: the interface is there before its device is made.
     """
-    indices = {row["ifindex"]: row["ifname"] for row in _json("ip", "-j", "link", "show")}
-    orphans = [
-        name
-        for name in indices.values()
-        if ((match := _IFB.fullmatch(name)) and int(match.group(1), 16) not in indices)
-        or ((match := _PROBE.fullmatch(name)) and not Path(f"/proc/{int(match.group(1), 16)}").exists())
-    ]
+    there = {index for index, _ in socket.if_nameindex()}
+    orphans = [name for name, index in helpers().items() if index not in there]
+    orphans += [name for name in _probes() if not Path(f"/proc/{int(name.removeprefix(_TRIAL), 16)}").exists()]
     for name in orphans:
         net.delete_link(name)
     return orphans
@@ -119,7 +122,7 @@ def sweep() -> list[str]:
 
 def why_not() -> str:
     """Why this host can't shape traffic, one sentence; "" when it can. Tries it on a device of its own."""
-    probe = f"tri-ifb-p{os.getpid():x}"
+    probe = f"{_TRIAL}{os.getpid():x}"
     try:
         run(["ip", "link", "add", probe, "type", "ifb"], check=False)  # what is wrong is told by the next
         for argv in (
@@ -137,6 +140,10 @@ def why_not() -> str:
         with contextlib.suppress(Unsupported):
             net.delete_link(probe)
     return ""
+
+
+def _probes() -> list[str]:
+    return [name for _, name in socket.if_nameindex() if re.fullmatch(f"{_TRIAL}[0-9a-f]+", name)]
 
 
 def _rounded(rate: int | None) -> int | None:

@@ -235,6 +235,8 @@ class Instances:
             self._aside(f"{event.engine}-up", self._engine_up)
         if event.action == "started" and (engine := self._engines.get(event.engine)) is not None:
             self._aside(f"{event.name}-limits", lambda: self._limits.enforce_started(engine, event.name))
+        if event.action in ("deleted", "stopped"):
+            self._aside(f"{event.name}-traffic", self._limits.sweep)
         # What is undefined while it runs is gone only when it stops.
         if event.action in ("deleted", "stopped") and (entry := self._intent_of(event, event.name)):
             self._aside(f"{event.name}-gone", lambda: self._forget_if_gone(entry))

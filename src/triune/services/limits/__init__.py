@@ -2,6 +2,6 @@
 
 from triune.services.limits.policy import check
 from triune.services.limits.service import InstanceLimits
-from triune.services.limits.shaper import NoShaper, Shaper
+from triune.services.limits.shaper import HostShaper, Shaper
 
-__all__ = ["InstanceLimits", "NoShaper", "Shaper", "check"]
+__all__ = ["HostShaper", "InstanceLimits", "Shaper", "check"]

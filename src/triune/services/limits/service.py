@@ -182,8 +182,16 @@ class InstanceLimits:
         except TriuneError as error:
             log.warning("limits of %s are not in force: %s", name, error)
 
+    def sweep(self) -> None:
+        """Clear up behind instances that have stopped or are gone; what fails is tried again the next time."""
+        try:
+            self._shaper.sweep()
+        except TriuneError as error:
+            log.warning("limits of network cards that are gone: %s", error)
+
     def enforce_all(self) -> None:
         """The same for all, when the daemon or an engine has come up."""
+        self.sweep()
         for entry in self._store.scan(_KEPT):
             if (engine := self._engines.get(entry.value["engine"])) is not None:
                 self.enforce_started(engine, entry.key.removeprefix(_KEPT))
