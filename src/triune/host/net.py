@@ -75,6 +75,29 @@ def ports(bridge: str) -> list[Link]:
     return [_link(row) for row in _json("ip", "-d", "-j", "link", "show", "master", link_name(bridge)) if row]
 
 
+def partners(namespace: Path) -> dict[str, str]:
+    """The interfaces of this host that are the other ends of a network namespace's veth pairs, by the MAC inside.
+
+    Empty where the namespace is gone, or is not this host's.
+    """
+    if not namespace.exists():
+        return {}
+    ends = {row["name"]: row for row in map(_end, _json("ip", "-d", "-j", "link", "show", "type", "veth"))}
+    by_index = {row["index"]: row for row in ends.values()}
+    found = {}
+    for row in map(_end, _json("nsenter", f"--net={namespace}", "ip", "-d", "-j", "link", "show", "type", "veth")):
+        other = by_index.get(row["partner"])
+        # Numbers are each namespace's own: only those that name each other belong together.
+        if other is not None and other["partner"] == row["index"]:
+            found[row["mac"]] = other["name"]
+    return found
+
+
+def _end(row: dict[str, Any]) -> dict[str, Any]:
+    mac, partner = row.get("address", ""), row.get("link_index", 0)
+    return {"name": row.get("ifname", ""), "index": row.get("ifindex", 0), "mac": mac, "partner": partner}
+
+
 def addresses(name: str | None = None) -> dict[str, list[ipaddress.IPv4Interface]]:
     """IPv4 addresses by interface; of one interface where `name` is given."""
     rows = _json("ip", "-4", "-j", "addr", "show", *(("dev", link_name(name)) if name else ()))

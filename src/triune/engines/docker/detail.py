@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from triune.domain.errors import TriuneError
@@ -15,6 +16,7 @@ from triune.engines.docker.client import DockerClient
 from triune.engines.docker.containers import Described
 from triune.engines.docker.counters import Counters
 from triune.engines.docker.inventory import ENGINE, Inventory, Limits
+from triune.host import net
 
 _OWN_KERNELS = {"runsc": "gVisor (own, in user space)", "kata": "Kata (own, in a VM)"}
 
@@ -122,18 +124,26 @@ def _network(found: Described) -> tuple[Mapping[str, Any], ...]:
     settings = found.get("NetworkSettings") or {}
     host = found.get("HostConfig") or {}
     published = [str(publish) for publish in ports.wanted(host)]
+    ends = _host_ends(settings) if found["State"].get("Running") else {}
     cards = []
     for network, endpoint in (settings.get("Networks") or {}).items():
+        mac = endpoint.get("MacAddress") or (found.get("Config") or {}).get("MacAddress") or None
         cards.append(
             {
                 "network": network,
-                "interface": None,
-                "mac": endpoint.get("MacAddress") or (found.get("Config") or {}).get("MacAddress") or None,
+                "interface": ends.get(mac),
+                "mac": mac,
                 "addresses": list(containers.addresses({network: endpoint})),
                 "published": published,
             }
         )
     return tuple(cards)
+
+
+def _host_ends(settings: Mapping[str, Any]) -> Mapping[str | None, str]:
+    """The host's end of each card, by the card's MAC. Docker does not tell it, but in which namespace the other is."""
+    sandbox = settings.get("SandboxKey")
+    return dict(net.partners(Path(sandbox)).items()) if sandbox else {}
 
 
 def _mount(mount: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,122 @@
+"""`net.in` and `net.out` on the real engines: TCP between host and instance, measured both ways."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.live import rates
+from tests.live.daemon import CACHE, TRIUNE, Daemon
+from tests.live.netlab import eventually, sh
+from tests.live.system_fixtures import ENGINES, IMAGE, built_image
+from triune.host import net, tc
+
+pytestmark = [pytest.mark.live, pytest.mark.net]
+
+PREFIX = "tnlim-"
+M = 10**6
+PARAMS = [pytest.param(engine, marks=getattr(pytest.mark, engine)) for engine in ENGINES]
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Daemon]:
+    """One of its own, with the images of the others."""
+    (CACHE / "data/images").mkdir(mode=0o711, parents=True, exist_ok=True)
+    data = CACHE / "data-netlimits"
+    made = Daemon(
+        data,
+        bridge="tnlim0",
+        table="triune_tnlim",
+        domain="tnlim.internal",
+        candidates=["10.107.0.0/16", "10.108.0.0/16"],
+    )
+    if not (data / "images").exists():
+        (data / "images").symlink_to(CACHE / "data/images")
+    with made:
+        made.remove_all(PREFIX)
+        built_image(made)
+        yield made
+        made.remove_all(PREFIX)
+        eventually(lambda: not own_helpers(), 5)
+
+
+def own_helpers() -> list[str]:
+    """Devices of ours whose interface is on this network, or gone."""
+    there = {port.index for port in net.ports("tnlim0")}
+    links = {row["ifindex"] for row in json.loads(sh("ip", "-j", "link", "show"))}
+    return [name for name, index in tc.helpers().items() if index in there or index not in links]
+
+
+@pytest.fixture(scope="module", params=PARAMS)
+def name(request: pytest.FixtureRequest, daemon: Daemon) -> str:
+    """An instance that is launched with limits already."""
+    engine: str = request.param
+    rest = ("sleep", "infinity") if engine == "docker" else ()
+    limits = ("--set", "net.in=20Mbit/s", "--set", "net.out=10Mbit/s")
+    daemon.launch(IMAGE, PREFIX + engine, engine, *limits, command=rest)
+    return PREFIX + engine
+
+
+def gateway() -> str:
+    """The host, as the instances see it."""
+    return str(net.addresses("tnlim0")["tnlim0"][0].ip)
+
+
+def inside(daemon: Daemon, name: str, script: str) -> list[str]:
+    connected = f"exec 3<>/dev/tcp/{gateway()}/{{port}}; {script}"
+    return ["env", f"TRIUNE_HOST={daemon.socket}", str(TRIUNE), "exec", name, "--", "bash", "-c", connected]
+
+
+def towards(daemon: Daemon, name: str) -> float:
+    return rates.download(gateway(), inside(daemon, name, "cat <&3 >/dev/null"), 3)
+
+
+def back(daemon: Daemon, name: str) -> float:
+    return rates.upload(gateway(), inside(daemon, name, "timeout 3 cat /dev/zero >&3; true"))
+
+
+def in_force(daemon: Daemon, name: str) -> tc.Rates:
+    (card,) = daemon.json("show", name)["network"]
+    return tc.read(card["interface"])
+
+
+def near(rate: float, wanted: float) -> bool:
+    return 0.85 * wanted < rate < 1.15 * wanted
+
+
+def test_the_launch_limits_both_directions(daemon: Daemon, name: str) -> None:
+    assert in_force(daemon, name) == tc.Rates(towards=20 * M, back=10 * M)
+    assert near(towards(daemon, name), 20 * M)
+    assert near(back(daemon, name), 10 * M)
+
+
+def test_a_change_acts_at_once_and_a_lifted_limit_leaves_nothing(daemon: Daemon, name: str) -> None:
+    daemon.run("set", name, "net.in=none", "net.out=30Mbit/s")
+    assert in_force(daemon, name) == tc.Rates(back=30 * M)
+    assert towards(daemon, name) > 50 * M
+    assert near(back(daemon, name), 30 * M)
+    daemon.run("set", name, "net.out=none")
+    (card,) = daemon.json("show", name)["network"]
+    link = net.link(card["interface"])
+    assert link is not None
+    assert tc.helper(link.index) not in tc.helpers()
+    assert back(daemon, name) > 50 * M
+
+
+def test_limits_outlive_restart_and_pause_and_the_daemon(daemon: Daemon, name: str) -> None:
+    daemon.run("set", name, "net.in=5Mbit/s", "net.out=6Mbit/s")
+    wanted = tc.Rates(towards=5 * M, back=6 * M)
+    daemon.run("restart", name, "--force", timeout=300)
+    eventually(lambda: in_force(daemon, name) == wanted, 10)
+    daemon.run("pause", name)
+    daemon.run("resume", name)
+    assert in_force(daemon, name) == wanted
+    (card,) = daemon.json("show", name)["network"]
+    daemon.kill()
+    tc.clear(card["interface"])
+    daemon.start()
+    eventually(lambda: in_force(daemon, name) == wanted, 10)
+    daemon.run("stop", name, "--force")
+    eventually(lambda: not own_helpers(), 5)
