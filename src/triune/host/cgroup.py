@@ -9,7 +9,7 @@ from pathlib import Path
 
 _MOUNTINFO = Path("/proc/self/mountinfo")
 # v1 spells "no limit" as the largest multiple of the page size a signed word holds.
-_V1_UNLIMITED = 1 << 60
+V1_UNLIMITED = 1 << 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,18 @@ class Group:
                 return 0
         return max(0, used - idle)
 
+    def memory_kept(self) -> int:
+        """Memory in use that the kernel can't get back by dropping page cache."""
+        match self.folder("memory"):
+            case (1, folder):
+                used, prefix = _number(folder / "memory.usage_in_bytes"), "total_"
+            case (2, folder):
+                used, prefix = _number(folder / "memory.current"), ""
+            case _:
+                return 0
+        table = _table(folder / "memory.stat")
+        return max(0, used - sum(table.get(f"{prefix}{kind}_file", 0) for kind in ("inactive", "active")))
+
     def memory_limit(self) -> int | None:
         """The limit in bytes, or None."""
         match self.folder("memory"):
@@ -99,7 +111,7 @@ class Group:
                 limit = _number(folder / "memory.max")
             case _:
                 return None
-        return limit if 0 < limit < _V1_UNLIMITED else None
+        return limit if 0 < limit < V1_UNLIMITED else None
 
     def pids(self) -> int | None:
         """Processes and threads now."""
