@@ -16,6 +16,7 @@ import pytest
 from tests.live.lxc_fixtures import BRIDGE, LXC_PATH, PREFIX, Lab, bridge, eventually, lab, mounts_below, tree
 from triune.domain.errors import Conflict, Failed, Invalid, NotFound, Unsupported
 from triune.domain.instance import Origin, State, VolumeMount
+from triune.domain.limits import Limits
 from triune.domain.network import Network
 from triune.domain.operation import Silent
 from triune.engines.base import EngineEvent
@@ -198,7 +199,7 @@ def test_a_guest_that_ignores_shutdown(lab: Lab) -> None:
 
 
 def test_limits_reach_the_control_groups(lab: Lab) -> None:
-    name = lab.launch("limits", memory=200 << 20, cpus=0.75, settings={"pids": "300"}, ready=False)
+    name = lab.launch("limits", memory=200 << 20, cpus=0.75, limits=Limits(pids=300), ready=False)
     row = lab.engine.get(name).instance
     assert (row.cpus, row.memory_bytes) == (0.75, 200 << 20)
     pid = int(lxc("lxc-info", "-n", name, "-pH"))

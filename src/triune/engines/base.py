@@ -76,7 +76,8 @@ class LaunchPlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineEvent:
     """A native event in our words: `action` is created, started, stopped, paused, resumed, deleted, renamed,
-    changed, or `engine-up` / `engine-down` (then `name` is empty)."""
+    changed, oom (it ran out of memory, and the kernel killed something in it), or `engine-up` / `engine-down` (then
+    `name` is empty)."""
 
     engine: str
     action: str

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from triune.domain.errors import Conflict, Failed, Invalid, TriuneError, Unsupported
@@ -54,16 +55,17 @@ class Setting:
     value: str
 
 
-def controller_version(mounted: Hierarchies, controller: str) -> int | None:
-    """1, 2 or None; `blkio` is called `io` in v2."""
-    return mounted.version(controller) or (mounted.version("io") if controller == "blkio" else None)
+def versions(mounted: Hierarchies) -> dict[str, int | None]:
+    """1, 2 or None of each controller that limits something; `blkio` is called `io` in v2."""
+    found = {controller: mounted.version(controller) for controller in CONTROLLERS.values()}
+    return {**found, "blkio": found["blkio"] or mounted.version("io")}
 
 
 def missing(mounted: Hierarchies) -> dict[str, str]:
     """By key, why it can't be limited by the control groups of this host."""
-    reasons = {}
+    reasons, there = {}, versions(mounted)
     for key, controller in CONTROLLERS.items():
-        version = controller_version(mounted, controller)
+        version = there[controller]
         if version is None:
             reasons[key] = f"this host's control groups have no {controller} controller"
         elif version == 1 and key == "swap" and not (mounted.v1["memory"] / _MEMSW).exists():
@@ -71,6 +73,13 @@ def missing(mounted: Hierarchies) -> dict[str, str]:
         elif version == 1 and key in DISK and not (mounted.v1["blkio"] / _THROTTLES[key][0]).exists():
             reasons[key] = "the kernel has no throttling of block devices (CONFIG_BLK_DEV_THROTTLING)"
     return reasons
+
+
+def disk_note(mounted: Hierarchies) -> str:
+    """What limits of disk traffic cover on this host, in one sentence."""
+    if versions(mounted)["blkio"] == 1:
+        return "reads and direct writes; writes through the page cache are not limited (control groups v1)"
+    return "reads and writes; those through the page cache where the file system supports it (ext4, btrfs, xfs)"
 
 
 def settings(key: str, limits: Limits, version: int, device: str | None = None) -> list[Setting]:
@@ -135,9 +144,7 @@ def read(text: Read, version: Callable[[str], int | None], device: str | None = 
     for key, controller in CONTROLLERS.items():
         number = version(controller)
         if number is not None:
-            found[key] = (_read_v1 if number == 1 else _read_v2)(
-                key, lambda file, of=controller: text(of, file), device
-            )
+            found[key] = (_read_v1 if number == 1 else _read_v2)(key, partial(text, controller), device)
     return Limits().changed(found)
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from triune.domain.image import TreeForm
 from triune.domain.instance import InstanceSpec, VolumeMount
+from triune.domain.limits import Limits
 from triune.domain.network import Network, Nic
 from triune.engines.base import LaunchPlan
 from triune.engines.lxc import settings, spec
@@ -24,7 +25,7 @@ NETWORK = Network(name="triune0", bridge="triune0", subnet="10.87.0.0/24", gatew
 NIC = Nic(network=NETWORK, mac="02:00:0a:57:00:05", address="10.87.0.5")
 FOLDER = Path("/var/lib/lxc/web")
 HOST = spec.HostFacts(
-    cgroups={"memory": 2, "cpu": 2, "pids": 2},
+    cgroups={"memory": 2, "cpu": 2, "cpuset": 2, "pids": 2, "blkio": 2},
     apparmor=True,
     folder=FOLDER,
     python=Path("/opt/my tools/python"),
@@ -38,7 +39,8 @@ FULL: dict[str, Any] = {
         VolumeMount(source="/srv/my data", target="/data"),
         VolumeMount(source="/srv/#ro", target="/in/ro dir/", read_only=True),
     ),
-    "settings": {"pids": "500", "autostart": "true", "nesting": "true"},
+    "settings": {"autostart": "true", "nesting": "true"},
+    "limits": Limits(pids=500, swap=0, cpu_weight=50, cpu_pin="0-1", io_read=1 << 20),
 }
 
 
@@ -55,7 +57,7 @@ def plan(**given: Any) -> LaunchPlan:
 CASES = {
     "unprivileged": (plan(), IdRange(1000000), HOST),
     "full": (plan(**FULL), IdRange(1000000), HOST),
-    "full-cgroup1": (plan(**FULL), IdRange(1000000), replace(HOST, cgroups={"memory": 1, "cpu": 1, "pids": 1})),
+    "full-cgroup1": (plan(**FULL), IdRange(1000000), replace(HOST, cgroups=dict.fromkeys(HOST.cgroups, 1))),
     "privileged": (plan(settings={"privileged": "true"}, volumes=FULL["volumes"]), None, HOST),
     "no-apparmor-own-init": (
         replace(plan(), form=TreeForm(path=Path("/tree"), init="/usr/bin/myinit"), nics=()),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from triune.domain.errors import Invalid
+from triune.domain.limits import FIELDS
 from triune.domain.names import single_line
 from triune.domain.units import parse_size
 
@@ -142,7 +143,7 @@ def parse(settings: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _unknown(key: str) -> Invalid:
-    near = difflib.get_close_matches(key, NAMES, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(key, [*NAMES, *FIELDS], n=1, cutoff=0.5)
     return Invalid(
         "unknown_setting",
         f"app containers have no setting {key!r}",

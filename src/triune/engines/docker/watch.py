@@ -25,6 +25,7 @@ _ACTIONS = {
     "destroy": "deleted",
     "rename": "renamed",
     "update": "changed",
+    "oom": "oom",
 }
 _FIRST_PAUSE = 0.25
 _LONGEST_PAUSE = 5.0

@@ -38,9 +38,10 @@ from triune.engines.lxc.commands import LxcCommands
 from triune.engines.lxc.console import LxcConsole
 from triune.engines.lxc.inventory import Inventory
 from triune.engines.lxc.lifecycle import Lifecycle
+from triune.engines.lxc.limits import LxcLimiting
 from triune.engines.lxc.logs import LxcLogs
-from triune.engines.lxc.watch import LxcWatch
-from triune.host import cgroup, idmap
+from triune.engines.lxc.oom import LxcEvents
+from triune.host import cgroup, cgroup_limits, idmap, lxcfs
 
 _TOOLS = (
     *("lxc-start", "lxc-stop", "lxc-freeze", "lxc-unfreeze"),
@@ -66,6 +67,7 @@ class LxcEngine:
         self._inventory = Inventory(self._client)
         self._lifecycle = Lifecycle(self._client, state_dir)
         self._commands = LxcCommands(self._client)
+        self._limiting = LxcLimiting(self._client)
         self.commands: Commands | None = self._commands
         self.pausing: Pausing | None = _Pausing(self._client)
         self.renaming: Renaming | None = _Renaming(self._lifecycle)
@@ -74,7 +76,7 @@ class LxcEngine:
         self.bridging: Bridging | None = None
         self.oci: OciStore | None = None
         self.ports: NativePorts | None = None
-        self.limiting: Limiting | None = None
+        self.limiting: Limiting | None = self._limiting
         self.snapshots: Snapshots | None = None
         self.cloning: Cloning | None = None
         self.templates: Templates | None = None
@@ -104,7 +106,8 @@ class LxcEngine:
                 hint="Run the daemon as root.",
                 missing=_MISSING,
             )
-        return Probe(available=True, version=version, missing=_MISSING, facts=self._facts())
+        limits = {f"limiting.{key}": reason for key, reason in self._limiting.missing.items()}
+        return Probe(available=True, version=version, missing={**_MISSING, **limits}, facts=self._facts())
 
     def _facts(self) -> Mapping[str, object]:
         granted = idmap.subordinate_range()
@@ -114,6 +117,8 @@ class LxcEngine:
             "subordinate_ids": [granted.base, granted.count] if granted else None,
             "apparmor": detail.apparmor_enabled(),
             "cgroups": {name: mounted.version(name) for name in ("cpu", "memory", "pids")},
+            "lxcfs": lxcfs.why_not() or "inside, the limits are what a container sees of CPU and memory",
+            "disk_limits": cgroup_limits.disk_note(mounted),
         }
 
     def list(self) -> Sequence[Instance]:
@@ -156,7 +161,7 @@ class LxcEngine:
 
     def watch(self, sink: EventSink) -> Watch:
         """Deliver events."""
-        return LxcWatch(self._client.path, sink)
+        return LxcEvents(self._client, sink)
 
 
 class _Pausing:

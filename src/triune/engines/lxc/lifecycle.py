@@ -22,7 +22,7 @@ from triune.engines.lxc import settings as settings_module
 from triune.engines.lxc.client import Client
 from triune.engines.lxc.mark import Mark
 from triune.engines.lxc.settings import Settings
-from triune.host import beneath, cgroup, idmap, overlay
+from triune.host import beneath, cgroup, cgroup_limits, idmap, overlay
 from triune.host.idmap import IdRange
 
 _POLL_S = 0.03
@@ -78,7 +78,7 @@ class Lifecycle:
             )
         if given.apparmor not in (None, "unconfined") and not detail.apparmor_enabled():
             raise Unsupported("no_apparmor", "this kernel has no AppArmor", hint="Leave out the setting apparmor.")
-        _require_controllers(plan, given)
+        _require_controllers(plan)
         _require_volumes(plan)
         return given
 
@@ -149,7 +149,7 @@ class Lifecycle:
         mounted = cgroup.hierarchies()
         folder = self._client.folder(name)
         return spec.HostFacts(
-            cgroups={controller: mounted.version(controller) for controller in ("memory", "cpu", "pids")},
+            cgroups=cgroup_limits.versions(mounted),
             apparmor=detail.apparmor_enabled(),
             folder=folder,
             python=Path(sys.executable),
@@ -340,19 +340,12 @@ def _remove_tree(path: Path) -> None:
         ) from None
 
 
-def _require_controllers(plan: LaunchPlan, given: Settings) -> None:
-    mounted = cgroup.hierarchies()
-    for asked, controller in (
-        (plan.spec.memory, "memory"),
-        (plan.spec.cpus, "cpu"),
-        (given.pids, "pids"),
-    ):
-        if asked is not None and mounted.version(controller) is None:
-            raise Unsupported(
-                "no_controller",
-                f"this host's control groups have no {controller} controller",
-                hint=f"Leave the limit out, or enable {controller} on the kernel's command line.",
-            )
+def _require_controllers(plan: LaunchPlan) -> None:
+    missing = cgroup_limits.missing(cgroup.hierarchies())
+    asked = replace(plan.spec.limits, cpus=plan.spec.cpus, memory=plan.spec.memory).by_key()
+    for key in asked:
+        if key in missing:
+            raise Unsupported("no_controller", f"{key} can't be limited: {missing[key]}", hint=f"Leave {key} out.")
 
 
 def _require_volumes(plan: LaunchPlan) -> None:

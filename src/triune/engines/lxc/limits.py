@@ -6,7 +6,7 @@ more. So they are never in the configuration: they are `volatile`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from triune.domain.errors import Conflict
@@ -14,40 +14,10 @@ from triune.domain.limits import Limits
 from triune.engines.lxc import mark as marks
 from triune.engines.lxc import spec
 from triune.engines.lxc.client import Client
+from triune.engines.lxc.limit_items import PREFIXES, items, read_items
 from triune.engines.lxc.stats import PAYLOAD
 from triune.host import blockdev, cgroup, cgroup_limits
 from triune.host.cgroup import Group
-
-_PREFIXES = {1: "lxc.cgroup.", 2: "lxc.cgroup2."}
-# What a limit's value is where there is none: never written down.
-_LIFTED = frozenset({"-1", "max", ""})
-
-
-def items(limits: Limits, versions: Mapping[str, int | None]) -> spec.Items:
-    """Configuration items of all limits that outlive a stop. `versions` has 1 or 2 by controller, 2 where unknown."""
-    found: spec.Items = []
-    for key, controller in cgroup_limits.CONTROLLERS.items():
-        if key in cgroup_limits.DISK or limits.get(key) is None:
-            continue
-        version = versions.get(controller) or 2
-        if key == "swap" and version == 1 and limits.memory is not None:
-            continue  # said along with the memory
-        for setting in cgroup_limits.settings(key, limits, version):
-            if setting.value not in _LIFTED:
-                found.append((_PREFIXES[version] + setting.file, setting.value))
-    return found
-
-
-def read_items(configured: Iterable[tuple[str, str]], versions: Mapping[str, int | None]) -> Limits:
-    """The limits of a configuration, of whichever version says them; the one that is in use here wins."""
-    found = dict(configured)
-
-    def read(version: int) -> Limits:
-        return cgroup_limits.read(lambda _, file: found.get(_PREFIXES[version] + file, ""), lambda _: version)
-
-    first, second = read(1), read(2)
-    used = versions.get("memory") or 2
-    return first.changed(second.by_key()) if used == 2 else second.changed(first.by_key())
 
 
 def rewritten(text: str, limits: Limits, changed: Collection[str], versions: Mapping[str, int | None]) -> str:
@@ -57,14 +27,14 @@ def rewritten(text: str, limits: Limits, changed: Collection[str], versions: Map
         keys |= {"memory", "swap"}
     whole = Limits(cpus=1.0, cpu_weight=1, cpu_pin="0", memory=1, swap=1, pids=1)
     gone = {
-        _PREFIXES[version] + setting.file
+        PREFIXES[version] + setting.file
         for key in keys
         for version in (1, 2)
         for setting in cgroup_limits.settings(key, whole, version)
     }
     lines = [line for line in text.splitlines() if not any(key in gone for key, _ in spec.parse(line))]
     kept = Limits().changed({key: limits.get(key) for key in keys})
-    return "\n".join([*lines, *(spec.line(key, value) for key, value in items(kept, versions)), ""])
+    return "\n".join([*lines, *(spec.config_line(key, value) for key, value in items(kept, versions)), ""])
 
 
 class LxcLimiting:
@@ -73,9 +43,7 @@ class LxcLimiting:
     def __init__(self, client: Client) -> None:
         self._client = client
         mounted = cgroup.hierarchies()
-        self.versions = {
-            name: cgroup_limits.controller_version(mounted, name) for name in cgroup_limits.CONTROLLERS.values()
-        }
+        self.versions = cgroup_limits.versions(mounted)
         self.missing = cgroup_limits.missing(mounted)
         self.keys = frozenset(cgroup_limits.CONTROLLERS) - self.missing.keys()
         self.live = self.keys

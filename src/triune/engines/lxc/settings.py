@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from triune.domain.errors import Invalid
+from triune.domain.limits import FIELDS
 from triune.domain.names import single_line
 
 KNOWN: Mapping[str, str] = {
@@ -15,7 +16,6 @@ KNOWN: Mapping[str, str] = {
     "idmap": "shared (default) or isolated: an id range of its own",
     "autostart": "true: start at boot, by lxc.service",
     "apparmor": "generated (default where the kernel has AppArmor), unconfined, or a profile's name",
-    "pids": "most processes and threads it may have",
 }
 
 _TRUE, _FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
@@ -30,14 +30,13 @@ class Settings:
     isolated: bool = False
     autostart: bool = False
     apparmor: str | None = None
-    pids: int | None = None
 
 
 def parse(given: Mapping[str, str]) -> Settings:
     """Read settings. Raises Invalid("unknown_setting") with the nearest known one, or Invalid("bad_setting")."""
     for key in given:
         if key not in KNOWN:
-            near = difflib.get_close_matches(key, KNOWN, n=1)
+            near = difflib.get_close_matches(key, [*KNOWN, *FIELDS], n=1)
             known = f"Known ones: {', '.join(KNOWN)}."
             raise Invalid(
                 "unknown_setting",
@@ -50,7 +49,6 @@ def parse(given: Mapping[str, str]) -> Settings:
         isolated=_choice(given, "idmap", ("shared", "isolated")) == "isolated",
         autostart=_flag(given, "autostart"),
         apparmor=_apparmor(given),
-        pids=_count(given, "pids"),
     )
     if settings.privileged and settings.isolated:
         raise Invalid(
@@ -73,15 +71,6 @@ def _choice(given: Mapping[str, str], key: str, choices: tuple[str, ...]) -> str
     if value not in choices:
         raise _bad(key, value)
     return value
-
-
-def _count(given: Mapping[str, str], key: str) -> int | None:
-    value = given.get(key)
-    if value is None:
-        return None
-    if not (value.isascii() and value.isdigit() and 0 < int(value) < 2**22):
-        raise _bad(key, value)
-    return int(value)
 
 
 def _apparmor(given: Mapping[str, str]) -> str | None:

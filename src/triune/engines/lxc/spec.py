@@ -9,24 +9,25 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from triune.domain.errors import Invalid, Unsupported
 from triune.domain.image import TreeForm
-from triune.domain.instance import InstanceSpec, VolumeMount
+from triune.domain.instance import VolumeMount
 from triune.domain.names import single_line
 from triune.domain.network import Nic
 from triune.engines.base import LaunchPlan
+from triune.engines.lxc import limit_items
 from triune.engines.lxc.mark import Bind, Card
 from triune.engines.lxc.settings import Settings
+from triune.host import cgroup_limits
 from triune.host.idmap import IdRange
 
 Items = list[tuple[str, str]]
 
 HOOKS = ("pre-start", "destroy")  # each a script NAME.sh in the container's own folder
 SHARED_CONFIG = Path("/usr/share/lxc/config")
-CPU_PERIOD_US = 100_000
 _KEY = re.compile(r"lxc(?:\.[a-zA-Z0-9_]+)+", re.ASCII)
 # Items that may name files in the container's own folder.
 _OWN_PATHS = frozenset(
@@ -75,7 +76,7 @@ def config_items(plan: LaunchPlan, settings: Settings, ids: IdRange | None, host
     items += _confinement(settings, ids, host)
     items += _hook(host)
     items += _console(host.folder)
-    items += _limits(plan.spec, settings, host.cgroups)
+    items += limit_items.items(replace(plan.spec.limits, cpus=plan.spec.cpus, memory=plan.spec.memory), host.cgroups)
     for index, card in enumerate(cards(plan.nics)):
         items += _card(index, card)
     for index, volume in enumerate(binds(plan.spec.volumes)):
@@ -126,26 +127,6 @@ def _console(folder: Path) -> Items:
         ("lxc.console.size", "1MB"),
         ("lxc.console.rotate", "1"),
     ]
-
-
-def _limits(spec: InstanceSpec, settings: Settings, cgroups: Mapping[str, int | None]) -> Items:
-    items: Items = []
-    if spec.memory is not None:
-        if cgroups.get("memory") == 1:
-            items.append(("lxc.cgroup.memory.limit_in_bytes", str(spec.memory)))
-        else:
-            items.append(("lxc.cgroup2.memory.max", str(spec.memory)))
-    if spec.cpus is not None:
-        quota = max(1000, round(spec.cpus * CPU_PERIOD_US))
-        if cgroups.get("cpu") == 1:
-            items.append(("lxc.cgroup.cpu.cfs_period_us", str(CPU_PERIOD_US)))
-            items.append(("lxc.cgroup.cpu.cfs_quota_us", str(quota)))
-        else:
-            items.append(("lxc.cgroup2.cpu.max", f"{quota} {CPU_PERIOD_US}"))
-    if settings.pids is not None:
-        prefix = "lxc.cgroup" if cgroups.get("pids") == 1 else "lxc.cgroup2"
-        items.append((f"{prefix}.pids.max", str(settings.pids)))
-    return items
 
 
 def cards(nics: Iterable[Nic]) -> list[Card]:
@@ -232,10 +213,11 @@ def _variable(name: str) -> str:
 def serialise(items: Iterable[tuple[str, str]]) -> str:
     """Configuration text. Raises Invalid on a control character or a key that is not one."""
     lines = ["# Made by Triune. Edit it as you like; it is read at every start."]
-    return "\n".join([*lines, *(_line(key, value) for key, value in items), ""])
+    return "\n".join([*lines, *(config_line(key, value) for key, value in items), ""])
 
 
-def _line(key: str, value: str) -> str:
+def config_line(key: str, value: str) -> str:
+    """One line of configuration. Raises Invalid on a control character or a key that is not one."""
     if not _KEY.fullmatch(key.replace("-", "_")):
         raise Invalid("bad_config_key", f"{key!r} is not an LXC configuration key", hint="Report this as a bug.")
     single_line(value, f"The value of {key}")
@@ -261,9 +243,9 @@ def renamed(text: str, old: Path, new: Path) -> str:
     for line in text.splitlines():
         ((key, value),) = list(parse(line)) or [("", "")]
         if key == "lxc.uts.name" and value == old.name:
-            lines.append(_line(key, new.name))
+            lines.append(config_line(key, new.name))
         elif key in _OWN_PATHS and f"{old}/" in value:
-            lines.append(_line(key, value.replace(f"{old}/", f"{new}/")))
+            lines.append(config_line(key, value.replace(f"{old}/", f"{new}/")))
         else:
             lines.append(line)
     return "\n".join([*lines, ""])
@@ -285,7 +267,7 @@ def limits(items: Iterable[tuple[str, str]]) -> Limits:
     if not quota:
         quota = found.get("lxc.cgroup.cpu.cfs_quota_us", "")
         period = found.get("lxc.cgroup.cpu.cfs_period_us", "")
-    cpus = int(quota) / int(period or CPU_PERIOD_US) if _whole(quota) and _whole(period or "1") else None
+    cpus = int(quota) / int(period or cgroup_limits.PERIOD_US) if _whole(quota) and _whole(period or "1") else None
     return Limits(cpus=cpus, memory_bytes=_size(memory) if memory else None)
 
 

@@ -1,4 +1,4 @@
-"""Namespaces, and the id ranges that unprivileged containers are mapped to."""
+"""Namespaces, the id ranges that unprivileged containers are mapped to, and what containers see of the host."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from triune.domain.finding import Finding
 from triune.host.idmap import subordinate_range
+from triune.host.lxcfs import FOLDER
 from triune.host.probe.view import Facts, View, missing, ok, warning
 
 AREA = "namespaces"
@@ -14,8 +15,8 @@ RANGE_NEEDED = 65536
 
 
 def probe(view: View) -> Sequence[Finding]:
-    """Kernel namespaces, the switches that restrict user namespaces, and root's id ranges."""
-    return [_kinds(view), _user(view), _ranges(view)]
+    """Kernel namespaces, the switches that restrict user namespaces, root's id ranges, lxcfs."""
+    return [_kinds(view), _user(view), _ranges(view), _seen(view)]
 
 
 def _kinds(view: View) -> Finding:
@@ -63,3 +64,10 @@ def _ranges(view: View) -> Finding:
         return missing("namespaces.subids", AREA, sentence, "triune setup", start=None, count=0)
     sentence = f"Root may map {ids.count} ids from {ids.base} on for unprivileged containers."
     return ok("namespaces.subids", AREA, sentence, start=ids.base, count=ids.count)
+
+
+def _seen(view: View) -> Finding:
+    if any(f" {FOLDER} " in line for line in view.files.lines("/proc/self/mountinfo")):
+        return ok("namespaces.lxcfs", AREA, "System containers see their limits as CPUs and memory (lxcfs).")
+    sentence = "System containers see the host's CPUs and memory in place of their limits: lxcfs does not run."
+    return warning("namespaces.lxcfs", AREA, sentence, "triune setup", optional=True)

@@ -21,6 +21,7 @@ _COMMON = (
     "dnsmasq-base",
     "lxc",
     "python3-lxc",
+    "lxcfs",  # containers see their limits as the machine's size
     "uidmap",  # newuidmap and /etc/subuid's tools
     "mmdebstrap",  # builds root trees
     "nftables",

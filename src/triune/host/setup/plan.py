@@ -10,6 +10,7 @@ from triune.domain.errors import Denied, Failed, TriuneError
 from triune.host.setup.accounts import Group, KvmAccess, SubordinateIds
 from triune.host.setup.daemons import LiveRestore, daemons
 from triune.host.setup.limits import KernelLimits
+from triune.host.setup.lxcfs import Lxcfs, LxcfsUnit
 from triune.host.setup.machine import Machine
 from triune.host.setup.packages import Packages
 from triune.host.setup.service import CommandOnPath, Completion, TriuneDaemon
@@ -29,12 +30,14 @@ def plan(options: Options) -> list[Step]:
     """The steps, in the order in which they are to be done. Looks at nothing yet."""
     machine = options.machine
     steps: list[Step] = [
+        LxcfsUnit(machine),
         Packages(machine),
         Group(machine),
         SubordinateIds(machine),
         KvmAccess(machine),
         KernelLimits(machine),
         *daemons(machine),
+        Lxcfs(machine),
     ]
     # On a host that had Docker before us its configuration is its owner's; ours to set only where Docker is ours too.
     if options.live_restore or not machine.tools.find("dockerd"):
