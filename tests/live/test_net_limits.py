@@ -65,8 +65,19 @@ def gateway() -> str:
 
 
 def inside(daemon: Daemon, name: str, script: str) -> list[str]:
-    connected = f"exec 3<>/dev/tcp/{gateway()}/{{port}}; {script}"
-    return ["env", f"TRIUNE_HOST={daemon.socket}", str(TRIUNE), "exec", name, "--", "bash", "-c", connected]
+    # A system that has just booted may still wait for its address.
+    connect = f"for i in {{1..100}}; do exec 3<>/dev/tcp/{gateway()}/{{port}} && break; sleep 0.2; done"
+    return [
+        "env",
+        f"TRIUNE_HOST={daemon.socket}",
+        str(TRIUNE),
+        "exec",
+        name,
+        "--",
+        "bash",
+        "-c",
+        f"{connect}; {script}",
+    ]
 
 
 def towards(daemon: Daemon, name: str) -> float:

@@ -314,6 +314,7 @@ class Stats(BaseModel):
     """Counters of one running instance since it started."""
 
     name: str
+    engine: str
     cpu_time_s: float
     memory_bytes: int
     memory_limit_bytes: int | None

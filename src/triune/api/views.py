@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from triune.domain.image import Form, Image
-from triune.domain.instance import Instance, InstanceDetail, Stats
+from triune.domain.instance import Instance, InstanceDetail
 from triune.domain.limits import FIELDS, Limits
 from triune.domain.network import Network
 from triune.domain.operation import Operation
 from triune.domain.pool import Pool, Volume
-from triune.services.instances import EngineProblem
+from triune.services.instances import Counted, EngineProblem
 from triune.services.operations import Event
 
 ROW_FIELDS = frozenset(field.name for field in fields(Instance))
@@ -118,9 +118,9 @@ def event(found: Event) -> dict[str, Any]:
     }
 
 
-def stats(name: str, found: Stats) -> dict[str, Any]:
+def stats(found: Counted) -> dict[str, Any]:
     """The counters of one instance."""
-    return {"name": name, **asdict(found)}
+    return {"name": found.name, "engine": found.engine, **asdict(found.stats)}
 
 
 def image(found: Image) -> dict[str, Any]:

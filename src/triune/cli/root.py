@@ -31,7 +31,7 @@ _COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "shell": ("inside:shell", "Open a shell in an instance", "Inside"),
     "console": ("inside:console", "Attach to an instance's console", "Inside"),
     "logs": ("watching:logs", "Show what an instance wrote", "Inside"),
-    "stats": ("watching:stats", "Show what instances use", "Inside"),
+    "stats": ("stats:stats", "Show what instances use", "Inside"),
     "image": ("images:image", "Build, pull, import, list and remove images", "Host"),
     "network": ("networks:network", "Create, list and remove networks", "Host"),
     "pool": ("pools:pool", "Create, list and remove storage pools", "Host"),

@@ -1,22 +1,18 @@
-"""`logs`, `stats` and `events`."""
+"""`logs` and `events`."""
 
 from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
-from triune.cli.options import complete_instances, formatted, instance_argument
-from triune.cli.tables import Column, emit, structured, table
-from triune.cli.text import clean, colours, width
-from triune.domain.units import format_size
+from triune.cli.options import formatted, instance_argument
+from triune.cli.tables import Column, emit, structured
+from triune.cli.text import clean
 from triune.sdk import Client
-
-_PAUSE = 1.0
 
 
 @click.command()
@@ -47,59 +43,6 @@ def logs(name: str, follow: bool, tail: int | None) -> None:
 def _line(line: bytes) -> str:
     """A line without what could steer the terminal; tabs stay."""
     return "\t".join(clean(part) for part in line.rstrip(b"\r").decode(errors="replace").split("\t"))
-
-
-@click.command()
-@click.argument("name", required=False, shell_complete=complete_instances)
-@click.option("--once", is_flag=True, help="Print it once, without a live display.")
-@formatted
-def stats(name: str | None, once: bool, form: str) -> None:
-    """Show what one or all running instances use; live on a terminal."""
-    client = Client()
-    before, taken = client.instances.stats(name), time.monotonic()
-    if form != "table":
-        sys.stdout.write(structured(list(before) if name is None else before[0], form))
-        return
-    live = sys.stdout.isatty() and not once
-    while True:
-        time.sleep(_PAUSE)
-        now, at = client.instances.stats(name), time.monotonic()
-        rows = _rates(before, now, at - taken)
-        before, taken = now, at
-        text = table(rows, _STATS, limit=width(sys.stdout), colour=colours(sys.stdout))
-        if not live:
-            sys.stdout.write(text)
-            return
-        # Home, the lines each cleared to their end, then everything below: no flicker, and no further library.
-        sys.stdout.write("\033[H" + text.replace("\n", "\033[K\n") + "\033[J")
-        sys.stdout.flush()
-
-
-def _rates(
-    before: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]], seconds: float
-) -> list[dict[str, Any]]:
-    earlier = {row["name"]: row["cpu_time_s"] for row in before}
-    return [
-        {**row, "cpu": max(0.0, row["cpu_time_s"] - earlier.get(row["name"], row["cpu_time_s"])) / seconds * 100}
-        for row in now
-    ]
-
-
-def _memory(row: Mapping[str, Any]) -> str:
-    limit = row["memory_limit_bytes"]
-    return format_size(row["memory_bytes"]) + (f" / {format_size(limit)}" if limit else "")
-
-
-_STATS = (
-    Column("NAME", lambda row: row["name"]),
-    Column("CPU", lambda row: f"{row['cpu']:.1f} %", right=True),
-    Column("MEMORY", _memory, right=True),
-    Column("DISK READ", lambda row: format_size(row["disk_read_bytes"]), right=True, keep=3),
-    Column("DISK WRITE", lambda row: format_size(row["disk_write_bytes"]), right=True, keep=4),
-    Column("NET IN", lambda row: format_size(row["net_rx_bytes"]), right=True, keep=5),
-    Column("NET OUT", lambda row: format_size(row["net_tx_bytes"]), right=True, keep=6),
-    Column("PIDS", lambda row: "-" if row["pids"] is None else row["pids"], right=True, keep=2),
-)
 
 
 @click.command()

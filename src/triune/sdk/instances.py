@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from triune.sdk.session import Session
-    from triune.sdk.types import EngineProblem, InstanceDetail, InstanceRow, OperationRow, StatsRow
+    from triune.sdk.types import EngineProblem, InstanceDetail, InstanceRow, OperationRow, StatsRow, StatsSample
 
 
 class Instances:
@@ -88,7 +88,11 @@ class Instances:
         """Counters of one, or of every running instance."""
         if name is not None:
             return [self._transport.call("GET", _path(name, "stats"))]
-        found: Sequence[StatsRow] = self._transport.call("GET", "/v1/stats")["items"]
+        return self.sample()["items"]
+
+    def sample(self) -> StatsSample:
+        """Counters of every running instance, and when they were read: two of them give rates."""
+        found: StatsSample = self._transport.call("GET", "/v1/stats")
         return found
 
     def logs(self, name: str, *, tail: int | None = None, follow: bool = False) -> Iterator[bytes]:

@@ -103,6 +103,7 @@ class StatsRow(TypedDict):
     """Counters of one running instance since it started."""
 
     name: str
+    engine: str
     cpu_time_s: float
     memory_bytes: int
     memory_limit_bytes: int | None
@@ -111,6 +112,13 @@ class StatsRow(TypedDict):
     net_rx_bytes: int
     net_tx_bytes: int
     pids: int | None
+
+
+class StatsSample(TypedDict):
+    """Counters of every running instance; `time` is RFC 3339, of the daemon's clock."""
+
+    items: list[StatsRow]
+    time: str
 
 
 class ImageRow(TypedDict):

@@ -190,9 +190,9 @@ async def instance_stats(name: str, triune: Services, run: Run) -> Response:
     """Its counters since it started."""
 
     def work() -> dict[str, object]:
-        found = triune.instances.stats().get(name)
+        found = next((counted for counted in triune.instances.stats() if counted.name == name), None)
         if found is not None:
-            return views.stats(name, found)
+            return views.stats(found)
         state = triune.instances.get(name).instance.state
         if state in (State.RUNNING, State.PAUSED):
             raise Conflict(
@@ -208,6 +208,5 @@ async def instance_stats(name: str, triune: Services, run: Run) -> Response:
 @router.get("/stats", response_model=schemas.StatsList)
 async def all_stats(triune: Services, run: Run) -> Response:
     """Counters of every running instance."""
-    found = await run.run(triune.instances.stats)
-    items = [views.stats(name, found[name]) for name in sorted(found)]
+    items = [views.stats(found) for found in await run.run(triune.instances.stats)]
     return Json({"items": items, "time": datetime.now(UTC).isoformat()})

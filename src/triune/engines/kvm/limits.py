@@ -11,7 +11,7 @@ import contextlib
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from triune.domain.units import format_size
 from triune.engines.kvm import spec, tuning
 from triune.engines.kvm.client import Client, library
 from triune.engines.kvm.spec import HostFacts
+from triune.host import cpus
 
 _AGENT_SECONDS = 3
 _BALLOON_SECONDS = 20.0
@@ -65,7 +66,10 @@ class Limiting:
         domain = self._client.domain(name)
         with self._client.errors(name):
             root = ET.fromstring(domain.XMLDesc(0))  # noqa: S314 - from libvirt
-        return tuning.read(root, self._cpu_cgroup)
+        found = tuning.read(root, self._cpu_cgroup)
+        # Live, a pinning is lifted by allowing every CPU, and told so.
+        free = found.cpu_pin is not None and set(parse_cpu_list(found.cpu_pin)) >= set(cpus.online())
+        return replace(found, cpu_pin=None) if free else found
 
     def apply(self, name: str, limits: Limits, changed: frozenset[str]) -> frozenset[str]:
         """Set them; see engines.base.Limiting.apply."""

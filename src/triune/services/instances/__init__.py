@@ -1,8 +1,8 @@
 """The inventory of all engines, and what can be done with an instance."""
 
 from triune.services.instances.facets import require_facet
-from triune.services.instances.inventory import EngineProblem, Inventory, Listing
+from triune.services.instances.inventory import Counted, EngineProblem, Inventory, Listing
 from triune.services.instances.launch import LaunchRequest
 from triune.services.instances.service import Instances
 
-__all__ = ["EngineProblem", "Instances", "Inventory", "LaunchRequest", "Listing", "require_facet"]
+__all__ = ["Counted", "EngineProblem", "Instances", "Inventory", "LaunchRequest", "Listing", "require_facet"]

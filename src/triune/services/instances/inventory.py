@@ -36,6 +36,15 @@ class Listing:
     problems: Sequence[EngineProblem]
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """The counters of one running instance."""
+
+    name: str
+    engine: str
+    stats: Stats
+
+
 class Inventory:
     """What is on this host, read from the engines each time."""
 
@@ -53,10 +62,11 @@ class Inventory:
         found = [instance for rows in answers.values() for instance in rows]
         return Listing(sorted(found, key=lambda instance: (instance.name, instance.engine)), problems)
 
-    def stats(self) -> Mapping[str, Stats]:
-        """Counters of every running instance."""
+    def stats(self) -> Sequence[Counted]:
+        """Counters of every running instance, by name."""
         answers, _ = self._ask("stats", {name: engine.stats for name, engine in self._engines.items()})
-        return {name: stats for rows in answers.values() for name, stats in rows.items()}
+        found = [Counted(name, engine, stats) for engine, rows in answers.items() for name, stats in rows.items()]
+        return sorted(found, key=lambda counted: (counted.name, counted.engine))
 
     def get(self, name: str) -> InstanceDetail:
         """One instance with everything known of it. Raises NotFound or Unreachable."""

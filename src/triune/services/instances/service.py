@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 from triune.domain.errors import Conflict, NotFound, TriuneError, Unreachable
-from triune.domain.instance import Instance, InstanceDetail, Origin, State, Stats
+from triune.domain.instance import Instance, InstanceDetail, Origin, State
 from triune.domain.limits import Limits, Value
 from triune.domain.names import instance_name
 from triune.domain.operation import Operation, Silent
 from triune.engines.base import Command, Engine, EngineEvent, Session, Terminal
 from triune.services.images import Images
 from triune.services.instances.facets import require_facet
-from triune.services.instances.inventory import INTENT, Inventory, Listing, row
+from triune.services.instances.inventory import INTENT, Counted, Inventory, Listing, row
 from triune.services.instances.launch import Launcher, LaunchRequest, stored_in
 from triune.services.limits import InstanceLimits
 from triune.services.networks import Networks
@@ -87,8 +87,8 @@ class Instances:
         """What it may use. Raises NotFound."""
         return self._limits.read(self._engine(name), name)
 
-    def stats(self) -> Mapping[str, Stats]:
-        """Counters of every running instance."""
+    def stats(self) -> Sequence[Counted]:
+        """Counters of every running instance, by name."""
         return self._inventory.stats()
 
     def intent(self, name: str) -> Mapping[str, Any] | None:
