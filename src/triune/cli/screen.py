@@ -55,7 +55,7 @@ class Screen:
         rows = self.rows()
         if len(lines) > rows:
             lines = [*lines[: rows - 1], f"… and {len(lines) - rows + 1} more"]
-        self._write(_HOME + (_REST_OF_LINE + "\r\n").join(lines) + _REST_OF_LINE + _REST)
+        self._write(_HOME + (_REST_OF_LINE + "\n").join(lines) + _REST_OF_LINE + _REST)
 
     @staticmethod
     def rows() -> int:

@@ -50,9 +50,11 @@ def _memory(values: Mapping[str, Any]) -> int:
     """KiB in use."""
     free = values.get("balloon.usable", values.get("balloon.unused"))
     current = values.get("balloon.current")
-    if free is None or current is None or int(free) > int(current):
-        return int(values.get("balloon.rss", 0))
-    return int(current) - int(free)
+    if free is not None and current is not None and int(free) <= int(current):
+        return int(current) - int(free)
+    resident = int(values.get("balloon.rss", 0))
+    # The rest is QEMU's own: no guest uses more than it was given.
+    return resident if current is None else min(resident, int(current))
 
 
 def _sum(values: Mapping[str, Any], group: str, counter: str) -> int:

@@ -31,12 +31,13 @@ def test_memory_is_what_the_guest_cannot_free() -> None:
     assert (found.net_rx_bytes, found.net_tx_bytes) == (3, 4)
 
 
-def test_a_guest_that_tells_nothing_counts_as_what_the_host_pays() -> None:
+def test_a_guest_that_tells_nothing_counts_as_what_the_host_pays_for_it() -> None:
     silent = {key: value for key, value in RUNNING.items() if key not in ("balloon.usable", "balloon.unused")}
-    assert counters._stats(silent).memory_bytes == 600 << 20
+    assert counters._stats(silent).memory_bytes == 256 << 20
+    assert counters._stats({**silent, "balloon.rss": 99 * MIB}).memory_bytes == 99 << 20
     old = {key: value for key, value in RUNNING.items() if key != "balloon.usable"}
     assert counters._stats(old).memory_bytes == 106 << 20
-    assert counters._stats({**RUNNING, "balloon.usable": 2**40}).memory_bytes == 600 << 20
+    assert counters._stats({**RUNNING, "balloon.usable": 2**40}).memory_bytes == 256 << 20
 
 
 def test_without_a_group_the_vcpus_times_are_summed() -> None:
