@@ -17,7 +17,6 @@ AT_RECURSIVE = 0x8000
 OPEN_TREE_CLONE = 1
 MOVE_MOUNT_F_EMPTY_PATH = 0x4
 MOUNT_ATTR_RDONLY = 0x1
-MOUNT_ATTR_NODEV = 0x4
 MOUNT_ATTR_IDMAP = 0x100000
 
 RESOLVE_NO_XDEV = 0x01
@@ -29,6 +28,10 @@ RESOLVE_IN_ROOT = 0x10
 MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4
+MS_REMOUNT = 0x20
+MS_BIND = 0x1000
+MS_REC = 0x4000
+MS_PRIVATE = 1 << 18
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 
@@ -131,14 +134,18 @@ def mount(source: str, target: Path, fstype: str, flags: int, data: str) -> None
     _checked(result, target)
 
 
-def syncfs(fd: int) -> None:
-    """Write the whole file system of an open file or folder to disk; errors of earlier writes are told too."""
-    _checked(_libc.syncfs(ctypes.c_int(fd)))
-
-
 def umount(target: Path, flags: int = UMOUNT_NOFOLLOW) -> None:
     """Call umount2(2)."""
     _checked(_libc.umount2(ctypes.c_char_p(os.fsencode(target)), ctypes.c_int(flags)), target)
+
+
+def sync_fs(path: Path) -> None:
+    """Write everything of the file system that `path` is on to its disk (syncfs)."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _checked(_libc.syncfs(ctypes.c_int(fd)), path)
+    finally:
+        os.close(fd)
 
 
 def inotify_init() -> int:

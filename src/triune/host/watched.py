@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import selectors
+import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from triune.host.run import Result, command_failed, environment, tool_missing
@@ -42,6 +43,65 @@ def run_watched(argv: Sequence[str | Path], tick: Callable[[float | None], None]
     if status != 0:
         raise command_failed(words, result)
     return result
+
+
+def run_told(
+    argv: Sequence[str | Path],
+    *,
+    line: Callable[[bytes], None],
+    tick: Callable[[], None],
+    env: Mapping[str, str] | None = None,
+    stdin: bytes = b"",
+    patience: float = 10.0,
+) -> Result:
+    """Run a command to its end: `line` gets each line of its standard output, `tick` is called some times a second.
+
+    When one of them raises, the command is interrupted (SIGINT), and killed `patience` seconds later. Returns its
+    status and error output, whatever they are. Raises Unsupported("tool_missing").
+    """
+    words = [os.fspath(word) for word in argv]
+    with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as given:
+        given.write(stdin)
+        given.seek(0)
+        try:
+            process = subprocess.Popen(words, stdin=given, stdout=subprocess.PIPE, stderr=errors, env=environment(env))
+        except FileNotFoundError:
+            raise tool_missing(words[0]) from None
+        with process:
+            try:
+                _lines(process, line, tick)
+            except BaseException:
+                _end(process, patience)
+                raise
+            status = process.wait()
+        errors.seek(max(0, errors.seek(0, os.SEEK_END) - (1 << 20)))
+        return Result(status, b"", errors.read())
+
+
+def _end(process: subprocess.Popen[bytes], patience: float) -> None:
+    process.send_signal(signal.SIGINT)
+    try:
+        process.communicate(timeout=patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def _lines(process: subprocess.Popen[bytes], line: Callable[[bytes], None], tick: Callable[[], None]) -> None:
+    assert process.stdout is not None  # noqa: S101 - it is a pipe
+    rest = b""
+    with selectors.DefaultSelector() as ready:
+        ready.register(process.stdout, selectors.EVENT_READ)
+        while True:
+            if ready.select(_LOOK):
+                data = os.read(process.stdout.fileno(), 1 << 16)
+                if not data:
+                    break
+                *whole, rest = (rest + data).split(b"\n")
+                for one in whole:
+                    line(one)
+            tick()
+    if rest:
+        line(rest)
 
 
 def _follow(process: subprocess.Popen[bytes], tick: Callable[[float | None], None]) -> None:

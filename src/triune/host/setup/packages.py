@@ -34,6 +34,8 @@ _COMMON = (
     "fdisk",  # sfdisk: partition tables
     "xorriso",  # seed images with user data
     "skopeo",  # OCI archives into a Docker engine that does not read them itself
+    "restic",  # the repository of backups
+    "openssh-client",  # repositories on other hosts
     "xz-utils",
     "zstd",
     "ca-certificates",
