@@ -14,6 +14,7 @@ from triune.domain.errors import Invalid, NotFound, TriuneError
 from triune.domain.instance import State
 from triune.engines.base import Engine, Watch
 from triune.engines.registry import EngineSettings, engines
+from triune.services.backups import Backups, BackupSettings
 from triune.services.images import Images
 from triune.services.instances import Instances
 from triune.services.limits import HostShaper, InstanceLimits, Shaper
@@ -35,8 +36,8 @@ class Settings:
     """The daemon's configuration: `/etc/triune/triune.toml` (or the file that TRIUNE_CONFIG names).
 
     TRIUNE_DATA, TRIUNE_SOCKET and TRIUNE_GROUP in the environment win over the file. `data` holds images, disks and the
-    database; `socket` is the API; `group` may use it. The tables `engines` and `network` of the file set the fields of
-    EngineSettings and NetworkSettings.
+    database; `socket` is the API; `group` may use it. The tables `engines`, `network` and `backup` of the file set the
+    fields of EngineSettings, NetworkSettings and BackupSettings.
     """
 
     data: Path = Path("/var/lib/triune")
@@ -44,6 +45,7 @@ class Settings:
     group: str = "triune"
     engines: EngineSettings = field(default_factory=lambda: EngineSettings(state_dir=Path("/var/lib/triune/instances")))
     network: NetworkSettings = field(default_factory=NetworkSettings)
+    backup: BackupSettings = field(default_factory=BackupSettings)
 
     @classmethod
     def load(cls, path: Path | None = None) -> Settings:
@@ -58,7 +60,11 @@ class Settings:
         for name in ("data", "socket", "group"):
             if value := os.environ.get(f"TRIUNE_{name.upper()}"):
                 table[name] = value
-        engine_table, network_table = (_section(table, name, path) for name in ("engines", "network"))
+        sections = (_section(table, name, path) for name in ("engines", "network", "backup"))
+        engine_table, network_table, backup_table = sections
+        # Beside the configuration: whoever keeps one keeps the other.
+        backup_table.setdefault("password_file", str(path.parent / "backup.key"))
+        backup_table.setdefault("environment_file", str(path.parent / "backup.env"))
         own = _typed(cls, table, path)
         own.setdefault("data", cls.__dataclass_fields__["data"].default)
         engine_table.setdefault("state_dir", str(own["data"] / "instances"))
@@ -67,6 +73,7 @@ class Settings:
         return cls(
             engines=EngineSettings(**_typed(EngineSettings, engine_table, path)),
             network=NetworkSettings(**_typed(NetworkSettings, network_table, path)),
+            backup=BackupSettings(**_typed(BackupSettings, backup_table, path)),
             **own,
         )
 
@@ -136,7 +143,17 @@ class Triune:
         inventory = self.instances.inventory
         self.snapshots = Snapshots(self.engines, inventory, self.operations, self.events, self.store)
         self.cloner = Cloner(self.instances, self.networks, self.operations, self.store, self.limits)
+        self.backups = Backups(
+            settings.backup,
+            settings.data,
+            self.instances,
+            self.engines,
+            self.networks,
+            self.operations,
+            self.store,
+        )
         self.schedules = Schedules(self.store, self.operations, self.events)
+        self.schedules.actions["backup"] = self.backups.scheduled
         self.schedules.actions["snapshot"] = scheduled(self.snapshots)
         self.schedules.chore(_EXPIRY, self.snapshots.expire)
         self.instances.followers += [self.snapshots, self.schedules]

@@ -13,6 +13,7 @@ from triune.api.body import BodyLimit
 from triune.api.calls import Calls
 from triune.api.idempotency import Keys
 from triune.api.routes import (
+    backups,
     events,
     host,
     images,
@@ -48,7 +49,7 @@ def create_app(triune: Triune) -> FastAPI:
     app.state.keys = Keys(triune.store, triune.operations)
     for module in (
         *(host, instances, snapshots, inside, images, networks, pools, volumes),
-        *(schedules, operations, events),
+        *(backups, schedules, operations, events),
     ):
         app.include_router(module.router)
     errors.install(app)

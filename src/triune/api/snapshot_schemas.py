@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from triune.api.schemas import Body, Name, Seconds, list_row
+from triune.api.schemas import Body, Name, Seconds, Text, list_row
 from triune.domain.snapshot import Consistency
 
 Period = Annotated[
     Annotated[float, Field(ge=0, le=1e9)] | Annotated[str, Field(max_length=40)],
     Field(description="Seconds, or text like 1h"),
 ]
+
+Kept = Annotated[int, Field(ge=1, le=100_000)]
+_KEPT = "How many stay; left out: all. Of backups also by last, hourly, daily, weekly, monthly, yearly"
 
 
 class SnapshotBody(Body):
@@ -44,12 +47,14 @@ class ScheduleBody(Body):
     """What to do again and again: `every` so often, or daily `at` a time; one of both."""
 
     name: Annotated[Name | None, Field(description="Left out: made of subject and time")] = None
-    action: Annotated[Literal["snapshot"], Field(description="What to do")] = "snapshot"
+    action: Annotated[Literal["snapshot", "backup"], Field(description="What to do")] = "snapshot"
     subject: Annotated[Name, Field(description="The instance")]
     every: Period | None = None
     at: Annotated[str | None, Field(max_length=5, description="HH:MM of the host's local time")] = None
-    keep: Annotated[int | None, Field(ge=1, le=100_000, description="How many stay; left out: all")] = None
+    keep: Annotated[Kept | dict[str, Kept] | None, Field(description=_KEPT)] = None
     memory: bool = False
+    repository: Annotated[Text, Field(description="Of backups; empty: the default")] = ""
+    password_file: Annotated[Text, Field(description="Of backups; empty: the default")] = ""
 
 
 class Snapshot(BaseModel):

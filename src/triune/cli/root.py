@@ -27,6 +27,7 @@ _COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "rm": ("lifecycle:remove", "Remove instances with their disks", "Instances"),
     "snapshot": ("snapshots:snapshot", "Take, list, put back and remove snapshots", "Instances"),
     "clone": ("snapshots:clone", "Copy an instance under a new name", "Instances"),
+    "backup": ("backups:backup", "Back instances up, check, restore and prune backups", "Instances"),
     "exec": ("inside:execute", "Run a command in an instance", "Inside"),
     "shell": ("inside:shell", "Open a shell in an instance", "Inside"),
     "console": ("inside:console", "Attach to an instance's console", "Inside"),
@@ -57,6 +58,7 @@ _ALIASES: Mapping[str, str] = {
     "volumes": "volume",
     "operations": "ops",
     "snapshots": "snapshot",
+    "backups": "backup",
 }
 
 

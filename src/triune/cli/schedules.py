@@ -78,7 +78,7 @@ def add(
     made = Client().schedules.create(name, name=called, every=every, at=at, keep=keep, memory=memory)
     if not quiet:
         kept = f", keeping {keep}" if keep is not None else ""
-        print(clean(f"schedule {made['name']}: a snapshot of {name} {_when(made)}{kept}"))
+        print(clean(f"schedule {made['name']}: a snapshot of {name} {when(made)}{kept}"))
 
 
 @schedule.command("list")
@@ -102,7 +102,8 @@ def remove(schedules: tuple[str, ...], quiet: bool) -> None:
             print(clean(f"schedule {one} is removed"))
 
 
-def _when(row: Mapping[str, Any]) -> str:
+def when(row: Mapping[str, Any]) -> str:
+    """How often, in words."""
     return f"daily at {row['at']}" if row["at"] else f"every {format_period(row['every'])}"
 
 
@@ -115,7 +116,7 @@ def _next(row: Mapping[str, Any]) -> str:
 COLUMNS = (
     Column("NAME", lambda row: row["name"]),
     Column("INSTANCE", lambda row: row["subject"] or "all"),
-    Column("WHEN", _when, keep=7),
+    Column("WHEN", when, keep=7),
     Column("KEEP", lambda row: " ".join(f"{key}={number}" for key, number in row["keep"].items()) or "all", keep=6),
     Column("NEXT", _next, keep=5),
     Column("LAST", lambda row: f"{age(row['last_run'])} ago" if row["last_run"] else "-", keep=4),

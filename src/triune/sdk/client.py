@@ -10,6 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from triune.sdk.backups import Backups
     from triune.sdk.events import Events
     from triune.sdk.images import Images
     from triune.sdk.instances import Instances
@@ -42,6 +43,13 @@ class Client:
         from triune.sdk.snapshots import Snapshots
 
         return Snapshots(self.transport)
+
+    @cached_property
+    def backups(self) -> Backups:
+        """Backups in a repository."""
+        from triune.sdk.backups import Backups
+
+        return Backups(self.transport)
 
     @cached_property
     def schedules(self) -> Schedules:

@@ -8,6 +8,8 @@ from triune.sdk.pages import pages
 from triune.sdk.transport import Transport, segment, target
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from triune.sdk.types import OperationRow, ScheduleRow, SnapshotRow
 
 
@@ -75,11 +77,16 @@ class Schedules:
         name: str | None = None,
         every: float | str | None = None,
         at: str | None = None,
-        keep: int | None = None,
-        memory: bool = False,
+        keep: int | Mapping[str, int] | None = None,
+        action: str = "snapshot",
+        **options: object,
     ) -> ScheduleRow:
-        """Take snapshots of an instance `every` so often ("1h"), or daily `at` "03:00"; `keep` the newest so many."""
-        body = {"name": name, "subject": subject, "every": every, "at": at, "keep": keep, "memory": memory}
+        """Do `action` (snapshot, backup) with an instance `every` so often ("1h"), or daily `at` "03:00".
+
+        `keep` the newest so many; of backups also by word (daily, weekly, …). `options`: `memory` of snapshots,
+        `repository` and `password_file` of backups.
+        """
+        body = {"name": name, "subject": subject, "every": every, "at": at, "keep": keep, "action": action, **options}
         found: ScheduleRow = self._transport.call("POST", "/v1/schedules", body)
         return found
 

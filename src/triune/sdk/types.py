@@ -212,3 +212,16 @@ class ScheduleRow(TypedDict):
     last_run: str | None
     last_operation: str
     last_result: str
+
+
+class BackupRow(TypedDict):
+    """One backup. Sizes in bytes where the daemon's host made it, else None; `added` before compression."""
+
+    id: str
+    instance: str
+    engine: str
+    time: str
+    consistency: str
+    host: str
+    size: int | None
+    added: int | None

@@ -62,22 +62,29 @@ async def create_schedule(body: schemas.ScheduleBody, triune: Services, run: Run
 
 def _create(triune: Triune, body: schemas.ScheduleBody) -> Schedule:
     every = parse_duration(body.every) if isinstance(body.every, str) else body.every
-    triune.snapshots.check_schedule(body.subject, memory=body.memory)
+    keep = {"last": body.keep} if isinstance(body.keep, int) else dict(body.keep or {})
+    options: dict[str, Any] = {"memory": True} if body.memory else {}
+    if body.action == "backup":
+        options = {"repository": body.repository, "password_file": body.password_file}
+        triune.backups.check_schedule(body.subject, keep=keep, **options)
+    else:
+        triune.snapshots.check_schedule(body.subject, memory=body.memory)
     return triune.schedules.create(
-        body.name or _name(body.subject, every, body.at),
+        body.name or _name(body.subject, every, body.at, "" if body.action == "snapshot" else body.action),
         body.action,
         body.subject,
         every=every,
         at=body.at,
-        keep={} if body.keep is None else {"last": body.keep},
-        options={"memory": True} if body.memory else {},
+        keep=keep,
+        options=options,
     )
 
 
-def _name(subject: str, every: float | None, at: str | None) -> str:
-    """`web-1h`, `web-0300`: as long as a name may be."""
+def _name(subject: str, every: float | None, at: str | None, action: str) -> str:
+    """`web-1h`, `web-0300`, `web-backup-1d`: as long as a name may be."""
     when = format_period(every) if every is not None else (at or "").replace(":", "")
-    return f"{subject[: 62 - len(when)]}-{when}"
+    end = f"{action}-{when}" if action else when
+    return f"{subject[: 62 - len(end)]}-{end}"
 
 
 @router.delete("/{name}", status_code=204)

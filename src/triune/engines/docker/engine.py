@@ -34,6 +34,7 @@ from triune.engines.base import (
     Watch,
 )
 from triune.engines.docker import probing, spec
+from triune.engines.docker.archiving import DockerArchiving
 from triune.engines.docker.bridging import DockerBridging
 from triune.engines.docker.client import DockerClient
 from triune.engines.docker.commands import ExecCommands
@@ -76,7 +77,7 @@ class DockerEngine:
         self.templates: Templates | None = None
         self.attaching: Attaching | None = None
         self.files: Files | None = None
-        self.archiving: Archiving | None = None
+        self.archiving: Archiving | None = DockerArchiving(self._client, self._lifecycle, self._images)
 
     def probe(self) -> Probe:
         """Versions, storage driver, cgroups, runtimes, security options."""

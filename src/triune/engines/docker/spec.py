@@ -102,7 +102,7 @@ def create_body(plan: LaunchPlan, image: ImageStart, abilities: Abilities) -> di
     host.setdefault("RestartPolicy", {"Name": "no", "MaximumRetryCount": 0})
     host |= _limits(spec, abilities)
     host["Mounts"] = [_mount(volume) for volume in spec.volumes]
-    network = _network(plan.nics, spec, abilities)
+    network = network_body(plan.nics, spec, abilities)
     host |= network.pop("HostConfig")
     return body | network | {"HostConfig": host}
 
@@ -219,7 +219,8 @@ def _bindings(ports: Sequence[Publish]) -> dict[str, list[dict[str, str]]]:
     return bindings
 
 
-def _network(nics: Sequence[Nic], spec: InstanceSpec, abilities: Abilities) -> dict[str, Any]:
+def network_body(nics: Sequence[Nic], spec: InstanceSpec, abilities: Abilities) -> dict[str, Any]:
+    """What the request says of the network, with a `HostConfig` of its own."""
     if len(nics) > 1:
         raise Unsupported(
             "one_network", "an app container can be launched into one network", hint="Name a single --network."

@@ -47,6 +47,7 @@ from triune.engines.base import (
     Watch,
 )
 from triune.engines.fake import limiting, state
+from triune.engines.fake.archiving import FakeArchiving
 from triune.engines.fake.oci import FakeImages
 from triune.engines.fake.session import EchoConsole, open_session
 from triune.engines.fake.snapshots import FakeCloning, FakeSnapshots
@@ -108,7 +109,7 @@ class FakeEngine:
         self.templates: Templates | None = None
         self.attaching: Attaching | None = None
         self.files: Files | None = None
-        self.archiving: Archiving | None = None
+        self.archiving: Archiving | None = None if "archiving" in absent else FakeArchiving(self)
 
     # What tests use to make trouble.
 

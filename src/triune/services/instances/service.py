@@ -71,6 +71,10 @@ class Instances:
         """Which engine has which instance."""
         return self._inventory
 
+    def forget(self, name: str) -> None:
+        """Give its address, name and record back: it is gone."""
+        self._forget(name)
+
     def list(self) -> Listing:
         """Every instance, and the engines that could not be read."""
         return self._inventory.list()
