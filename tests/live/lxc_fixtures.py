@@ -46,7 +46,8 @@ def root_tree() -> Path:
 class Lab:
     """One engine and what a test makes with it."""
 
-    def __init__(self, state_dir: Path, tree: Path) -> None:
+    def __init__(self, state_dir: Path, tree: Path, prefix: str = PREFIX) -> None:
+        self.prefix = prefix
         self.engine = LxcEngine(LXC_PATH, state_dir=state_dir)
         self.state_dir = state_dir
         self.tree = tree
@@ -57,12 +58,13 @@ class Lab:
         return Nic(network=NETWORK, mac=f"02:00:0a:63:01:{number:02x}", address=f"10.99.1.{number}")
 
     def plan(self, name: str, **given: object) -> LaunchPlan:
-        """A plan for `tlxc-NAME`; keywords are fields of InstanceSpec, or `tree`, `nics`, `user_data`, `cloud_init`."""
+        """A plan for a name with our prefix. Keywords: fields of InstanceSpec, `tree`, `nics`, `user_data`, `place`."""
         tree = given.pop("tree", self.tree)
         nics = given.pop("nics", ())
         form = TreeForm(path=tree, cloud_init=bool(given.pop("cloud_init", False)))  # type: ignore[arg-type]
         user_data = given.pop("user_data", None)
-        spec = InstanceSpec(name=PREFIX + name, image="debian/12", engine="lxc", network=None, **given)  # type: ignore[arg-type]
+        place = given.pop("place", None)
+        spec = InstanceSpec(name=self.prefix + name, image="debian/12", engine="lxc", network=None, **given)  # type: ignore[arg-type]
         return LaunchPlan(
             spec=spec,
             form=form,
@@ -71,6 +73,7 @@ class Lab:
             nics=tuple(nics),  # type: ignore[arg-type]
             machine_id=secrets.token_hex(16),
             user_data=user_data,  # type: ignore[arg-type]
+            pool=place,  # type: ignore[arg-type]
         )
 
     def launch(self, name: str, *, ready: bool = True, **given: object) -> str:
@@ -95,7 +98,7 @@ class Lab:
             session.close()
 
     def clean(self) -> None:
-        for folder in LXC_PATH.glob(f"{PREFIX}*"):
+        for folder in LXC_PATH.glob(f"{self.prefix}*"):
             try:
                 self.engine.delete(folder.name)
             except TriuneError:

@@ -87,12 +87,12 @@ def delete(path: Path) -> None:
     if found.read_only:
         set_read_only(path, False)
     _btrfs("subvolume", "delete", "--", path)
-    _forget_groups(path.parent)
+    forget_groups(path.parent)
 
 
-def _forget_groups(path: Path) -> None:
-    """Quota groups of deleted subvolumes stay behind, and can be destroyed only once the kernel is done with these: so
-    each deletion takes those of earlier ones."""
+def forget_groups(path: Path) -> None:
+    """Quota groups of deleted subvolumes of this file system stay behind, and can be destroyed only once the kernel is
+    done with these: so each deletion takes those of earlier ones."""
     for number in stale(run(["btrfs", "qgroup", "show", path], check=False).text):
         run(["btrfs", "qgroup", "destroy", f"0/{number}", path], check=False)
 

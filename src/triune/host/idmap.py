@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +21,11 @@ _READY = b"\n"
 
 @dataclass(frozen=True, slots=True, order=True)
 class IdRange:
-    """Ids 0 to count-1 inside are base to base+count-1 outside, for users and groups alike."""
+    """Ids inside to inside+count-1 inside are base to base+count-1 outside, for users and groups alike."""
 
     base: int
     count: int = 65536
+    inside: int = 0
 
 
 def subordinate_range(account: str = "root", folder: Path = Path("/etc")) -> IdRange | None:
@@ -83,7 +84,7 @@ def user_namespace(ids: IdRange) -> Iterator[int]:
                     hint="Check: sysctl user.max_user_namespaces",
                 )
             for kind in ("uid_map", "gid_map"):
-                Path(f"/proc/{child.pid}/{kind}").write_text(f"0 {ids.base} {ids.count}\n")
+                Path(f"/proc/{child.pid}/{kind}").write_text(f"{ids.inside} {ids.base} {ids.count}\n")
             fd = os.open(f"/proc/{child.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         finally:
             child.stdin.close()
@@ -93,16 +94,20 @@ def user_namespace(ids: IdRange) -> Iterator[int]:
         os.close(fd)
 
 
-def bind(source: Path, target: Path, ids: IdRange, *, read_only: bool) -> None:
-    """Mount `source` at `target`, its owner 0 shown as `ids.base` and so on; mounts below `source` are left out.
+def bind(source: Path, target: Path, ids: IdRange | None, *, read_only: bool, devices: bool = True) -> None:
+    """Mount `source` at `target`, its owner `ids.inside` shown as `ids.base` and so on (None: owners as they are).
 
-    Raises OSError; EINVAL where the file system of `source` has no id-mapped mounts.
+    Mounts below `source` are left out; device files work only with `devices`. Raises OSError; EINVAL where the file
+    system of `source` has no id-mapped mounts.
     """
-    attributes = syscalls.MOUNT_ATTR_IDMAP | (syscalls.MOUNT_ATTR_RDONLY if read_only else 0)
-    with user_namespace(ids) as namespace:
+    attributes = (syscalls.MOUNT_ATTR_RDONLY if read_only else 0) | (0 if devices else syscalls.MOUNT_ATTR_NODEV)
+    with nullcontext() if ids is None else user_namespace(ids) as namespace:
         tree = syscalls.open_tree(source)
         try:
-            syscalls.mount_setattr(tree, attributes, namespace)
+            if namespace is not None:
+                syscalls.mount_setattr(tree, attributes | syscalls.MOUNT_ATTR_IDMAP, namespace)
+            elif attributes:
+                syscalls.mount_setattr(tree, attributes, 0)
             syscalls.move_mount(tree, target)
         finally:
             os.close(tree)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from triune.domain.names import single_line
@@ -20,20 +21,32 @@ def options(lower: Path, upper: Path, work: Path) -> str:
     """
     parts = []
     for key, path in (("lowerdir", lower), ("upperdir", upper), ("workdir", work)):
-        text = single_line(str(path), f"The path {key}")
-        # The option parser takes a backslash before any character as quoting it; lowerdir is split at colons.
-        escaped = text.replace("\\", "\\\\").replace(",", "\\,")
-        parts.append(f"{key}={escaped.replace(':', chr(92) + ':') if key == 'lowerdir' else escaped}")
+        parts.append(f"{key}={_escaped(path, key)}")
     text = ",".join(parts)
     if len(os.fsencode(text)) > _MAX_OPTIONS:
         raise ValueError("The paths of this overlay are too long")
     return text
 
 
+def _escaped(path: Path, key: str) -> str:
+    text = single_line(str(path), f"The path {key}")
+    # The option parser takes a backslash before any character as quoting it; lowerdir is split at colons.
+    escaped = text.replace("\\", "\\\\").replace(",", "\\,")
+    return escaped.replace(":", "\\:") if key == "lowerdir" else escaped
+
+
 def mount(lower: Path, upper: Path, work: Path, target: Path, *, devices: bool = False) -> None:
     """Mount the overlay at `target`; device files in it work only with `devices`. Raises OSError."""
     flags = 0 if devices else syscalls.MS_NODEV
     syscalls.mount("overlay", target, "overlay", flags, options(lower, upper, work))
+
+
+def mount_view(layers: Sequence[Path], target: Path) -> None:
+    """Mount layers, the uppermost first, at `target` to be read only. Raises OSError, Invalid, ValueError."""
+    text = f"lowerdir={':'.join(_escaped(path, 'lowerdir') for path in layers)}"
+    if len(os.fsencode(text)) > _MAX_OPTIONS:
+        raise ValueError("The paths of this overlay are too long")
+    syscalls.mount("overlay", target, "overlay", syscalls.MS_RDONLY | syscalls.MS_NODEV | syscalls.MS_NOSUID, text)
 
 
 def is_mounted(path: Path) -> bool:

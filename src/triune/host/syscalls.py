@@ -17,6 +17,7 @@ AT_RECURSIVE = 0x8000
 OPEN_TREE_CLONE = 1
 MOVE_MOUNT_F_EMPTY_PATH = 0x4
 MOUNT_ATTR_RDONLY = 0x1
+MOUNT_ATTR_NODEV = 0x4
 MOUNT_ATTR_IDMAP = 0x100000
 
 RESOLVE_NO_XDEV = 0x01
@@ -132,6 +133,11 @@ def mount(source: str, target: Path, fstype: str, flags: int, data: str) -> None
         ctypes.c_char_p(os.fsencode(data)),
     )
     _checked(result, target)
+
+
+def syncfs(fd: int) -> None:
+    """Write the whole file system of an open file or folder to disk; errors of earlier writes are told too."""
+    _checked(_libc.syncfs(ctypes.c_int(fd)))
 
 
 def umount(target: Path, flags: int = UMOUNT_NOFOLLOW) -> None:

@@ -16,7 +16,7 @@ from triune.engines.lxc.client import Client
 from triune.engines.lxc.inventory import Inventory
 from triune.engines.lxc.mark import Mark
 from triune.engines.lxc.stats import PAYLOAD
-from triune.host import beneath, cgroup
+from triune.host import beneath, btrfs, cgroup
 
 # linux/capability.h, in order of their numbers.
 _CAPABILITIES = (
@@ -132,7 +132,11 @@ def apparmor_enabled() -> bool:
 
 def _disk_used(folder: Path, mark: Mark | None) -> int | None:
     """What the container alone keeps on disk: its upper layer, or an adopted one's whole root. None: takes too long."""
-    return beneath.disk_usage(folder / ("upper" if mark else "rootfs"), deadline=time.monotonic() + _DISK_PATIENCE_S)
+    own = mark.own(folder) if mark else folder / "rootfs"
+    if mark and mark.whole and btrfs.is_subvolume(own):
+        usage = btrfs.usage(own)
+        return usage.referenced if usage else None
+    return beneath.disk_usage(own, deadline=time.monotonic() + _DISK_PATIENCE_S)
 
 
 def _network(
@@ -166,8 +170,10 @@ def _network(
 def _devices(items: list[tuple[str, str]], mark: Mark | None, folder: Path) -> tuple[Mapping[str, Any], ...]:
     found: list[Mapping[str, Any]] = []
     if mark:
+        root: dict[str, Any] = {"type": "disk", "source": str(mark.own(folder)), "target": "/"}
+        root |= {} if mark.whole else {"lower": str(mark.tree), "shared": True}
         found.append(
-            {"type": "disk", "source": str(folder / "upper"), "target": "/", "lower": str(mark.tree), "shared": True}
+            root | ({"pool": mark.pool.name} if mark.pool else {}) | ({"size": mark.disk} if mark.disk else {})
         )
     else:
         found += [{"type": "disk", "source": value, "target": "/"} for key, value in items if key == "lxc.rootfs.path"]

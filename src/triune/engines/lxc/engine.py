@@ -32,8 +32,10 @@ from triune.engines.base import (
     Templates,
     Watch,
 )
-from triune.engines.lxc import detail, ready, stats
+from triune.engines.lxc import detail, holding, ready, stats
+from triune.engines.lxc.archiving import LxcArchiving
 from triune.engines.lxc.client import Client
+from triune.engines.lxc.cloning import LxcCloning
 from triune.engines.lxc.commands import LxcCommands
 from triune.engines.lxc.console import LxcConsole
 from triune.engines.lxc.inventory import Inventory
@@ -41,6 +43,7 @@ from triune.engines.lxc.lifecycle import Lifecycle
 from triune.engines.lxc.limits import LxcLimiting
 from triune.engines.lxc.logs import LxcLogs
 from triune.engines.lxc.oom import LxcEvents
+from triune.engines.lxc.snapshots import LxcSnapshots, why_no_memory
 from triune.host import cgroup, cgroup_limits, idmap, lxcfs
 
 _TOOLS = (
@@ -77,12 +80,12 @@ class LxcEngine:
         self.oci: OciStore | None = None
         self.ports: NativePorts | None = None
         self.limiting: Limiting | None = self._limiting
-        self.snapshots: Snapshots | None = None
-        self.cloning: Cloning | None = None
+        self.snapshots: Snapshots | None = LxcSnapshots(self._client)
+        self.cloning: Cloning | None = LxcCloning(self._client, self._lifecycle)
         self.templates: Templates | None = None
         self.attaching: Attaching | None = None
         self.files: Files | None = None
-        self.archiving: Archiving | None = None
+        self.archiving: Archiving | None = LxcArchiving(self._client, self._lifecycle, state_dir)
 
     def probe(self) -> Probe:
         """Say what works here."""
@@ -106,8 +109,9 @@ class LxcEngine:
                 hint="Run the daemon as root.",
                 missing=_MISSING,
             )
-        limits = {f"limiting.{key}": reason for key, reason in self._limiting.missing.items()}
-        return Probe(available=True, version=version, missing={**_MISSING, **limits}, facts=self._facts())
+        lacking = {f"limiting.{key}": reason for key, reason in self._limiting.missing.items()}
+        lacking["snapshots.memory"] = why_no_memory()
+        return Probe(available=True, version=version, missing={**_MISSING, **lacking}, facts=self._facts())
 
     def _facts(self) -> Mapping[str, object]:
         granted = idmap.subordinate_range()
@@ -160,7 +164,8 @@ class LxcEngine:
         return stats.all_stats(self._client)
 
     def watch(self, sink: EventSink) -> Watch:
-        """Deliver events."""
+        """Deliver events; first, what an earlier daemon held still when it died goes on."""
+        holding.let_all_go(self._client)
         return LxcEvents(self._client, sink)
 
 

@@ -1,8 +1,9 @@
 """The layers of a managed container's root, and their mounts.
 
     state_dir/lower/KEY          the image's tree, id-mapped, read-only: one per (tree, id range), shared
-    LXC_PATH/NAME/upper, work    what this container changed; owned by the mapped root
-    LXC_PATH/NAME/rootfs         the overlay of both: what lxc.rootfs.path names
+    DATA/upper, work             what this container changed; owned by the mapped root (DATA: see `roots`)
+    LXC_PATH/NAME/rootfs         the overlay of both: what lxc.rootfs.path names. Of a container with a whole root of
+                                 its own (DATA/root, ids as inside) an id-mapped view of that
     LXC_PATH/NAME/volumes/N      a host folder, id-mapped: liblxc binds it inside. It would look up the folder itself as
                                  the mapped root, who may not pass through private folders of the host
 
@@ -49,28 +50,31 @@ def locked(state_dir: Path) -> Iterator[None]:
 
 
 def make_folders(folder: Path, mark: Mark) -> None:
-    """Make the container's own layers. Its folder lets the mapped root through, and nobody else."""
+    """Make the container's own folders. The outer one lets the mapped root through, and nobody else."""
     base = mark.id_map.base if mark.id_map else 0
-    for part in ("upper", "work", "rootfs"):
-        (folder / part).mkdir(exist_ok=True)
-        if part != "rootfs":
-            os.chown(folder / part, base, base)
-    (folder / "upper").chmod(0o755)
+    data = mark.data(folder)
+    if data != folder:
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (folder / "rootfs").mkdir(exist_ok=True)
+    for part in () if mark.whole else ("upper", "work"):
+        (data / part).mkdir(exist_ok=True)
+        os.chown(data / part, base, base)
+        (data / part).chmod(0o755)
     os.chown(folder, 0, base)
     folder.chmod(0o710)
 
 
 def mount_lower(mark: Mark) -> None:
-    """Mount the shared layer if it is not. The lock must be held. Raises Failed, Unsupported."""
-    if mark.id_map is None or overlay.is_mounted(mark.lower):
+    """Mount the shared layer if there is one and it is not. The lock must be held. Raises Failed, Unsupported."""
+    if mark.whole or mark.id_map is None or overlay.is_mounted(mark.lower):
         return
     mark.lower.mkdir(parents=True, exist_ok=True)
     _bind(mark.tree, mark.lower, mark.id_map, read_only=True)
 
 
-def _bind(source: Path, target: Path, ids: IdRange, *, read_only: bool) -> None:
+def _bind(source: Path, target: Path, ids: IdRange | None, *, read_only: bool, devices: bool = True) -> None:
     try:
-        idmap.bind(source, target, ids, read_only=read_only)
+        idmap.bind(source, target, ids, read_only=read_only, devices=devices)
     except OSError as error:
         if error.errno in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
             raise Unsupported(
@@ -109,14 +113,28 @@ def mount_root(folder: Path, mark: Mark) -> None:
         mount_lower(mark)
         _mount_volumes(folder, mark)
         # Last: the pre-start hook takes a mounted root for a sign that all is there.
-        try:
-            overlay.mount(mark.lower, folder / "upper", folder / "work", target, devices=mark.id_map is None)
-        except OSError as error:
-            raise Failed(
-                "root_mount",
-                f"the root of {folder.name} can't be mounted: {error.strerror}",
-                hint=f"See whether {mark.tree} is there, and: triune doctor",
-            ) from None
+        _mount_own(folder, mark, target)
+
+
+def _mount_own(folder: Path, mark: Mark, target: Path) -> None:
+    data = mark.data(folder)
+    if mark.pool and not data.is_dir():
+        raise Failed(
+            "pool_away",
+            f"{folder.name} lives in the pool {mark.pool.name}, and {data} is not there",
+            hint=f"Mount the pool at {mark.pool.path}.",
+        )
+    if mark.whole:
+        _bind(mark.own(folder), target, mark.id_map, read_only=False, devices=mark.id_map is None)
+        return
+    try:
+        overlay.mount(mark.lower, data / "upper", data / "work", target, devices=mark.id_map is None)
+    except OSError as error:
+        raise Failed(
+            "root_mount",
+            f"the root of {folder.name} can't be mounted: {error.strerror}",
+            hint=f"See whether {mark.tree} is there, and: triune doctor",
+        ) from None
 
 
 def unmount_root(folder: Path) -> None:
@@ -129,10 +147,10 @@ def unmount_root(folder: Path) -> None:
 
 def release_lower(lxc_path: Path, mark: Mark, leaving: Path) -> None:
     """Take the shared layer away if no container but the one in `leaving` uses it."""
-    if mark.id_map is None:
+    if mark.whole or mark.id_map is None:
         return
     with locked(mark.state_dir):
-        if any(other.lower == mark.lower for other in all_marks(lxc_path, leaving)):
+        if any(other.lower == mark.lower and not other.whole for other in all_marks(lxc_path, leaving)):
             return
         overlay.unmount(mark.lower)
         if mark.lower.is_dir():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -16,18 +14,17 @@ from triune.domain.instance import State
 from triune.domain.names import instance_name
 from triune.domain.operation import Progress
 from triune.engines.base import LaunchPlan
-from triune.engines.lxc import detail, layers, seed, spec
+from triune.engines.lxc import claims, detail, layers, places, restoring, roots, seed, spec
 from triune.engines.lxc import mark as marks
 from triune.engines.lxc import settings as settings_module
 from triune.engines.lxc.client import Client
 from triune.engines.lxc.mark import Mark
 from triune.engines.lxc.settings import Settings
-from triune.host import beneath, cgroup, cgroup_limits, idmap, overlay
+from triune.host import cgroup, cgroup_limits, overlay
 from triune.host.idmap import IdRange
 
 _POLL_S = 0.03
 _KILL_PATIENCE_S = 15.0
-_RANGE = 65536
 # Written beside `config` before a rename moves the folder, and put in its place after.
 _RENAMED_CONFIG = "config.renamed"
 
@@ -44,8 +41,8 @@ class Lifecycle:
     def check(self, plan: LaunchPlan) -> None:
         """Raise Invalid or Unsupported if `create` would refuse."""
         given = self._accept(plan)
-        ids = None if given.privileged else self._shared_range()
-        spec.serialise(spec.config_items(plan, given, ids, self._facts(plan.spec.name)))
+        ids = None if given.privileged else claims.shared_range()
+        spec.serialise(spec.config_items(plan, given, ids, claims.host_facts(self._client.folder(plan.spec.name))))
 
     def _accept(self, plan: LaunchPlan) -> Settings:
         """Everything that can be said without looking at id ranges; returns the parsed settings."""
@@ -64,12 +61,7 @@ class Lifecycle:
                 "a system container starts its image's init; a command can't take its place",
                 hint="Leave out the command and run it afterwards with triune exec.",
             )
-        if plan.spec.disk is not None:
-            raise Unsupported(
-                "no_disk_limit",
-                "the size of a system container's root can't be limited: it lives in a folder of the host",
-                hint="Leave out --disk, or launch a virtual machine: --engine kvm.",
-            )
+        places.check(plan.pool, plan.spec.disk, plan.spec.name)
         if plan.user_data is not None and not plan.form.cloud_init:
             raise Unsupported(
                 "no_cloud_init",
@@ -87,18 +79,10 @@ class Lifecycle:
         given = self._accept(plan)
         name = plan.spec.name
         folder = self._client.folder(name)
-        if (folder / "config").exists():
-            raise Conflict(
-                "instance_exists", f"there is a system container {name!r} already", hint="Choose another name."
-            )
+        claims.require_free(folder)
         self.delete(name)
         progress.step("lxc-lower", "sharing the image's tree")
-        try:
-            folder.mkdir(parents=True, mode=0o700)
-        except FileExistsError:
-            raise Conflict(
-                "folder_taken", f"{folder} exists and is not a container", hint="Move it away, or choose another name."
-            ) from None
+        claims.claim(folder)
         try:
             self._build(plan, given, folder, progress)
         except BaseException:
@@ -112,30 +96,30 @@ class Lifecycle:
             # The mark first: it is the claim on the id range and on the shared layer.
             marks.write(folder, mark)
             layers.mount_lower(mark)
-        items = spec.config_items(plan, given, mark.id_map, self._facts(plan.spec.name))
+        items = spec.config_items(plan, given, mark.id_map, claims.host_facts(folder))
         progress.step("lxc-upper", "making its own layer")
         layers.make_folders(folder, mark)
-        for hook in spec.HOOKS:
-            script = folder / f"{hook}.sh"
-            shutil.copyfile(Path(__file__).with_name(script.name), script)
-            script.chmod(0o755)
+        roots.make(folder, mark, progress.check)
+        claims.write_hooks(folder)
         progress.step("lxc-mount", "mounting its root and giving it an identity")
         layers.mount_root(folder, mark)
         assert isinstance(plan.form, TreeForm)  # noqa: S101 - `_accept` has refused other forms
-        seed.seed(folder / "rootfs", plan.spec.name, mark, plan.user_data, plan.form)
+        seed.seed(mark.writable(folder), plan.spec.name, mark, plan.user_data, plan.form)
         marks.write(folder, replace(mark, seeded=True))
         # Last, so that a container LXC sees is a complete one.
         progress.step("lxc-config", "writing its configuration")
         marks.write_file(folder / "config", spec.serialise(items).encode(), 0o644)
 
     def _mark(self, plan: LaunchPlan, given: Settings) -> Mark:
-        ids = None if given.privileged else self._own_range() if given.isolated else self._shared_range()
         assert isinstance(plan.form, TreeForm)  # noqa: S101 - `_accept` has refused other forms
+        ids = self.ids(given)
+        whole = places.whole(plan.pool)
+        tree = plan.form.path
         return Mark(
             image=plan.image,
             created=plan.created,
-            tree=plan.form.path,
-            lower=layers.lower_path(self._state_dir, plan.form.path, ids),
+            tree=tree,
+            lower=roots.image_path(plan.pool, tree) if whole else layers.lower_path(self._state_dir, tree, ids),
             state_dir=self._state_dir,
             id_map=ids,
             settings=dict(plan.spec.settings),
@@ -143,45 +127,16 @@ class Lifecycle:
             cards=tuple(spec.cards(plan.nics)),
             publish=tuple(str(port) for port in plan.spec.publish),
             volumes=tuple(spec.binds(plan.spec.volumes)),
+            pool=plan.pool,
+            whole=whole,
+            disk=plan.spec.disk,
         )
 
-    def _facts(self, name: str) -> spec.HostFacts:
-        mounted = cgroup.hierarchies()
-        folder = self._client.folder(name)
-        return spec.HostFacts(
-            cgroups=cgroup_limits.versions(mounted),
-            apparmor=detail.apparmor_enabled(),
-            folder=folder,
-            python=Path(sys.executable),
-            architecture=os.uname().machine,
-        )
-
-    def _granted(self) -> IdRange:
-        granted = idmap.subordinate_range()
-        if granted is None or granted.count < _RANGE:
-            raise Unsupported(
-                "no_subordinate_ids",
-                "root has no range of 65536 subordinate ids in /etc/subuid and /etc/subgid",
-                hint="Run: usermod --add-subuids 1000000-1000999999 --add-subgids 1000000-1000999999 root",
-            )
-        return granted
-
-    def _shared_range(self) -> IdRange:
-        return IdRange(self._granted().base, _RANGE)
-
-    def _own_range(self) -> IdRange:
-        """The first range nobody has; the lock must be held until it is in a mark."""
-        granted = self._granted()
-        taken = {mark.id_map for mark in layers.all_marks(self._client.path)}
-        for index in range(1, granted.count // _RANGE):
-            candidate = IdRange(granted.base + index * _RANGE, _RANGE)
-            if candidate not in taken:
-                return candidate
-        raise Unsupported(
-            "no_free_id_range",
-            "every range of root's subordinate ids is taken",
-            hint="Give root more in /etc/subuid and /etc/subgid, or leave out idmap=isolated.",
-        )
+    def ids(self, given: Settings) -> IdRange | None:
+        """The id range these settings ask for; the lock must be held until it is in a mark."""
+        if given.privileged:
+            return None
+        return claims.own_range(self._client.path) if given.isolated else claims.shared_range()
 
     # running
 
@@ -263,6 +218,7 @@ class Lifecycle:
         mark = marks.read(folder)
         if mark:
             layers.unmount_root(folder)
+            _require_no_data(mark, target)
         elif overlay.is_mounted(folder / "rootfs"):
             raise Unsupported(
                 "rename_mounted",
@@ -272,23 +228,28 @@ class Lifecycle:
         # Not by lxc-copy --rename: that copies the whole root to another folder and destroys the first.
         text = spec.renamed((folder / "config").read_text(), folder, target)
         marks.write_file(folder / _RENAMED_CONFIG, text.encode(), 0o644)
+        if mark and mark.pool:
+            mark.data(folder).rename(mark.data(target))
         folder.rename(target)
         self._settle(target)
         if mark:
             layers.mount_root(target, mark)
-            seed.rename(target / "rootfs", name, new, mark)
+            seed.rename(mark.writable(target), name, new, mark)
 
     def _settle(self, folder: Path) -> None:
-        """Finish or forget a rename that was cut off."""
+        """Finish or forget a rename or a restore that was cut off."""
         pending = folder / _RENAMED_CONFIG
         try:
             items = dict(spec.parse(pending.read_text()))
         except FileNotFoundError:
-            return
-        if items.get("lxc.uts.name") == folder.name:
+            items = {}
+        if items and items.get("lxc.uts.name") == folder.name:
             pending.rename(folder / "config")
-        else:
+        elif items:
+            _take_data_back(folder, items.get("lxc.uts.name", folder.name))
             pending.unlink()
+        if (mark := marks.read(folder)) is not None:
+            restoring.settle(folder, mark)
 
     # removing
 
@@ -306,13 +267,17 @@ class Lifecycle:
             return
         self.kill(name)
         layers.unmount_root(folder)
+        overlay.unmount(folder / "archive" / "root")
+        overlay.unmount(folder / roots.SHIFTED)
         (folder / "config").unlink(missing_ok=True)
+        roots.remove_data(folder, mark)
         for entry in list(os.scandir(folder)):
             if entry.is_dir(follow_symlinks=False):
-                _remove_tree(Path(entry.path))
+                roots.remove(Path(entry.path))
             elif entry.name != marks.FILE:
                 Path(entry.path).unlink(missing_ok=True)
         layers.release_lower(self._client.path, mark, folder)
+        roots.release_image(self._client.path, mark, folder)
         # The mark last: as long as it is there, a second call goes on where this one was cut off.
         (folder / marks.FILE).unlink()
         folder.rmdir()
@@ -329,15 +294,22 @@ def _remove_claim(folder: Path) -> None:
         folder.rmdir()
 
 
-def _remove_tree(path: Path) -> None:
-    try:
-        beneath.remove_tree(path)
-    except OSError as error:
-        raise Failed(
-            "not_removed",
-            f"{path} can't be removed: {error.strerror}",
-            hint=f"Look for mounts or immutable files in it (findmnt, lsattr -R {path}), then remove it again.",
-        ) from None
+def _require_no_data(mark: Mark, target: Path) -> None:
+    if mark.pool and mark.data(target).exists():
+        raise Conflict(
+            "folder_taken",
+            f"{mark.data(target)} exists already and belongs to no container",
+            hint="Move it away, or choose another name.",
+        )
+
+
+def _take_data_back(folder: Path, new: str) -> None:
+    """Undo the first half of a rename: the data in a pool had the new name already."""
+    mark = marks.read(folder)
+    if mark and mark.pool:
+        there = mark.data(folder.with_name(new))
+        if there.exists() and not mark.data(folder).exists():
+            there.rename(mark.data(folder))
 
 
 def _require_controllers(plan: LaunchPlan) -> None:

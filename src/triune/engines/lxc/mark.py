@@ -5,7 +5,10 @@ A container with a mark but no configuration is half-made: invisible to LXC, rem
     {"version": 1, "image", "created" (ISO 8601), "tree" (lower root), "lower" (mounted id-mapped view of it, or the
      tree itself), "state_dir", "id_map": [base, count] or null, "settings": {}, "machine_id",
      "cards": [{"network", "bridge", "mac", "address", "prefix", "gateway", "domain", "host_interface"}],
-     "publish": [], "volumes": [{"source", "target", "read_only"}], "seeded": bool}
+     "publish": [], "volumes": [{"source", "target", "read_only"}], "seeded": bool,
+     "pool": {"name", "driver", "path"} or null, "whole": bool, "disk": bytes or null}
+
+`pool`, `whole` and `disk` are missing in older ones: no pool, layers, no limit.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from triune.domain.errors import Failed
+from triune.domain.pool import PoolDriver, PoolPlace
 from triune.host.idmap import IdRange
 
 FILE = "triune.json"
@@ -49,7 +53,11 @@ class Bind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """What `triune.json` holds. `lower` is where the shared layer is mounted for this id range."""
+    """What `triune.json` holds. `lower` is where the shared layer is mounted for this id range.
+
+    `whole`: the root is a tree of its own (a btrfs subvolume, or what a backup held) with ids as seen inside; else it
+    is layers, and what it changed has the mapped ids. `disk` limits a subvolume, in bytes.
+    """
 
     image: str
     created: datetime
@@ -63,6 +71,24 @@ class Mark:
     publish: tuple[str, ...] = ()
     volumes: tuple[Bind, ...] = ()
     seeded: bool = False
+    pool: PoolPlace | None = None
+    whole: bool = False
+    disk: int | None = None
+
+    def data(self, folder: Path) -> Path:
+        """Where the container in `folder` keeps its root and its snapshots: there, or in its pool."""
+        return self.pool.path / "instances" / "lxc" / folder.name if self.pool else folder
+
+    def writable(self, folder: Path) -> Path:
+        """Where the host writes into the root, mounted before (`layers.mount_root`).
+
+        Through the id-mapped view of a whole root the host's root can't: it has no number inside.
+        """
+        return self.own(folder) if self.whole else folder / "rootfs"
+
+    def own(self, folder: Path) -> Path:
+        """The tree of what the container itself wrote."""
+        return self.data(folder) / ("root" if self.whole else "upper")
 
 
 def dump(mark: Mark) -> bytes:
@@ -75,8 +101,13 @@ def dump(mark: Mark) -> bytes:
         "lower": str(mark.lower),
         "state_dir": str(mark.state_dir),
         "id_map": [mark.id_map.base, mark.id_map.count] if mark.id_map else None,
+        "pool": _pool(mark.pool) if mark.pool else None,
     }
     return json.dumps(data, indent=1).encode() + b"\n"
+
+
+def _pool(pool: PoolPlace) -> dict[str, str]:
+    return {"name": pool.name, "driver": pool.driver.value, "path": str(pool.path)}
 
 
 def parse(text: bytes) -> Mark:
@@ -98,9 +129,18 @@ def parse(text: bytes) -> Mark:
             publish=tuple(map(str, data["publish"])),
             volumes=tuple(Bind(**volume) for volume in data["volumes"]),
             seeded=bool(data["seeded"]),
+            pool=_parsed_pool(data.get("pool")),
+            whole=bool(data.get("whole", False)),
+            disk=None if data.get("disk") is None else int(data["disk"]),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a mark: {error!r}") from None
+
+
+def _parsed_pool(data: dict[str, str] | None) -> PoolPlace | None:
+    if data is None:
+        return None
+    return PoolPlace(name=str(data["name"]), driver=PoolDriver(data["driver"]), path=Path(data["path"]))
 
 
 def read(folder: Path) -> Mark | None:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from triune.domain.errors import TriuneError
-from triune.engines.lxc import layers, mark
+from triune.engines.lxc import layers, mark, restoring, roots
 
 
 def main(folder: Path, *, away: bool = False) -> int:
@@ -22,8 +22,12 @@ def main(folder: Path, *, away: bool = False) -> int:
         if away:
             layers.unmount_root(folder)
             layers.release_lower(folder.parent, found, folder)
+            if found.pool is not None:
+                roots.remove_data(folder, found)
+                roots.release_image(folder.parent, found, folder)
         else:
-            layers.mount_root(folder, found)
+            restoring.settle(folder, found)
+            layers.mount_root(folder, mark.read(folder) or found)
     except TriuneError as error:
         sys.stderr.write(f"{error.message}. {error.hint}\n")
         return 1

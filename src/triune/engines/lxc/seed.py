@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import fnmatch
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from triune.engines.lxc.mark import Card, Mark
 from triune.host.beneath import Root
 
 _UNITS = "etc/systemd/system"
+_CLOUD_SEED = "var/lib/cloud/seed/nocloud"
 # These mount the kernel's own file systems, which a user namespace may not.
 MASKED = ("sys-kernel-debug.mount", "sys-kernel-tracing.mount", "sys-kernel-config.mount")
 _KEYS_UNIT = """\
@@ -35,19 +38,65 @@ ExecStart=/usr/bin/ssh-keygen -A
 
 def seed(rootfs: Path, name: str, mark: Mark, user_data: str | None, form: TreeForm) -> None:
     """Write the identity into the mounted root. Raises Failed("hostile_tree")."""
-    base = mark.id_map.base if mark.id_map else 0
+    with _opened(rootfs, name, mark) as root:
+        root.mkdirs("etc")
+        if not form.fixed_hostname:
+            root.write_bytes("etc/hostname", f"{single_line(name, 'The name')}\n".encode())
+        _write_names(root, name, mark.cards)
+        _write_machine_id(root, mark.machine_id)
+        if _has_systemd(root):
+            _write_systemd(root, mark)
+        _hide_host_keys(root)
+        if form.cloud_init:
+            _write_cloud_seed(root, None if form.fixed_hostname else name, mark, user_data)
+
+
+def reseed(rootfs: Path, name: str, old: str, before: Mark, mark: Mark) -> None:
+    """Make a copy of another container (`old`, with the mark `before`) itself; what its users wrote stays.
+
+    Its host name, addresses, machine id and SSH host keys become its own. Raises Failed("hostile_tree").
+    """
+    with _opened(rootfs, name, mark) as root:
+        root.mkdirs("etc")
+        root.write_bytes("etc/hostname", f"{single_line(name, 'The name')}\n".encode())
+        _replace_line(root, "etc/hosts", own_line(old, before.cards), own_line(name, mark.cards))
+        if _read(root, "etc/resolv.conf") == resolver(before.cards) and mark.cards:
+            root.write_bytes("etc/resolv.conf", resolver(mark.cards))
+        _write_machine_id(root, mark.machine_id)
+        if _has_systemd(root):
+            for index in range(len(mark.cards), len(before.cards)):
+                root.unlink(_networkd_path(index))
+            _write_systemd(root, mark)
+        # Copies that begin with the same seed would draw the same numbers.
+        root.unlink("var/lib/systemd/random-seed")
+        _hide_host_keys(root)
+        if root.exists(f"{_CLOUD_SEED}/meta-data"):
+            _write_cloud_facts(root, name, mark)
+
+
+def readdress(rootfs: Path, name: str, old: str, before: Mark, mark: Mark) -> None:
+    """Give a container that was put back under another name or with other addresses these; all else stays."""
+    with _opened(rootfs, name, mark) as root:
+        if _read(root, "etc/hostname").strip() == old.encode():
+            root.write_bytes("etc/hostname", f"{single_line(name, 'The name')}\n".encode())
+        _replace_line(root, "etc/hosts", own_line(old, before.cards), own_line(name, mark.cards))
+        if _read(root, "etc/resolv.conf") == resolver(before.cards) and mark.cards:
+            root.write_bytes("etc/resolv.conf", resolver(mark.cards))
+        if _has_systemd(root):
+            _write_systemd(root, mark)
+
+
+def _has_systemd(root: Root) -> bool:
+    return root.exists("usr/lib/systemd/systemd") or root.exists("lib/systemd/systemd")
+
+
+@contextmanager
+def _opened(rootfs: Path, name: str, mark: Mark) -> Iterator[Root]:
+    """The root, its errors told as what they mean."""
+    base = mark.id_map.base if mark.id_map and not mark.whole else 0
     try:
         with Root(rootfs, owner=(base, base)) as root:
-            root.mkdirs("etc")
-            if not form.fixed_hostname:
-                root.write_bytes("etc/hostname", f"{single_line(name, 'The name')}\n".encode())
-            _write_names(root, name, mark.cards)
-            _write_machine_id(root, mark.machine_id)
-            if root.exists("usr/lib/systemd/systemd") or root.exists("lib/systemd/systemd"):
-                _write_systemd(root, mark)
-            _hide_host_keys(root)
-            if form.cloud_init:
-                _write_cloud_seed(root, None if form.fixed_hostname else name, mark, user_data)
+            yield root
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise Failed("disk_full", f"no space is left for {name}", hint="Make room, then launch again.") from None
@@ -61,8 +110,15 @@ def seed(rootfs: Path, name: str, mark: Mark, user_data: str | None, form: TreeF
 def _write_names(root: Root, name: str, cards: tuple[Card, ...]) -> None:
     root.write_bytes("etc/hosts", hosts(name, cards).encode())
     if cards:
-        lines = [f"nameserver {cards[0].gateway}", f"search {single_line(cards[0].domain, 'The domain')}"]
-        root.write_bytes("etc/resolv.conf", "\n".join([*lines, ""]).encode())
+        root.write_bytes("etc/resolv.conf", resolver(cards))
+
+
+def resolver(cards: tuple[Card, ...]) -> bytes:
+    """The text of /etc/resolv.conf; empty without a card."""
+    if not cards:
+        return b""
+    lines = [f"nameserver {cards[0].gateway}", f"search {single_line(cards[0].domain, 'The domain')}"]
+    return "\n".join([*lines, ""]).encode()
 
 
 def hosts(name: str, cards: tuple[Card, ...]) -> str:
@@ -98,7 +154,11 @@ def _write_systemd(root: Root, mark: Mark) -> None:
         root.mkdirs("etc/systemd/network")
         for index, card in enumerate(mark.cards):
             text = networkd(index, card)
-            root.write_bytes(f"etc/systemd/network/05-triune-eth{index}.network", text.encode())
+            root.write_bytes(_networkd_path(index), text.encode())
+
+
+def _networkd_path(index: int) -> str:
+    return f"etc/systemd/network/05-triune-eth{index}.network"
 
 
 def networkd(index: int, card: Card) -> str:
@@ -130,12 +190,16 @@ def _hide_host_keys(root: Root) -> None:
 
 def _write_cloud_seed(root: Root, name: str | None, mark: Mark, user_data: str | None) -> None:
     """Cloud-init's NoCloud source; its files are YAML, of which JSON is a part."""
-    folder = "var/lib/cloud/seed/nocloud"
-    root.mkdirs(folder)
+    root.mkdirs(_CLOUD_SEED)
+    root.write_bytes(f"{_CLOUD_SEED}/user-data", (user_data or "#cloud-config\n{}\n").encode(), 0o600)
+    _write_cloud_facts(root, name, mark)
+
+
+def _write_cloud_facts(root: Root, name: str | None, mark: Mark) -> None:
+    """What cloud-init tells one instance from another by: a new instance id makes it run once more."""
     meta = {"instance-id": mark.machine_id or str(name)} | ({"local-hostname": name} if name else {})
-    root.write_bytes(f"{folder}/meta-data", _json(meta), 0o600)
-    root.write_bytes(f"{folder}/user-data", (user_data or "#cloud-config\n{}\n").encode(), 0o600)
-    root.write_bytes(f"{folder}/network-config", _json(_netplan(mark.cards)), 0o600)
+    root.write_bytes(f"{_CLOUD_SEED}/meta-data", _json(meta), 0o600)
+    root.write_bytes(f"{_CLOUD_SEED}/network-config", _json(_netplan(mark.cards)), 0o600)
 
 
 def _netplan(cards: tuple[Card, ...]) -> dict[str, Any]:
@@ -157,22 +221,25 @@ def _json(data: dict[str, Any]) -> bytes:
 
 def rename(rootfs: Path, old: str, new: str, mark: Mark) -> None:
     """Change the name that `seed` wrote; what the guest wrote itself stays. Raises Failed("hostile_tree")."""
-    base = mark.id_map.base if mark.id_map else 0
+    base = mark.id_map.base if mark.id_map and not mark.whole else 0
     try:
         with Root(rootfs, owner=(base, base)) as root:
             if _read(root, "etc/hostname").strip() == old.encode():
                 root.write_bytes("etc/hostname", f"{new}\n".encode())
-            before = own_line(old, mark.cards).encode()
-            lines = _read(root, "etc/hosts").split(b"\n")
-            if before in lines:
-                after = own_line(new, mark.cards).encode()
-                root.write_bytes("etc/hosts", b"\n".join(after if line == before else line for line in lines))
+            _replace_line(root, "etc/hosts", own_line(old, mark.cards), own_line(new, mark.cards))
     except OSError as error:
         raise Failed(
             "hostile_tree",
             f"the name inside {new} can't be changed: {error.filename or rootfs}: {error.strerror}",
             hint="Set it inside: hostnamectl set-hostname",
         ) from None
+
+
+def _replace_line(root: Root, path: str, old: str, new: str) -> None:
+    lines = _read(root, path).split(b"\n")
+    if old.encode() in lines:
+        changed = (new.encode() if line == old.encode() else line for line in lines)
+        root.write_bytes(path, b"\n".join(changed))
 
 
 def _read(root: Root, path: str) -> bytes:

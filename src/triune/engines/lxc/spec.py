@@ -69,8 +69,7 @@ def config_items(plan: LaunchPlan, settings: Settings, ids: IdRange | None, host
         ("lxc.arch", host.architecture),
         *_naming(plan.spec.name, host.folder),
     ]
-    if ids:
-        items += [("lxc.idmap", f"{kind} 0 {ids.base} {ids.count}") for kind in ("u", "g")]
+    items += id_items(ids)
     if plan.form.init != "/sbin/init":
         items.append(("lxc.init.cmd", _init(plan.form.init)))
     items += _confinement(settings, ids, host)
@@ -78,7 +77,7 @@ def config_items(plan: LaunchPlan, settings: Settings, ids: IdRange | None, host
     items += _console(host.folder)
     items += limit_items.items(replace(plan.spec.limits, cpus=plan.spec.cpus, memory=plan.spec.memory), host.cgroups)
     for index, card in enumerate(cards(plan.nics)):
-        items += _card(index, card)
+        items += card_items(index, card)
     for index, volume in enumerate(binds(plan.spec.volumes)):
         source = volume_path(host.folder, index) if ids else Path(volume.source)
         items.append(("lxc.mount.entry", _mount_entry(volume, source)))
@@ -91,6 +90,11 @@ def config_items(plan: LaunchPlan, settings: Settings, ids: IdRange | None, host
 def _naming(name: str, folder: Path) -> Items:
     """The items that hold the container's name."""
     return [("lxc.uts.name", name), ("lxc.rootfs.path", f"dir:{folder / 'rootfs'}")]
+
+
+def id_items(ids: IdRange | None) -> Items:
+    """The items of an id range."""
+    return [("lxc.idmap", f"{kind} 0 {ids.base} {ids.count}") for kind in ("u", "g")] if ids else []
 
 
 def _init(init: str) -> str:
@@ -146,7 +150,8 @@ def cards(nics: Iterable[Nic]) -> list[Card]:
     ]
 
 
-def _card(index: int, card: Card) -> Items:
+def card_items(index: int, card: Card) -> Items:
+    """The items of one network card."""
     key = f"lxc.net.{index}"
     items = [
         (f"{key}.type", "veth"),
