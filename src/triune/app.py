@@ -16,7 +16,7 @@ from triune.engines.base import Engine, Watch
 from triune.engines.registry import EngineSettings, engines
 from triune.services.backups import Backups, BackupSettings
 from triune.services.images import Images
-from triune.services.instances import Instances
+from triune.services.instances import Instances, TemplateSettings, Warming
 from triune.services.limits import HostShaper, InstanceLimits, Shaper
 from triune.services.networks import Networks, NetworkSettings
 from triune.services.operations import Events, Operations
@@ -36,8 +36,8 @@ class Settings:
     """The daemon's configuration: `/etc/triune/triune.toml` (or the file that TRIUNE_CONFIG names).
 
     TRIUNE_DATA, TRIUNE_SOCKET and TRIUNE_GROUP in the environment win over the file. `data` holds images, disks and the
-    database; `socket` is the API; `group` may use it. The tables `engines`, `network` and `backup` of the file set the
-    fields of EngineSettings, NetworkSettings and BackupSettings.
+    database; `socket` is the API; `group` may use it. The tables `engines`, `network`, `backup` and `templates` of the file
+    set the fields of EngineSettings, NetworkSettings, BackupSettings and TemplateSettings.
     """
 
     data: Path = Path("/var/lib/triune")
@@ -46,6 +46,7 @@ class Settings:
     engines: EngineSettings = field(default_factory=lambda: EngineSettings(state_dir=Path("/var/lib/triune/instances")))
     network: NetworkSettings = field(default_factory=NetworkSettings)
     backup: BackupSettings = field(default_factory=BackupSettings)
+    templates: TemplateSettings = field(default_factory=TemplateSettings)
 
     @classmethod
     def load(cls, path: Path | None = None) -> Settings:
@@ -60,8 +61,8 @@ class Settings:
         for name in ("data", "socket", "group"):
             if value := os.environ.get(f"TRIUNE_{name.upper()}"):
                 table[name] = value
-        sections = (_section(table, name, path) for name in ("engines", "network", "backup"))
-        engine_table, network_table, backup_table = sections
+        sections = (_section(table, name, path) for name in ("engines", "network", "backup", "templates"))
+        engine_table, network_table, backup_table, template_table = sections
         # Beside the configuration: whoever keeps one keeps the other.
         backup_table.setdefault("password_file", str(path.parent / "backup.key"))
         backup_table.setdefault("environment_file", str(path.parent / "backup.env"))
@@ -74,6 +75,7 @@ class Settings:
             engines=EngineSettings(**_typed(EngineSettings, engine_table, path)),
             network=NetworkSettings(**_typed(NetworkSettings, network_table, path)),
             backup=BackupSettings(**_typed(BackupSettings, backup_table, path)),
+            templates=TemplateSettings(**_typed(TemplateSettings, template_table, path)),
             **own,
         )
 
@@ -101,13 +103,19 @@ def _value(kind: str, value: Any, what: str) -> Any:
         return tuple(value)
     if kind == "Path" and isinstance(value, str):
         return Path(value)
-    if isinstance(value, _PLAIN.get(kind, ())) and not isinstance(value, bool):
+    if isinstance(value, _PLAIN.get(kind, ())) and isinstance(value, bool) == (kind == "bool"):
         return value
     raise Invalid("bad_config", f"{what} is not {_WORDS.get(kind, 'a list of texts')}", hint="Mend it there.")
 
 
-_PLAIN: Mapping[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
-_WORDS: Mapping[str, str] = {"Path": "a path", "str": "a text", "int": "a whole number", "float": "a number"}
+_PLAIN: Mapping[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
+_WORDS: Mapping[str, str] = {
+    "Path": "a path",
+    "str": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+}
 
 
 class Triune:
@@ -130,6 +138,7 @@ class Triune:
         self.networks = make_networks(self.store, self.engines, settings.network)
         self.storage = Storage(settings.data, self.store, self.operations, self._uses, self._runs)
         self.limits = InstanceLimits(self.engines, self.operations, self.store, make_shaper())
+        self.warming = Warming(self.engines, self.images, self.operations, settings.templates)
         self.instances = Instances(
             self.engines,
             self.images,
@@ -139,6 +148,7 @@ class Triune:
             self.events,
             self.store,
             self.limits,
+            self.warming,
         )
         inventory = self.instances.inventory
         self.snapshots = Snapshots(self.engines, inventory, self.operations, self.events, self.store)

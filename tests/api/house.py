@@ -20,6 +20,7 @@ from triune.engines.registry import EngineSettings
 from triune.sdk import Client
 from triune.services.images.manifest import DiskFiles, Manifest, TreeFiles
 from triune.services.images.store import ImageStore
+from triune.services.instances import TemplateSettings
 
 ENGINES = ("lxc", "kvm", "docker")
 TRIUNE = Path(sys.executable).with_name("triune")
@@ -48,7 +49,7 @@ def add_image(data: Path, name: str = "debian/12") -> None:
 class House:
     """`client` speaks to it; `triune` is what it serves; `run` starts the command line against it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, automatic_templates: bool = False) -> None:
         self.socket = folder / "triune.sock"
         data = folder / "data"
         add_image(data)
@@ -57,6 +58,7 @@ class House:
             socket=self.socket,
             group="no-such-group",
             engines=EngineSettings(state_dir=data / "instances", enabled=ENGINES, fake=ENGINES),
+            templates=TemplateSettings(automatic=automatic_templates),
         )
         self.shaper = FakeShaper()
         self.triune = Triune(self.settings, make_networks=FakeNetworks, make_shaper=lambda: self.shaper)  # type: ignore[arg-type]

@@ -32,8 +32,9 @@ class Daemon:
         table: str = TABLE,
         domain: str = DOMAIN,
         candidates: Sequence[str] = ("10.93.0.0/16", "10.94.0.0/16"),
+        templates: bool = False,
     ) -> None:
-        """Two daemons at a time need all of it different."""
+        """Two daemons at a time need all of it different. `templates`: make them after launches, as users have it."""
         self.data = data
         self.socket = data / "triune.sock"
         self.log = data / "daemon.log"
@@ -43,7 +44,8 @@ class Daemon:
         config.write_text(
             f'data = "{data}"\nsocket = "{self.socket}"\n\n[network]\n'
             f'name = "{bridge}"\ntable = "{table}"\ndomain = "{domain}"\nlabel = "{table}"\n'
-            f'folder = "{data}/network"\ncandidates = {json.dumps(list(candidates))}\n'
+            f'folder = "{data}/network"\ncandidates = {json.dumps(list(candidates))}\n\n'
+            f"[templates]\nautomatic = {json.dumps(templates)}\n"
         )
         self.env = {**os.environ, "TRIUNE_CONFIG": str(config), "TRIUNE_HOST": str(self.socket), "NO_COLOR": "1"}
 

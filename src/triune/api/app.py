@@ -24,6 +24,7 @@ from triune.api.routes import (
     pools,
     schedules,
     snapshots,
+    templates,
     volumes,
 )
 from triune.api.streams import Open
@@ -48,7 +49,7 @@ def create_app(triune: Triune) -> FastAPI:
     app.state.opened = Open()
     app.state.keys = Keys(triune.store, triune.operations)
     for module in (
-        *(host, instances, snapshots, inside, images, networks, pools, volumes),
+        *(host, instances, snapshots, inside, images, templates, networks, pools, volumes),
         *(backups, schedules, operations, events),
     ):
         app.include_router(module.router)

@@ -32,7 +32,14 @@ def launch_request(body: LaunchBody) -> LaunchRequest:
         limits=replace(limits, cpus=None, memory=None),
         pool=body.pool,
     )
-    return LaunchRequest(spec=spec, wait=body.wait, user_data=body.user_data, timeout=body.timeout, start=body.start)
+    return LaunchRequest(
+        spec=spec,
+        wait=body.wait,
+        user_data=body.user_data,
+        timeout=body.timeout,
+        start=body.start,
+        cold=body.cold,
+    )
 
 
 def split(body: LaunchBody) -> tuple[dict[str, str], Limits]:

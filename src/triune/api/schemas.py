@@ -64,6 +64,17 @@ class LaunchBody(Body):
     wait: WaitFor = WaitFor.READY
     timeout: Annotated[Seconds, Field(description="For becoming ready")] = 180.0
     start: bool = True
+    cold: Annotated[bool, Field(description="Boot it, even where a template is ready")] = False
+
+
+class TemplateBody(Body):
+    """Which image to keep warm, and for instances of which size."""
+
+    image: Name
+    engine: Annotated[str, Field(max_length=40, description="empty: the first that can")] = ""
+    cpus: Annotated[float | None, Field(ge=0.01, le=4096)] = None
+    memory: Size | None = None
+    settings: Annotated[dict[str, str], Field(max_length=256)] = {}
 
 
 class StopBody(Body):
@@ -332,6 +343,23 @@ class StatsList(BaseModel):
     time: datetime
 
 
+class Template(BaseModel):
+    """A booted, idle, saved machine that instances of an image start warm from."""
+
+    engine: str
+    image: str
+    size: Annotated[int, Field(description="Bytes on disk")]
+    created: datetime
+    ready: Annotated[bool, Field(description="Whether an instance could start from it now")]
+    why: Annotated[str, Field(description="Why it is not ready")]
+
+
+class TemplateList(BaseModel):
+    """All templates."""
+
+    items: list[Template]
+
+
 class Image(BaseModel):
     """One image."""
 
@@ -345,6 +373,7 @@ class Image(BaseModel):
     sha256: Annotated[str, Field(description="Of the file it was imported from, else empty")]
     packages: Annotated[int, Field(description="How many are installed; 0: unknown")]
     notes: list[str]
+    templates: list[Template]
 
 
 if TYPE_CHECKING:

@@ -136,7 +136,14 @@ def image(found: Image) -> dict[str, Any]:
         "sha256": found.sha256,
         "packages": found.packages,
         "notes": list(found.notes),
+        "templates": [template(row) for row in found.templates],
     }
+
+
+def template(row: Mapping[str, object]) -> dict[str, Any]:
+    """One template of an image."""
+    created = row["created"]
+    return {**row, "created": time(created) if isinstance(created, datetime) else None}
 
 
 def _form(form: Form, size: int | None) -> dict[str, Any]:

@@ -12,13 +12,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from triune.cli.listing import age, moment
-from triune.cli.options import complete_images, confirm, confirmable, formatted, quietable, silenceable
+from triune.cli.options import (
+    complete_engines,
+    complete_images,
+    confirm,
+    confirmable,
+    formatted,
+    quietable,
+    silenceable,
+)
+from triune.cli.pairs import pairs
 from triune.cli.problems import tell
 from triune.cli.tables import Column, emit, structured
 from triune.cli.text import clean, said
 from triune.cli.waiting import finish
 from triune.domain.errors import Invalid, TriuneError
-from triune.domain.units import format_duration, format_size, parse_size
+from triune.domain.units import format_duration, format_size, parse_cpus, parse_size
 from triune.sdk import Client
 
 if TYPE_CHECKING:
@@ -65,6 +74,7 @@ def show(name: str, form: str) -> None:
         *([("Packages", str(found["packages"]))] if found["packages"] else []),
         *([("SHA-256", found["sha256"])] if found["sha256"] else []),
         *(("Note", note) for note in found["notes"]),
+        *(("Template", _template(row)) for row in found["templates"]),
     ]
     for label, value in lines:
         print(f"{label + ':':<10}{clean(value)}")
@@ -166,6 +176,46 @@ def import_image(
         raise Invalid("bad_path", f"can't read {path}: {error.strerror}", hint="Name a readable file.") from None
 
 
+@image.command()
+@_image
+@click.option(
+    "--engine", default="", metavar="ENGINE", help="kvm; else the first that can.", shell_complete=complete_engines
+)
+@click.option("--cpus", metavar="N", help="For instances with as many CPUs.")
+@click.option("--memory", metavar="SIZE", help="For instances with as much memory.")
+@click.option("-s", "--set", "settings", metavar="KEY=VALUE", multiple=True, help="For instances with this setting.")
+@click.option("--remove", "remove_it", is_flag=True, help="Remove its templates instead.")
+@silenceable
+def warm(
+    name: str,
+    engine: str,
+    cpus: str | None,
+    memory: str | None,
+    settings: tuple[str, ...],
+    remove_it: bool,
+    quiet: bool,
+) -> None:
+    """Boot an image once and keep it, idle, so that virtual machines start from it in a moment."""
+    client = Client()
+    if remove_it:
+        client.images.cool(name)
+        if not quiet:
+            print(f"{name} is kept warm no more")
+        return
+    _make(
+        quiet,
+        "warm",
+        name,
+        lambda client: client.images.warm(
+            name,
+            engine=engine,
+            cpus=None if cpus is None else parse_cpus(cpus),
+            memory=None if memory is None else parse_size(memory),
+            settings=pairs(settings, "--set"),
+        ),
+    )
+
+
 @image.command("rm")
 @click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=complete_images)
 @confirmable
@@ -209,6 +259,11 @@ def _password(from_stdin: bool) -> str:
             hint="Use --password-stdin or TRIUNE_REGISTRY_PASSWORD.",
         )
     return str(click.prompt("Password", hide_input=True, err=True))
+
+
+def _template(row: Mapping[str, Any]) -> str:
+    said = f"{row['engine']}, {format_size(row['size'])}, made {moment(row['created'])}"
+    return said if row["ready"] else f"{said}, not used: {row['why']}"
 
 
 def _forms(row: Mapping[str, Any]) -> str:

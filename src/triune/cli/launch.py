@@ -47,6 +47,7 @@ from triune.sdk import Client
     "--timeout", type=Duration(), default=launching.PATIENCE, metavar="TIME", help="For becoming ready (default: 3m)."
 )
 @click.option("--no-start", is_flag=True, help="Create it only.")
+@click.option("--cold", is_flag=True, help="Boot a virtual machine even where it could start warm.")
 @click.option("-d", "--detach", is_flag=True, help="Do not wait: print the operation's id.")
 @silenceable
 def launch(image: str, name: str | None, iso: str | None, quiet: bool, **given: Any) -> None:

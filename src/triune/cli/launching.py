@@ -30,7 +30,9 @@ _MANY = {
     "--publish": "publish", "-p": "publish", "--volume": "volume", "-v": "volume", "--env": "env", "-e": "env",
     "--set": "settings", "-s": "settings",
 }  # fmt: skip
-_FLAGS = {"--no-start": "no_start", "--detach": "detach", "-d": "detach", "--quiet": "quiet", "-q": "quiet"}
+_FLAGS = {
+    "--no-start": "no_start", "--cold": "cold", "--detach": "detach", "-d": "detach", "--quiet": "quiet", "-q": "quiet",
+}  # fmt: skip
 
 
 def lean(arguments: list[str]) -> int | None:
@@ -94,9 +96,12 @@ def launch(image: str, name: str, *, detach: bool, quiet: bool, **given: Any) ->
         return
     took = format_duration(monotonic() - begun)
     where = ", ".join(result["addresses"])
+    how = "warm, " if result.get("warm") else ""
     did = "is made" if given["no_start"] else "is running"
     print(
-        clean(f"{name} {did}{f' at {where}' if where and not given['no_start'] else ''} ({result['engine']}, {took})")
+        clean(
+            f"{name} {did}{f' at {where}' if where and not given['no_start'] else ''} ({result['engine']}, {how}{took})"
+        )
     )
 
 
@@ -121,6 +126,7 @@ def request(given: dict[str, Any], detach: bool) -> dict[str, Any]:
         "wait": "none" if detach else given["wait"],
         "timeout": given["timeout"],
         "start": not given["no_start"],
+        "cold": given["cold"],
     }
 
 

@@ -65,6 +65,7 @@ class Image:
     """An image as `image show` tells it. Sizes in bytes on disk; `packages` is how many are installed, 0: unknown.
 
     `sha256` is that of an imported file. `notes` say what is peculiar, e.g. why a form is missing.
+    `templates` are what instances start warm from: `{engine, image, size, created, ready, why}` each.
     """
 
     name: str
@@ -78,3 +79,4 @@ class Image:
     packages: int = 0
     sha256: str = ""
     notes: tuple[str, ...] = ()
+    templates: tuple[Mapping[str, object], ...] = ()

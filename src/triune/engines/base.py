@@ -378,13 +378,17 @@ class Templates(Protocol):
         """Boot the plan's image once and save it; does nothing when `ready`."""
 
     def launch(self, plan: LaunchPlan, progress: Progress) -> None:
-        """`create`, `start` and `wait_ready` in one, from the template. Leaves nothing behind when it raises."""
+        """`create`, `start` and `wait_ready` in one, from the template. Leaves nothing behind when it raises:
+        Failed("warm_failed") where a cold launch may follow."""
 
     def list(self) -> Sequence[Mapping[str, object]]:
         """`{image, size, created, ready, why}` of each on disk."""
 
     def remove(self, image: str) -> None:
         """Remove those of an image. Gone: succeed."""
+
+    def sweep(self) -> None:
+        """End and remove what an interrupted `make` left."""
 
 
 class Attaching(Protocol):

@@ -8,7 +8,9 @@ from triune.sdk.pages import pages
 from triune.sdk.transport import Transport, segment, target
 
 if TYPE_CHECKING:
-    from triune.sdk.types import ImageRow, OperationRow
+    from collections.abc import Sequence
+
+    from triune.sdk.types import ImageRow, OperationRow, TemplateRow
 
 _PIECE = 2**20
 
@@ -62,6 +64,20 @@ class Images:
         """Remove it; the operation fails with a conflict while an instance uses it."""
         found: OperationRow = self._transport.call("DELETE", _path(name))
         return found
+
+    def templates(self) -> Sequence[TemplateRow]:
+        """What instances start warm from, of all images."""
+        found: Sequence[TemplateRow] = self._transport.call("GET", "/v1/templates")["items"]
+        return found
+
+    def warm(self, name: str, **options: Any) -> OperationRow:
+        """Boot an image once and save it; the options are those of `POST /v1/templates`."""
+        found: OperationRow = self._transport.call("POST", "/v1/templates", {"image": name, **options})
+        return found
+
+    def cool(self, name: str) -> None:
+        """Remove the templates of an image."""
+        self._transport.call("DELETE", f"/v1/templates/{segment(name, slash=True)}")
 
     def _make(self, body: dict[str, Any]) -> OperationRow:
         found: OperationRow = self._transport.call("POST", "/v1/images", body)

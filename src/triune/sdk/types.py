@@ -121,6 +121,17 @@ class StatsSample(TypedDict):
     time: str
 
 
+class TemplateRow(TypedDict):
+    """What instances of an image start warm from; `why` says why it is not ready."""
+
+    engine: str
+    image: str
+    size: int
+    created: str
+    ready: bool
+    why: str
+
+
 class ImageRow(TypedDict):
     """One image; `forms` maps the kind of form (disk, tree, oci) to its facts."""
 
@@ -134,6 +145,7 @@ class ImageRow(TypedDict):
     sha256: str
     packages: int
     notes: list[str]
+    templates: list[TemplateRow]
 
 
 class NetworkRow(TypedDict):

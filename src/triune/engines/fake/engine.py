@@ -46,7 +46,7 @@ from triune.engines.base import (
     Terminal,
     Watch,
 )
-from triune.engines.fake import limiting, state
+from triune.engines.fake import limiting, state, templates
 from triune.engines.fake.archiving import FakeArchiving
 from triune.engines.fake.oci import FakeImages
 from triune.engines.fake.session import EchoConsole, open_session
@@ -86,6 +86,8 @@ class FakeEngine:
         if self.form_kind is not FormKind.OCI:
             for facet in ("bridging", "oci", "ports"):
                 self._missing.setdefault(facet, f"{name} has no {facet} of its own")
+        if name in ("lxc", "docker"):
+            self._missing.setdefault("templates", "a container starts in a moment: nothing has to be kept warm")
         self._path = path
         self._lock = threading.RLock()
         self._instances = state.load(path)
@@ -106,7 +108,7 @@ class FakeEngine:
         if "snapshots" not in absent:
             self.snapshots = FakeSnapshots(self, memory="snapshots.memory" not in absent)
         self.cloning: Cloning | None = None if "cloning" in absent else FakeCloning(self)
-        self.templates: Templates | None = None
+        self.templates: Templates | None = None if "templates" in absent else templates.FakeTemplates(self)
         self.attaching: Attaching | None = None
         self.files: Files | None = None
         self.archiving: Archiving | None = None if "archiving" in absent else FakeArchiving(self)

@@ -12,6 +12,7 @@ from typing import Any
 
 from triune.domain.instance import Stats
 from triune.engines.kvm.client import PATIENCE, Client, library
+from triune.engines.kvm.names import is_template
 
 
 def read(client: Client) -> Mapping[str, Stats]:
@@ -27,7 +28,8 @@ def read(client: Client) -> Mapping[str, Stats]:
     # NOWAIT: one domain whose monitor hangs must not hold the others' figures up
     flags = virt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | virt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
     records = client.call(lambda connection: connection.getAllDomainStats(wanted, flags), seconds=PATIENCE)
-    return {domain.name(): _stats(values) for domain, values in records}
+    found = ((domain.name(), values) for domain, values in records)
+    return {name: _stats(values) for name, values in found if not is_template(name)}
 
 
 def _stats(values: Mapping[str, Any]) -> Stats:

@@ -24,6 +24,7 @@ from triune.engines.kvm.limits import Limiting, missing
 from triune.engines.kvm.logs import Logs
 from triune.engines.kvm.rename import Renaming
 from triune.engines.kvm.snapshots import Snapshots
+from triune.engines.kvm.templates import Templates
 from triune.engines.kvm.watch import Watch
 from triune.host import cgroup, kvm
 
@@ -61,7 +62,9 @@ class KvmEngine:
         self.limiting: base.Limiting | None = Limiting(self._client, self.host, _cpu_cgroup())
         self.snapshots: base.Snapshots | None = Snapshots(self._client, state_dir)
         self.cloning: base.Cloning | None = None
-        self.templates: base.Templates | None = None
+        self.templates: base.Templates | None = Templates(
+            self._client, self._lifecycle, state_dir.with_name(f"{state_dir.name}-templates"), self.host
+        )
         self.attaching: base.Attaching | None = None
         self.files: base.Files | None = None
         self.archiving: Archiving | None = None

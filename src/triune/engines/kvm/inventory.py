@@ -14,6 +14,7 @@ from triune.engines.kvm import mark as marks
 from triune.engines.kvm import process, tuning
 from triune.engines.kvm.agent import Agent
 from triune.engines.kvm.client import PATIENCE, Client, library
+from triune.engines.kvm.names import is_template
 from triune.engines.kvm.spec import AGENT_PORT
 
 ENGINE = "kvm"
@@ -41,7 +42,8 @@ def rows(client: Client) -> Sequence[Instance]:
         for domain in connection.listAllDomains(0):
             # one that is gone meanwhile is simply not there
             with contextlib.suppress(virt.libvirtError):
-                found.append(row(ET.fromstring(domain.XMLDesc(0)), *domain.state(0)))  # noqa: S314 - from libvirt
+                if not is_template(domain.name()):
+                    found.append(row(ET.fromstring(domain.XMLDesc(0)), *domain.state(0)))  # noqa: S314 - from libvirt
         return found
 
     return client.call(work, seconds=PATIENCE)

@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from triune.engines.kvm import folders, inventory, logs, seed
 from triune.engines.kvm import mark as marks
 from triune.engines.kvm.agent import Agent
 from triune.engines.kvm.client import Client, library, not_running
+from triune.engines.kvm.restore import release
 from triune.engines.kvm.settings import parse
 from triune.engines.kvm.spec import Files, HostFacts, build, disk_form, disk_size, needs_seed
 from triune.host.run import run
@@ -37,8 +39,18 @@ class Lifecycle:
         """The instance's own files."""
         return Files(folder=self._state_dir / instance_name(name))
 
-    def create(self, plan: LaunchPlan, host: HostFacts, progress: Progress) -> None:
-        """Make the disk, the seed and the domain. Raises Conflict("instance_exists" | "folder_in_use")."""
+    def create(
+        self,
+        plan: LaunchPlan,
+        host: HostFacts,
+        progress: Progress,
+        *,
+        disk: Callable[[LaunchPlan, Files], None] | None = None,
+    ) -> None:
+        """Make the disk (by `disk` instead, if given), the seed and the domain.
+
+        Raises Conflict("instance_exists" | "folder_in_use").
+        """
         name = plan.spec.name
         if self._client.find(name) is not None:
             raise Conflict(
@@ -49,7 +61,7 @@ class Lifecycle:
         files = self.files(name)
         folders.require_free(self._client, files.folder)
         try:
-            self._make_files(plan, files, progress)
+            self._make_files(plan, files, progress, disk or make_disk)
             progress.step("kvm-define", "defining the virtual machine")
             xml = build(plan, files, host)
             domain = self._client.call(lambda connection: connection.defineXML(xml), name=name)
@@ -66,14 +78,16 @@ class Lifecycle:
                 self.delete(name)
             raise
 
-    def _make_files(self, plan: LaunchPlan, files: Files, progress: Progress) -> None:
+    def _make_files(
+        self, plan: LaunchPlan, files: Files, progress: Progress, disk: Callable[[LaunchPlan, Files], None]
+    ) -> None:
         progress.step("kvm-disk", "making the disk")
         # QEMU's user must be able to pass through, and nobody to look in.
         self._state_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
         if files.folder.exists():
             shutil.rmtree(files.folder)  # no domain has it: what a crash left
         files.folder.mkdir(mode=0o711)
-        _make_disk(plan, files)
+        disk(plan, files)
         if plan.spec.env:
             files.environment.touch(mode=0o600)
             files.environment.write_text(json.dumps(dict(plan.spec.env)))
@@ -210,6 +224,8 @@ class Lifecycle:
 
     def delete(self, name: str) -> None:
         """Switch it off, undefine it, remove its own folder. An adopted domain's disks stay where they are."""
+        if "/" not in name:
+            release(self._state_dir / name / Files.FIFO)  # a restore that a crash of ours cut off waits there
         domain = self._client.find(name)
         if domain is not None:
             with self._client.errors(name):
@@ -252,7 +268,8 @@ def _remove_folder(folder: Path | None) -> None:
             shutil.rmtree(folder)
 
 
-def _make_disk(plan: LaunchPlan, files: Files) -> None:
+def make_disk(plan: LaunchPlan, files: Files) -> None:
+    """An overlay over the image, or an empty disk."""
     form = disk_form(plan)
     argv: list[str | Path] = ["qemu-img", "create", "-q", "-f", "qcow2"]
     if form.path is not None:

@@ -6,6 +6,7 @@ import uuid
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from triune.domain.errors import Invalid, Unsupported
 from triune.domain.image import DiskForm
@@ -47,6 +48,8 @@ class HostFacts:
 class Files:
     """The instance's own files, all in one folder."""
 
+    FIFO: ClassVar[str] = "restore.fifo"
+
     folder: Path
 
     @property
@@ -68,6 +71,11 @@ class Files:
     def environment(self) -> Path:
         """What every command run in it gets: a JSON object of texts, for root's eyes."""
         return self.folder / "environment.json"
+
+    @property
+    def fifo(self) -> Path:
+        """Where libvirt reads a saved machine from, while it is restored."""
+        return self.folder / self.FIFO
 
     @property
     def serial_log(self) -> Path:

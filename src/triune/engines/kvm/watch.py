@@ -11,6 +11,7 @@ from typing import Any
 from triune.domain.errors import TriuneError
 from triune.engines.base import EngineEvent, EventSink
 from triune.engines.kvm.client import Client, library
+from triune.engines.kvm.names import is_template
 
 _LOG = logging.getLogger(__name__)
 _RETRY = 1.0
@@ -82,6 +83,8 @@ class Watch:
     def _lifecycle(self, _connection: Any, domain: Any, event: int, detail: int, _opaque: object) -> None:
         """Runs in libvirt's event thread."""
         name, uuid = domain.name(), domain.UUIDString()
+        if is_template(name):
+            return
         if event == _UNDEFINED and detail == _UNDEFINED_RENAMED:
             self._renamed[uuid] = name  # its new name follows
             return

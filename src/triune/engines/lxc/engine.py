@@ -54,6 +54,7 @@ _SEARCH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin"
 _MISSING = {
     "bridging": "a system container joins any bridge; none has to be announced to LXC",
     "oci": "LXC has no store of OCI images",
+    "templates": "a container starts in a moment: nothing has to be kept warm",
     "ports": "LXC publishes no ports itself; Triune's own rules do it",
 }
 

@@ -7,7 +7,7 @@ import errno
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -189,6 +189,9 @@ class Images:
             self._remove_named(name, self._digest(name))
 
     def _remove_named(self, name: str, digest: str) -> None:
+        for engine in self._engines.values():
+            if engine.templates is not None:
+                engine.templates.remove(name)
         shared = digest in {there for other, there in self._store.names().items() if other != name}
         if not shared:
             # First, because the store may refuse.
@@ -283,7 +286,18 @@ class Images:
             packages=len(manifest.packages),
             sha256=manifest.sha256,
             notes=notes,
+            templates=self._templates(name),
         )
+
+    def _templates(self, name: str) -> tuple[Mapping[str, object], ...]:
+        rows: list[Mapping[str, object]] = []
+        for engine in self._engines.values():
+            if engine.templates is not None:
+                with suppress(TriuneError):  # an engine that is away: what it keeps is told when it is back
+                    rows.extend(
+                        {"engine": engine.name, **row} for row in engine.templates.list() if row["image"] == name
+                    )
+        return tuple(rows)
 
     def _pulled(self, users: _Used) -> Iterator[Image]:
         """Images of the OCI store that came or were used through us, or that an instance uses."""

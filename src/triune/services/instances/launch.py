@@ -18,6 +18,7 @@ from triune.engines.base import Command, Engine, LaunchPlan, Probe
 from triune.services.images import Images
 from triune.services.instances import policy
 from triune.services.instances.inventory import INTENT, Inventory, nearest
+from triune.services.instances.warming import Warming
 from triune.services.limits import InstanceLimits
 from triune.services.networks import Networks
 from triune.services.operations import Task
@@ -34,7 +35,7 @@ _LEAST_ROOM = 16 * 2**20
 class LaunchRequest:
     """A spec and how to carry it out. `spec.engine` may be "auto". `timeout` in seconds is for becoming ready.
 
-    `checked` is when its name was found free, by the monotonic clock.
+    `cold`: boot it, even where a template is ready. `checked` is when its name was found free, by the monotonic clock.
     """
 
     spec: InstanceSpec
@@ -42,6 +43,7 @@ class LaunchRequest:
     user_data: str | None = None
     timeout: float = 180.0
     start: bool = True
+    cold: bool = False
     checked: float = 0.0
 
 
@@ -57,6 +59,7 @@ class Launcher:
         storage: Storage,
         store: Store,
         limits: InstanceLimits,
+        warming: Warming,
     ) -> None:
         self._engines = engines
         self._inventory = inventory
@@ -65,6 +68,7 @@ class Launcher:
         self._storage = storage
         self._store = store
         self._limits = limits
+        self._warming = warming
         self._probed: dict[str, float] = {}
 
     def checked(self, request: LaunchRequest) -> LaunchRequest:
@@ -114,17 +118,21 @@ class Launcher:
         )
         engine.check(plan)
         task.step("create", f"creating {spec.name}")
-        self._create(engine, plan, task)
+        warm = self._create(engine, plan, request, task)
         self._record(spec, plan.created)
         self._limits.launched(engine, spec.name, spec.limits)
         if request.start:
-            task.step("start", f"starting {spec.name}")
-            engine.start(spec.name, task)
+            if not warm:
+                task.step("start", f"starting {spec.name}")
+                engine.start(spec.name, task)
             self._limits.enforce(engine, spec.name)
         task.keep()
         if request.start:
-            self._settle(request, engine, task)
-        return {"name": spec.name, "engine": engine.name, "addresses": [nic.address for nic in nics]}
+            self._settle(request, engine, task, ready=warm)
+            if not warm and not request.cold:
+                self._warming.launched(engine, plan)
+        addresses = [nic.address for nic in nics]
+        return {"name": spec.name, "engine": engine.name, "addresses": addresses, "warm": warm}
 
     def _require_still_free(self, request: LaunchRequest) -> None:
         """Under the name's lock. What was listed a moment ago is not listed again, unless we had the name since."""
@@ -136,8 +144,11 @@ class Launcher:
         """Named volumes as folders and disks; what is recorded keeps the names."""
         return replace(spec, volumes=self._storage.volumes.mounts(spec.volumes))
 
-    def _create(self, engine: Engine, plan: LaunchPlan, task: Task) -> None:
+    def _create(self, engine: Engine, plan: LaunchPlan, request: LaunchRequest, task: Task) -> bool:
+        """Make it; True when it runs already, from a template."""
         try:
+            if request.start and not request.cold and self._warming.launch(engine, plan, task):
+                return True
             engine.create(plan, task)
         except Conflict as error:
             if error.code == "instance_exists":
@@ -145,6 +156,7 @@ class Launcher:
                 task.withdraw("instance")
                 self._networks.release(plan.spec.name)
             raise
+        return False
 
     def _engine(self, spec: InstanceSpec) -> Engine:
         if spec.engine not in (AUTO, ""):
@@ -211,10 +223,10 @@ class Launcher:
         value = {"engine": spec.engine, "created": created.isoformat(), "spec": asdict(spec)}
         self._store.commit([Put(INTENT + spec.name, value)])
 
-    def _settle(self, request: LaunchRequest, engine: Engine, task: Task) -> None:
+    def _settle(self, request: LaunchRequest, engine: Engine, task: Task, *, ready: bool) -> None:
         spec = request.spec
         later = bool(spec.command) and not _is_main(engine)
-        if request.wait is WaitFor.READY or later:
+        if not ready and (request.wait is WaitFor.READY or later):
             task.step("ready", f"waiting until {spec.name} is ready")
             engine.wait_ready(spec.name, request.timeout, task)
         if later:

@@ -18,6 +18,7 @@ from triune.services.images import Images
 from triune.services.instances.facets import require_facet
 from triune.services.instances.inventory import INTENT, Counted, Inventory, Listing, row
 from triune.services.instances.launch import Launcher, LaunchRequest, stored_in
+from triune.services.instances.warming import Warming
 from triune.services.limits import InstanceLimits
 from triune.services.networks import Networks
 from triune.services.operations import Events, Operations, Task
@@ -50,6 +51,7 @@ class Instances:
         events: Events,
         store: Store,
         limits: InstanceLimits,
+        warming: Warming,
     ) -> None:
         self._engines = engines
         self._networks = networks
@@ -58,7 +60,7 @@ class Instances:
         self._events = events
         self._store = store
         self._inventory = Inventory(engines, store)
-        self._launcher = Launcher(engines, self._inventory, images, networks, storage, store, limits)
+        self._launcher = Launcher(engines, self._inventory, images, networks, storage, store, limits, warming)
         self.followers: list[Follower] = []
         operations.handlers["instance"] = self._erase_recorded
         operations.handlers["rename"] = self._finish_rename

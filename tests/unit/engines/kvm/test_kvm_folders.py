@@ -127,7 +127,7 @@ def test_a_leftover_without_a_domain_is_removed(host: Host) -> None:
 
 @pytest.mark.skipif(shutil.which("xorriso") is None, reason="xorriso is not installed")
 def test_secrets_are_for_roots_eyes(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifecycle, "_make_disk", lambda _plan, files: files.disk.touch())
+    monkeypatch.setattr(lifecycle, "make_disk", lambda _plan, files: files.disk.touch())
     launch = plan(replace(DIRECT, cloud_init=True), env={"PASSWORD": "s3cret"}, user_data="#cloud-config\n")
     files = Files(folder=host.state_dir / "one")
     with pytest.raises((AttributeError, TriuneError)):  # this host defines nothing
