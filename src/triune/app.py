@@ -36,8 +36,8 @@ class Settings:
     """The daemon's configuration: `/etc/triune/triune.toml` (or the file that TRIUNE_CONFIG names).
 
     TRIUNE_DATA, TRIUNE_SOCKET and TRIUNE_GROUP in the environment win over the file. `data` holds images, disks and the
-    database; `socket` is the API; `group` may use it. The tables `engines`, `network`, `backup` and `templates` of the file
-    set the fields of EngineSettings, NetworkSettings, BackupSettings and TemplateSettings.
+    database; `socket` is the API; `group` may use it. The tables `engines`, `network`, `backup` and `templates` set the
+    fields of EngineSettings, NetworkSettings, BackupSettings and TemplateSettings.
     """
 
     data: Path = Path("/var/lib/triune")
