@@ -110,7 +110,7 @@ class TestOrdinaryContainers:
         found = json.loads(docker("inspect", name))[0]
         assert found["Config"]["Labels"]["triune.managed"] == "1"
         assert found["HostConfig"]["Memory"] == 64 << 20
-        assert found["HostConfig"]["NanoCpus"] == 500_000_000
+        assert found["HostConfig"]["CpuQuota"] == 50_000
         assert found["HostConfig"]["RestartPolicy"]["Name"] == "always"
         assert inside(engine, name, "id", "-u").strip() == "1000"
         assert engine.get(name).settings == {"restart": "always", "user": "guest"}

@@ -14,6 +14,7 @@ from triune.engines.docker import inventory
 from triune.engines.docker.client import DockerClient
 from triune.engines.docker.inventory import name_of
 from triune.host import cgroup, usage
+from triune.host.cgroup import Group
 
 _AT_ONCE = 8
 _NANO = 10**9
@@ -78,14 +79,21 @@ class Counters:
 def of_process(pid: int, container: str) -> Stats | None:
     """Counters of the container this process belongs to, or None when it does not, or is gone."""
     try:
-        text = Path(f"/proc/{pid}/cgroup").read_text()
-        if container not in text:
-            return None
-        # With the cgroupfs driver the folder is the id, with systemd's it is docker-ID.scope.
-        below = container if f"/{container}" in text else f"docker-{container}"
-        return usage.of(pid, cgroup.parse_group(text, cgroup.hierarchies(), below))
+        group = group_of(pid, container)
+        return None if group is None else usage.of(pid, group)
     except OSError:
         return None
+
+
+def group_of(pid: int, container: str) -> Group | None:
+    """The control group of the container this process belongs to, or None when it does not. Raises OSError: it is
+    gone."""
+    text = Path(f"/proc/{pid}/cgroup").read_text()
+    if container not in text:
+        return None
+    # With the cgroupfs driver the folder is the id, with systemd's it is docker-ID.scope.
+    below = container if f"/{container}" in text else f"docker-{container}"
+    return cgroup.parse_group(text, cgroup.hierarchies(), below)
 
 
 def counters(found: Mapping[str, Any], memory_limit: int | None) -> Stats:

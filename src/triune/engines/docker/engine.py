@@ -44,6 +44,7 @@ from triune.engines.docker.detail import detail
 from triune.engines.docker.images import ImageStore
 from triune.engines.docker.inventory import ENGINE, Inventory
 from triune.engines.docker.lifecycle import Lifecycle, exists
+from triune.engines.docker.limits import DockerLimiting
 from triune.engines.docker.logs import ContainerLogs
 from triune.engines.docker.ports import Ports
 from triune.engines.docker.watch import EventWatch
@@ -71,7 +72,8 @@ class DockerEngine:
         self.bridging: Bridging | None = DockerBridging(self._client)
         self.oci: OciStore | None = self._images
         self.ports: NativePorts | None = Ports(self._client)
-        self.limiting: Limiting | None = None
+        self._limiting = DockerLimiting(self._client, self._inventory)
+        self.limiting: Limiting | None = self._limiting
         self.snapshots: Snapshots | None = None
         self.cloning: Cloning | None = None
         self.templates: Templates | None = None
@@ -81,7 +83,7 @@ class DockerEngine:
 
     def probe(self) -> Probe:
         """Versions, storage driver, cgroups, runtimes, security options."""
-        return probing.probe(self._client)
+        return probing.probe(self._client, {f"limiting.{key}": why for key, why in self._limiting.missing.items()})
 
     def list(self) -> Sequence[Instance]:
         """All containers, stopped ones too."""
@@ -123,7 +125,8 @@ class DockerEngine:
 
     def _abilities(self, plan: LaunchPlan) -> spec.Abilities:
         limit = probing.disk_limit(self._client.read(lambda api: api.info())) if plan.spec.disk is not None else None
-        return spec.Abilities(endpoint_mac=self._client.api_version >= _ENDPOINT_MAC, disk_limit=limit)
+        mac = self._client.api_version >= _ENDPOINT_MAC
+        return spec.Abilities(endpoint_mac=mac, weight=self._limiting.by_shares, disk_limit=limit)
 
     def start(self, name: str, progress: Progress) -> None:
         """Start it; a paused one goes on. Raises Conflict("port_taken"), Failed("start_failed")."""

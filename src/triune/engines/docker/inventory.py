@@ -15,11 +15,10 @@ from typing import Any
 
 from triune.domain.errors import NotFound
 from triune.domain.instance import Instance, Origin
-from triune.engines.docker import containers, spec
+from triune.engines.docker import containers, limit_config, spec
 from triune.engines.docker.client import DockerClient
 
 ENGINE = "docker"
-_NANO = 10**9
 _AT_ONCE = 8
 
 
@@ -103,12 +102,8 @@ class Inventory:
 
 def limits_of(host: Mapping[str, Any]) -> Limits:
     """The limits in a HostConfig, however they were given."""
-    cpus: float | None = None
-    if host.get("NanoCpus"):
-        cpus = int(host["NanoCpus"]) / _NANO
-    elif (host.get("CpuQuota") or 0) > 0:
-        cpus = int(host["CpuQuota"]) / int(host.get("CpuPeriod") or 100_000)
-    return Limits(cpus, int(host["Memory"]) if host.get("Memory") else None)
+    found = limit_config.limits_of(host, weight=False)
+    return Limits(found.cpus, found.memory)
 
 
 def _labelled(labels: Mapping[str, str]) -> Limits | None:

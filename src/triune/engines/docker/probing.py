@@ -9,12 +9,13 @@ from typing import Any
 from triune.domain.errors import TriuneError
 from triune.engines.base import Probe
 from triune.engines.docker.client import DockerClient
+from triune.host import cgroup, cgroup_limits
 
 _LIMITING_DRIVERS = frozenset({"btrfs", "zfs", "devicemapper", "windowsfilter"})
 
 
-def probe(client: DockerClient) -> Probe:
-    """Ask the engine; never raises."""
+def probe(client: DockerClient, limits: Mapping[str, str]) -> Probe:
+    """Ask the engine; never raises. `limits` are those that can't be set here, with the reasons."""
     try:
         version = client.read(lambda api: api.version(api_version=False))
         info = client.read(lambda api: api.info())
@@ -23,7 +24,7 @@ def probe(client: DockerClient) -> Probe:
         return Probe(available=False, reason=error.message, hint=error.hint)
     components = {str(one.get("Name", "")): str(one.get("Version", "")) for one in version.get("Components") or ()}
     options = [str(option).partition(",")[0].removeprefix("name=") for option in info.get("SecurityOptions") or ()]
-    missing = {"snapshots": "Docker keeps no snapshots of containers"}
+    missing = {"snapshots": "Docker keeps no snapshots of containers", **limits}
     limit = disk_limit(info)
     if limit is not None:
         missing["disk-limit"] = f"Docker cannot limit a container's disk: {limit}"
@@ -48,6 +49,7 @@ def probe(client: DockerClient) -> Probe:
             "userns_remap": "userns" in options,
             "security": options,
             "warnings": list(info.get("Warnings") or ()),
+            "disk_limits": cgroup_limits.disk_note(cgroup.hierarchies()),
             "socket": client.socket_path,
         },
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -18,7 +18,7 @@ from triune.domain.instance import InstanceSpec, VolumeMount
 from triune.domain.names import instance_name, single_line
 from triune.domain.network import Nic, Publish
 from triune.engines.base import LaunchPlan
-from triune.engines.docker import settings
+from triune.engines.docker import limit_config, settings
 
 MANAGED = "triune.managed"
 IMAGE = "triune.image"
@@ -48,7 +48,6 @@ _INITS = frozenset(
 )
 _VOLUME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{1,254}", re.ASCII)
 _ENV_KEY = re.compile(r"[^=\s]+")
-_NANO = 10**9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +55,12 @@ class Abilities:
     """What the engine at hand can do that changes the request.
 
     `endpoint_mac`: the card's MAC address belongs to the endpoint (API 1.44) instead of the container.
+    `weight`: Docker takes the CPU's weight as we mean it (control groups v1).
     `disk_limit`: why a container's disk cannot be limited here, or None when it can.
     """
 
     endpoint_mac: bool = False
+    weight: bool = True
     disk_limit: str | None = "this storage driver cannot limit a container's disk"
 
 
@@ -170,11 +171,8 @@ def _is_init(command: Sequence[str]) -> bool:
 
 
 def _limits(spec: InstanceSpec, abilities: Abilities) -> dict[str, Any]:
-    limits: dict[str, Any] = {}
-    if spec.cpus is not None:
-        limits["NanoCpus"] = round(spec.cpus * _NANO)
-    if spec.memory is not None:
-        limits["Memory"] = spec.memory
+    asked = replace(spec.limits, cpus=spec.cpus, memory=spec.memory)
+    limits = limit_config.host_config(asked, weight=abilities.weight)
     if spec.disk is not None:
         if abilities.disk_limit is not None:
             raise Unsupported(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -30,6 +31,7 @@ _ACTIONS = {
 _FIRST_PAUSE = 0.25
 _LONGEST_PAUSE = 5.0
 _LINE_CAP = 1 << 20
+_SAME_KILL = 1.0
 
 
 class EventWatch:
@@ -42,6 +44,7 @@ class EventWatch:
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._stream: RawStream | None = None
+        self._killed: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name="docker-events", daemon=True)
         self._thread.start()
 
@@ -94,9 +97,19 @@ class EventWatch:
             event = translate(raw)
             if event is None:
                 continue
+            if event.action == "oom" and not self._is_new(event.data["id"]):
+                continue
             if event.action == "changed":
                 self._inventory.changed(event.data["id"])
             self._tell(event)
+
+    def _is_new(self, container: str) -> bool:
+        """Docker tells a process that runs out of memory several times until it is gone."""
+        now = time.monotonic()
+        self._killed = {one: when for one, when in self._killed.items() if now - when < _SAME_KILL}
+        fresh = container not in self._killed
+        self._killed[container] = now
+        return fresh
 
     def _refresh(self) -> None:
         try:

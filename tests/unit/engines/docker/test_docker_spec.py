@@ -117,8 +117,10 @@ def test_everything() -> None:
             "SecurityOpt": ["no-new-privileges"],
             "PidsLimit": 50,
             "ShmSize": 64 << 20,
-            "NanoCpus": 1_500_000_000,
+            "CpuPeriod": 100_000,
+            "CpuQuota": 150_000,
             "Memory": 1 << 28,
+            "MemorySwap": -1,
             "Mounts": [
                 {"Type": "volume", "Source": "data", "Target": "/data", "ReadOnly": False},
                 {"Type": "bind", "Source": "/srv", "Target": "/in", "ReadOnly": True},
