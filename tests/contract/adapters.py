@@ -116,7 +116,7 @@ class DockerAdapter(Adapter):
     def make(self) -> Engine:
         from triune.engines.docker.engine import DockerEngine
 
-        engine = DockerEngine()
+        engine = DockerEngine(state_dir=TESTS / "contract-docker")
         probe = engine.probe()
         if not probe.available:
             pytest.skip(f"no Docker: {probe.reason}")

@@ -40,7 +40,7 @@ def _kvm(settings: EngineSettings) -> Engine:
 def _docker(settings: EngineSettings) -> Engine:
     from triune.engines.docker.engine import DockerEngine
 
-    return DockerEngine(settings.docker_url)
+    return DockerEngine(settings.docker_url, state_dir=settings.state_dir / "docker")
 
 
 _ENGINES: Mapping[str, Callable[[EngineSettings], Engine]] = {"lxc": _lxc, "kvm": _kvm, "docker": _docker}

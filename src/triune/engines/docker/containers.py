@@ -22,6 +22,15 @@ _FRACTION = re.compile(r"\.(\d{1,6})\d*")
 
 Described = dict[str, Any]
 
+# Of a container that is being made anew, while both are there: in nobody's list, and in no event.
+NEW = ".triune-new"
+OLD = ".triune-old"
+
+
+def is_aside(name: str) -> bool:
+    """Whether a name is one of a container that is being made anew."""
+    return name.endswith((NEW, OLD))
+
 
 def not_found(name: str) -> NotFound:
     """The error for a name no container has."""

@@ -7,6 +7,7 @@ more time than the rest of a short command.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from triune.domain.errors import Conflict, Invalid, NotFound
 from triune.domain.image import FormKind, OciForm
@@ -37,16 +38,20 @@ from triune.engines.docker import probing, spec
 from triune.engines.docker.archiving import DockerArchiving
 from triune.engines.docker.bridging import DockerBridging
 from triune.engines.docker.client import DockerClient
+from triune.engines.docker.cloning import DockerCloning
 from triune.engines.docker.commands import ExecCommands
 from triune.engines.docker.console import MainConsole
 from triune.engines.docker.counters import Counters
 from triune.engines.docker.detail import detail
 from triune.engines.docker.images import ImageStore
 from triune.engines.docker.inventory import ENGINE, Inventory
+from triune.engines.docker.kept import Shelf
 from triune.engines.docker.lifecycle import Lifecycle, exists
 from triune.engines.docker.limits import DockerLimiting
 from triune.engines.docker.logs import ContainerLogs
 from triune.engines.docker.ports import Ports
+from triune.engines.docker.removal import Removal
+from triune.engines.docker.snapshots import DockerSnapshots
 from triune.engines.docker.watch import EventWatch
 
 _ENDPOINT_MAC = (1, 44)
@@ -55,7 +60,13 @@ _ENDPOINT_MAC = (1, 44)
 class DockerEngine:
     """One Docker engine behind a unix socket."""
 
-    def __init__(self, base_url: str = "unix:///var/run/docker.sock") -> None:
+    def __init__(
+        self,
+        base_url: str = "unix:///var/run/docker.sock",
+        *,
+        state_dir: Path = Path("/var/lib/triune/instances/docker"),
+    ) -> None:
+        """`state_dir` holds the exact copies that snapshots consist of; it is made when there is one."""
         self.name = ENGINE
         self.title = "application containers (Docker)"
         self.form_kind = FormKind.OCI
@@ -64,9 +75,12 @@ class DockerEngine:
         self._counters = Counters(self._client)
         self._lifecycle = Lifecycle(self._client)
         self._images = ImageStore(self._client)
+        self._shelf = Shelf(self._client, state_dir / "snapshots")
+        snapshots = DockerSnapshots(self._client, self._shelf)
+        self._removal = Removal(self._client, self._lifecycle, snapshots, self._shelf)
         self.commands: Commands | None = ExecCommands(self._client)
         self.pausing: Pausing | None = self._lifecycle
-        self.renaming: Renaming | None = self._lifecycle
+        self.renaming: Renaming | None = self._removal
         self.logs: Logs | None = ContainerLogs(self._client)
         self.console: Console | None = MainConsole(self._client)
         self.bridging: Bridging | None = DockerBridging(self._client)
@@ -74,8 +88,8 @@ class DockerEngine:
         self.ports: NativePorts | None = Ports(self._client)
         self._limiting = DockerLimiting(self._client, self._inventory)
         self.limiting: Limiting | None = self._limiting
-        self.snapshots: Snapshots | None = None
-        self.cloning: Cloning | None = None
+        self.snapshots: Snapshots | None = snapshots
+        self.cloning: Cloning | None = DockerCloning(self._client, self._shelf, snapshots, self._removal)
         self.templates: Templates | None = None
         self.attaching: Attaching | None = None
         self.files: Files | None = None
@@ -114,6 +128,7 @@ class DockerEngine:
             raise exists(name) from error
         except Invalid as error:
             raise Invalid("docker_refused", error.message, hint=error.hint, name=name) from error
+        self._shelf.drop_stale(name)
 
     def _image_start(self, plan: LaunchPlan) -> spec.ImageStart:
         found = self._images.inspect(plan.form.id) if isinstance(plan.form, OciForm) else None
@@ -141,8 +156,8 @@ class DockerEngine:
         self._lifecycle.wait_ready(name, timeout, progress)
 
     def delete(self, name: str) -> None:
-        """Remove it and its anonymous volumes."""
-        self._lifecycle.delete(name)
+        """Remove it, its anonymous volumes and its snapshots."""
+        self._removal.delete(name)
 
     def stats(self) -> Mapping[str, Stats]:
         """Counters of every running container."""

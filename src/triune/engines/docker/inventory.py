@@ -41,7 +41,8 @@ class Inventory:
 
     def rows(self) -> list[Instance]:
         """Return all containers, in one request where every limit is known."""
-        entries = [entry for entry in self._client.read(lambda api: api.containers(all=True)) if entry.get("Names")]
+        listed = [entry for entry in self._client.read(lambda api: api.containers(all=True)) if entry.get("Names")]
+        entries = [entry for entry in listed if not containers.is_aside(name_of(entry))]
         limits = self._limits_of(entries)
         return [row(entry, limits.get(str(entry["Id"]), Limits())) for entry in entries]
 

@@ -194,6 +194,14 @@ class Lifecycle:
         except Conflict as error:
             raise exists(new) from error
 
+    def require_free(self, name: str) -> None:
+        """Raise Conflict("instance_exists") where a container has this name."""
+        try:
+            describe(self._client, name)
+        except NotFound:
+            return
+        raise exists(name)
+
     def delete(self, name: str) -> None:
         """Remove it and its anonymous volumes, killing it first. Gone: succeed."""
         single_line(name, "the name")

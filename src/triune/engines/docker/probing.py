@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from triune.domain.errors import TriuneError
 from triune.engines.base import Probe
 from triune.engines.docker.client import DockerClient
 from triune.host import cgroup, cgroup_limits
+from triune.host.run import environment
 
 _LIMITING_DRIVERS = frozenset({"btrfs", "zfs", "devicemapper", "windowsfilter"})
 
@@ -24,7 +26,7 @@ def probe(client: DockerClient, limits: Mapping[str, str]) -> Probe:
         return Probe(available=False, reason=error.message, hint=error.hint)
     components = {str(one.get("Name", "")): str(one.get("Version", "")) for one in version.get("Components") or ()}
     options = [str(option).partition(",")[0].removeprefix("name=") for option in info.get("SecurityOptions") or ()]
-    missing = {"snapshots": "Docker keeps no snapshots of containers", **limits}
+    missing = {"snapshots.memory": no_memory(info), **limits}
     limit = disk_limit(info)
     if limit is not None:
         missing["disk-limit"] = f"Docker cannot limit a container's disk: {limit}"
@@ -53,6 +55,15 @@ def probe(client: DockerClient, limits: Mapping[str, str]) -> Probe:
             "socket": client.socket_path,
         },
     )
+
+
+def no_memory(info: Mapping[str, Any]) -> str:
+    """Why the running state of containers can't be kept."""
+    if shutil.which("criu", path=environment()["PATH"]) is None:
+        return "criu, which writes down running processes, is not installed"
+    if not info.get("ExperimentalBuild"):
+        return "Docker keeps the running state only in a daemon started with --experimental, and this one was not"
+    return "Docker's checkpoints are bound to one container, and a restore makes a new one"
 
 
 def disk_limit(info: Mapping[str, Any]) -> str | None:

@@ -27,9 +27,11 @@ SETTINGS = "triune.settings"
 COMMAND = "triune.command"
 CPUS = "triune.cpus"
 MEMORY = "triune.memory"
+# Where volumes of pools are mounted, as a JSON list: in Docker's eyes they are folders of the host like any other.
+VOLUMES = "triune.volumes"
 # Of an image: a program in it that runs before the command, and gives the container its identity.
 START = "triune.start"
-_MACHINE_ID = "container_uuid"  # as systemd's Container Interface calls it
+MACHINE_ID = "container_uuid"  # as systemd's Container Interface calls it
 
 # Programs that reap orphans and pass on signals themselves; a second init before them would not be PID 1's job.
 _INITS = frozenset(
@@ -97,7 +99,7 @@ def create_body(plan: LaunchPlan, image: ImageStart, abilities: Abilities) -> di
     if image.before is not None and plan.machine_id and "Entrypoint" not in config and not image.entrypoint:
         # Docker forgets the image's own command where an entry point is given.
         body |= {"Entrypoint": [image.before], "Cmd": command or list(image.command)}
-        body["Env"] = _environment({_MACHINE_ID: plan.machine_id, **spec.env})
+        body["Env"] = _environment({MACHINE_ID: plan.machine_id, **spec.env})
     runs = config.get("Entrypoint") or image.entrypoint or command or image.command
     host.setdefault("Init", not _is_init(runs))
     host.setdefault("RestartPolicy", {"Name": "no", "MaximumRetryCount": 0})
@@ -163,7 +165,18 @@ def _labels(plan: LaunchPlan) -> dict[str, str]:
         labels[CPUS] = f"{spec.cpus:g}"
     if spec.memory is not None:
         labels[MEMORY] = str(spec.memory)
+    if pooled := [single_line(one.target, "a volume's target") for one in spec.volumes if one.volume]:
+        labels[VOLUMES] = json.dumps(pooled)
     return labels
+
+
+def words(text: str | None) -> tuple[str, ...]:
+    """The JSON list of a label; () for anything else."""
+    try:
+        found = json.loads(text or "[]")
+    except ValueError:
+        return ()
+    return tuple(str(word) for word in found) if isinstance(found, list) else ()
 
 
 def _is_init(command: Sequence[str]) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from triune.domain.errors import TriuneError
 from triune.engines.base import EngineEvent, EventSink
 from triune.engines.docker.client import DockerClient
+from triune.engines.docker.containers import is_aside
 from triune.engines.docker.inventory import ENGINE, Inventory
 from triune.engines.docker.stream import RawStream
 
@@ -154,8 +155,11 @@ def translate(raw: bytes) -> EngineEvent | None:
         action = _ACTIONS[word]
     else:
         return None
+    name, old = (str(attributes.get(key, "")).removeprefix("/") for key in ("name", "oldName"))
+    if is_aside(name) or (word == "rename" and is_aside(old)):
+        return None
     if word == "die" and "exitCode" in attributes:
         data["exit_code"] = str(attributes["exitCode"])
     if word == "rename":
-        data["old"] = str(attributes.get("oldName", "")).removeprefix("/")
-    return EngineEvent(engine=ENGINE, action=action, name=str(attributes.get("name", "")), data=data)
+        data["old"] = old
+    return EngineEvent(engine=ENGINE, action=action, name=name, data=data)

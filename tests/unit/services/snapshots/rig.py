@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.api.fakes import FakeNetworks
+from tests.api.fakes import FakeNetworks, FakeShaper
 
 from triune.domain.errors import TriuneError, from_dict
 from triune.domain.image import OciForm
@@ -15,8 +15,8 @@ from triune.domain.operation import Operation, Silent
 from triune.engines.base import Engine, LaunchPlan
 from triune.engines.fake.engine import FakeEngine
 from triune.services.images import Images
-from triune.services.instances import Instances
-from triune.services.limits import InstanceLimits, NoShaper
+from triune.services.instances import Instances, TemplateSettings, Warming
+from triune.services.limits import InstanceLimits
 from triune.services.networks import NetworkSettings
 from triune.services.operations import Events, Operations
 from triune.services.snapshots import Cloner, Snapshots
@@ -38,10 +38,11 @@ class Rig:
         engines: dict[str, Engine] = {"fake": self.engine}
         self.networks: Any = FakeNetworks(self.store, engines, NetworkSettings())
         images = Images(folder / "images", engines, dict)
-        limits = InstanceLimits(engines, self.operations, self.store, NoShaper())
+        limits = InstanceLimits(engines, self.operations, self.store, FakeShaper())
         storage = Storage(folder, self.store, self.operations, list, lambda _: False)
+        warming = Warming(engines, images, self.operations, TemplateSettings())
         self.instances = Instances(
-            engines, images, self.networks, storage, self.operations, self.events, self.store, limits
+            engines, images, self.networks, storage, self.operations, self.events, self.store, limits, warming
         )
         inventory = self.instances.inventory
         self.snapshots = Snapshots(engines, inventory, self.operations, self.events, self.store, clock=lambda: self.now)
