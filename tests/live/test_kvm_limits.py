@@ -15,7 +15,7 @@ from tests.live.kvm_fixtures import BOOT, Lab, kvm_form, lab, run  # noqa: F401 
 from triune.domain.errors import Conflict, Invalid, Unsupported
 from triune.domain.limits import FIELDS, Limits
 from triune.domain.operation import Silent
-from triune.engines.base import Command
+from triune.engines.base import Command, EngineEvent
 from triune.engines.kvm import process
 
 pytestmark = [pytest.mark.live, pytest.mark.kvm]
@@ -165,9 +165,17 @@ def test_memory_goes_and_comes_back(lab: Lab, machine: str) -> None:  # noqa: F8
     assert set_limits(lab, machine, memory=256 * MIB) == frozenset()
     assert 110 * MIB < whole - total_memory(lab, machine) < 140 * MIB
     assert lab.row(machine).memory_bytes == 256 * MIB
+    heard: list[EngineEvent] = []
+    watch = lab.engine.watch(heard.append)
+    time.sleep(1.5)  # what the console said before does not count
     hog = "perl -e '$x = q(a) x (300 << 20); print length $x'"
     code, out, _ = run(lab, machine, "sh", "-c", hog)
     assert (code, out) != (0, str(300 * MIB).encode())  # killed, for want of memory
+    deadline = time.monotonic() + 10
+    while not any(event.action == "oom" and event.name == machine for event in heard):
+        assert time.monotonic() < deadline, heard
+        time.sleep(0.1)
+    watch.close()
     assert set_limits(lab, machine, memory=384 * MIB) == frozenset()
     assert abs(total_memory(lab, machine) - whole) < 4 * MIB
     assert set_limits(lab, machine, memory=512 * MIB) == {"memory"}

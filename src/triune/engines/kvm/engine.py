@@ -50,6 +50,7 @@ class KvmEngine:
         self._facts_lock = threading.Lock()
         self._proved = False
         self._kernels: dict[str, str] = {}
+        self._state_dir = state_dir
         self._lifecycle = Lifecycle(self._client, state_dir)
         self.commands: base.Commands | None = Commands(self._client, state_dir)
         self.pausing: base.Pausing | None = self._lifecycle
@@ -151,7 +152,7 @@ class KvmEngine:
 
     def watch(self, sink: EventSink) -> base.Watch:
         """Deliver libvirt's lifecycle events."""
-        return Watch(self._client, self.name, sink)
+        return Watch(self._client, self.name, sink, self._state_dir)
 
 
 def _version(number: int) -> str:

@@ -1,4 +1,4 @@
-"""libvirt's lifecycle events as ours, over a connection of its own that is opened again when it breaks."""
+"""libvirt's lifecycle events as ours, over a connection of its own that is opened again when it breaks, and `oom`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import contextlib
 import logging
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from triune.domain.errors import TriuneError
 from triune.engines.base import EngineEvent, EventSink
 from triune.engines.kvm.client import Client, library
 from triune.engines.kvm.names import is_template
+from triune.engines.kvm.oom import Kills
 
 _LOG = logging.getLogger(__name__)
 _RETRY = 1.0
@@ -34,10 +36,11 @@ _DEFINED_UPDATED, _DEFINED_RENAMED, _UNDEFINED_RENAMED = 1, 2, 1
 class Watch:
     """A running event source."""
 
-    def __init__(self, client: Client, engine: str, sink: EventSink) -> None:
+    def __init__(self, client: Client, engine: str, sink: EventSink, state_dir: Path) -> None:
         self._client = client
         self._engine = engine
         self._sink = sink
+        self._kills = Kills(state_dir)
         self._stop = threading.Event()
         self._renamed: dict[str, str] = {}
         self._thread = threading.Thread(target=self._run, name="kvm-watch", daemon=True)
@@ -71,7 +74,7 @@ class Watch:
         try:
             number = connection.domainEventRegisterAny(None, virt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None)
             while not self._stop.wait(_RETRY) and connection.isAlive():
-                pass
+                self._look_for_kills()
             with contextlib.suppress(virt.libvirtError):
                 connection.domainEventDeregisterAny(number)
         except virt.libvirtError:
@@ -97,6 +100,11 @@ class Watch:
         action = _ACTIONS.get(event)
         if action is not None:
             self._tell(action, name)
+
+    def _look_for_kills(self) -> None:
+        with contextlib.suppress(OSError):  # an instance that goes while it is looked at
+            for name, killed in self._kills.poll():
+                self._tell("oom", name, {"killed": str(killed)})
 
     def _tell(self, action: str, name: str, data: Mapping[str, str] | None = None) -> None:
         try:
