@@ -19,7 +19,7 @@ from triune.domain.image import Form, OciForm, TreeForm
 from triune.domain.instance import InstanceSpec
 from triune.engines.base import Engine, LaunchPlan
 
-PREFIX = "tdoc-"
+PREFIX = os.environ.get("TRIUNE_TEST_PREFIX", "tdoc-")  # another one for a run beside a run
 NOWHERE = Path("/var/tmp/triune-tests/nowhere")
 TESTS = Path("/var/tmp/triune-tests")
 _APPLETS = "cat echo env false grep head hostname id ip kill nc ps pwd sh sleep stty true wget".split()  # noqa: SIM905

@@ -8,7 +8,8 @@ from __future__ import annotations
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from subprocess import Popen
 
 CHUNK = 1 << 16
@@ -44,9 +45,15 @@ def download(address: str, argv: Sequence[str], seconds: float) -> float:
             return leaving(connection, seconds)
 
 
-def _started(server: socket.socket, argv: Sequence[str]) -> Popen[bytes]:
-    server.settimeout(60)
-    return Popen([word.replace("{port}", str(server.getsockname()[1])) for word in argv])
+@contextmanager
+def _started(server: socket.socket, argv: Sequence[str]) -> Iterator[Popen[bytes]]:
+    server.settimeout(120)
+    with Popen([word.replace("{port}", str(server.getsockname()[1])) for word in argv]) as process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
 
 
 def arriving(connection: socket.socket) -> float:

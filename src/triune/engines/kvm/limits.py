@@ -26,7 +26,7 @@ from triune.host import cpus
 _AGENT_SECONDS = 3
 _BALLOON_SECONDS = 20.0
 _POLL = 0.1
-_SLACK = 2**20  # the balloon's grain, and rounding
+_SLACK = 2**20  # a balloon that is so near has done what it can
 MISSING = {
     "limiting.swap": "a virtual machine swaps to its own disk: make a swap file or partition in the guest",
     "limiting.pids": "a virtual machine has its own kernel, which counts its processes: use systemd's TasksMax inside",
@@ -232,12 +232,11 @@ def _set_memory(domain: Any, name: str, wanted: int | None, change: _Change) -> 
 
 
 def _reached(domain: Any, target: int) -> bool:
+    """Wait for the balloon, as far as libvirt has heard of it: that is what is told of the machine from now on."""
     deadline = time.monotonic() + _BALLOON_SECONDS
-    while abs(int(domain.memoryStats().get("actual", 0)) * 1024 - target) > _SLACK:
-        if time.monotonic() > deadline:
-            return False
+    while (off := abs(int(domain.info()[2]) * 1024 - target)) and time.monotonic() < deadline:
         time.sleep(_POLL)
-    return True
+    return off <= _SLACK
 
 
 def _used(stats: dict[str, int]) -> int:
