@@ -28,7 +28,7 @@ from triune.engines.kvm.engine import KvmEngine
 
 PREFIX = os.environ.get("TRIUNE_TEST_PREFIX", "tkvm-")  # another one for a run beside a run
 URI = os.environ.get("TRIUNE_TEST_LIBVIRT_URI", "qemu:///system")
-BOOT = 150.0  # seconds; emulated on busy cores
+BOOT = float(os.environ.get("TRIUNE_TEST_BOOT", "150"))  # seconds; emulated on busy cores
 _CACHE = Path("/var/tmp/triune-tests")
 _PACKAGES = "systemd-sysv,udev,dbus,iproute2,initramfs-tools,busybox,qemu-guest-agent,linux-image-cloud-amd64"
 _SIZE = 1500 * 2**20

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triune.disks.qcow2_overlay import is_untouched, write_overlay
-from triune.disks.qcow2_snapshots import read_snapshots
+from triune.disks.qcow2_tables import read_backing, read_snapshots
 from triune.domain.errors import Invalid
 
 needs_qemu = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img is not installed")
@@ -40,6 +40,9 @@ def test_an_overlay_is_good_and_stands_on_its_backing(tmp_path: Path, size: int)
     assert "no errors" in img("check", overlay).lower()
     with overlay.open("rb") as stream:
         assert is_untouched(stream)
+        assert read_backing(stream) == str(base)
+    with base.open("rb") as stream:
+        assert read_backing(stream) is None
 
 
 @needs_qemu
@@ -105,7 +108,7 @@ def test_a_damaged_table_is_invalid_and_nothing_else(
         where = offset if offset % 2 else table + offset // 16
         spoiled[where : where + len(data)] = data
     stream = io.BytesIO(bytes(spoiled[:length]) if length < 300_000 else bytes(spoiled))
-    for reader in (read_snapshots, is_untouched):
+    for reader in (read_snapshots, read_backing, is_untouched):
         try:
             reader(stream)
         except Invalid as error:
@@ -114,6 +117,6 @@ def test_a_damaged_table_is_invalid_and_nothing_else(
 
 @given(st.binary(max_size=300))
 def test_noise_is_invalid(noise: bytes) -> None:
-    for reader in (read_snapshots, is_untouched):
+    for reader in (read_snapshots, read_backing, is_untouched):
         with pytest.raises(Invalid):
             reader(io.BytesIO(noise))

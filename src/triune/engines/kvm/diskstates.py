@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from triune.disks.qcow2_snapshots import Qcow2Snapshot, read_snapshots
+from triune.disks.qcow2_tables import Qcow2Snapshot, read_snapshots
 from triune.domain.errors import Failed
 from triune.engines.kvm.client import Client
 from triune.engines.kvm.drives import Drive

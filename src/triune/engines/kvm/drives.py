@@ -29,6 +29,14 @@ def writable(root: ET.Element) -> Sequence[Drive]:
     ]
 
 
+def element(root: ET.Element, target: str) -> ET.Element:
+    """The disk of that target. Raises KeyError."""
+    for disk in root.iterfind("devices/disk"):
+        if _attribute(disk, "target", "dev") == target:
+            return disk
+    raise KeyError(target)
+
+
 def untouched(root: ET.Element) -> Sequence[str]:
     """The targets of all others: CD-ROMs, seeds, whatever is read-only."""
     mine = {drive.target for drive in writable(root)}

@@ -17,11 +17,14 @@ from triune.engines.archiving import Archiving
 from triune.engines.base import EventSink, LaunchPlan, Probe
 from triune.engines.kvm import counters, inventory, seed, spec
 from triune.engines.kvm.client import Client
+from triune.engines.kvm.cloning import Cloning
 from triune.engines.kvm.commands import Commands
 from triune.engines.kvm.console import Console
+from triune.engines.kvm.layers import Layers
 from triune.engines.kvm.lifecycle import Lifecycle
 from triune.engines.kvm.limits import Limiting, missing
 from triune.engines.kvm.logs import Logs
+from triune.engines.kvm.records import Records
 from triune.engines.kvm.rename import Renaming
 from triune.engines.kvm.snapshots import Snapshots
 from triune.engines.kvm.templates import Templates
@@ -51,6 +54,8 @@ class KvmEngine:
         self._proved = False
         self._kernels: dict[str, str] = {}
         self._state_dir = state_dir
+        self._layers = Layers(self._client, state_dir)
+        self._records = Records(self._client, state_dir)
         self._lifecycle = Lifecycle(self._client, state_dir)
         self.commands: base.Commands | None = Commands(self._client, state_dir)
         self.pausing: base.Pausing | None = self._lifecycle
@@ -62,7 +67,7 @@ class KvmEngine:
         self.ports: base.NativePorts | None = None
         self.limiting: base.Limiting | None = Limiting(self._client, self.host, _cpu_cgroup())
         self.snapshots: base.Snapshots | None = Snapshots(self._client, state_dir)
-        self.cloning: base.Cloning | None = None
+        self.cloning: base.Cloning | None = Cloning(self._client, state_dir, self._layers)
         self.templates: base.Templates | None = Templates(
             self._client, self._lifecycle, state_dir.with_name(f"{state_dir.name}-templates"), self.host
         )
@@ -145,6 +150,8 @@ class KvmEngine:
     def delete(self, name: str) -> None:
         """Remove it with everything that is its own."""
         self._lifecycle.delete(name)
+        self._layers.sweep()
+        self._records.sweep()
 
     def stats(self) -> Mapping[str, Stats]:
         """Counters of every running domain."""

@@ -15,7 +15,7 @@ from triune.domain.errors import Conflict, Failed, TriuneError, Unsupported
 from triune.domain.names import instance_name
 from triune.domain.operation import Progress
 from triune.engines.base import LaunchPlan
-from triune.engines.kvm import folders, inventory, logs, seed
+from triune.engines.kvm import folders, inventory, logs, renewal, seed
 from triune.engines.kvm import mark as marks
 from triune.engines.kvm.agent import Agent
 from triune.engines.kvm.client import Client, library, not_running
@@ -25,6 +25,7 @@ from triune.engines.kvm.spec import Files, HostFacts, build, disk_form, disk_siz
 from triune.host.run import run
 
 _POLL = 0.03
+_FIRST_BOOT = 180.0  # seconds for a clone to become itself
 _AGENT_SHUTDOWN_PATIENCE = 3  # seconds for the agent to take a shutdown before ACPI is tried
 
 
@@ -110,6 +111,11 @@ class Lifecycle:
             with self._client.errors(name):
                 if not domain.isActive():  # else someone was quicker
                     raise
+        with self._client.errors(name):
+            mark = marks.read(ET.fromstring(domain.XMLDesc(0)))  # noqa: S314 - from libvirt
+        if mark is not None and mark.renew:
+            # Not a moment longer than it must go about as its original.
+            self.wait_ready(name, _FIRST_BOOT, progress)
 
     def stop(self, name: str, timeout: float, force: bool, progress: Progress) -> None:
         """Agent, then ACPI, then (with `force`) the plug. Raises Failed("stop_timeout")."""
@@ -186,6 +192,8 @@ class Lifecycle:
                 raise self._not_ready(name, root, f"was not ready within {timeout:g} s")
             progress.check()
             time.sleep(_POLL)
+        if mark is not None and mark.renew:
+            renewal.renew(self._client, domain, name, root, mark, progress)
         if mark is not None:
             _mount(agent, mark, name)
 

@@ -7,6 +7,7 @@
   <triune:address mac="52:54:00:…" network="triune0">10.87.0.5</triune:address>
   <triune:settings>{"graphics": "vnc"}</triune:settings>      JSON, ASCII only
   <triune:volumes>[["triune0", "/srv"]]</triune:volumes>      tag and target
+  <triune:renew>web</triune:renew>         a clone that still has the identity of this one
 </triune:instance>
 
 libvirt shows it to every user of the host (the read-only socket), so nothing secret is in it: an instance's environment
@@ -29,7 +30,10 @@ ET.register_namespace("triune", NAMESPACE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """The mark of a managed instance. `addresses` are (mac, network, address)."""
+    """The mark of a managed instance. `addresses` are (mac, network, address).
+
+    `renew`: the name of the one it was cloned from, until it has an identity of its own.
+    """
 
     image: str
     created: datetime
@@ -37,6 +41,7 @@ class Mark:
     addresses: tuple[tuple[str, str, str], ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     volumes: tuple[tuple[str, str], ...] = ()
+    renew: str = ""
 
 
 def write(mark: Mark) -> ET.Element:
@@ -49,6 +54,8 @@ def write(mark: Mark) -> ET.Element:
         ET.SubElement(root, f"{_Q}address", {"mac": mac, "network": network}).text = address
     ET.SubElement(root, f"{_Q}settings").text = json.dumps(dict(mark.settings))
     ET.SubElement(root, f"{_Q}volumes").text = json.dumps([list(volume) for volume in mark.volumes])
+    if mark.renew:
+        ET.SubElement(root, f"{_Q}renew").text = mark.renew
     return root
 
 
@@ -68,6 +75,7 @@ def read(domain: ET.Element) -> Mark | None:
             ),
             settings=_texts(root.findtext(f"{_Q}settings")),
             volumes=tuple((str(tag), str(target)) for tag, target in json.loads(root.findtext(f"{_Q}volumes") or "[]")),
+            renew=root.findtext(f"{_Q}renew", ""),
         )
     except (ValueError, TypeError):
         return None

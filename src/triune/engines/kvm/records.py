@@ -47,9 +47,14 @@ class Records:
         if self._file(uuid).exists():
             self._give(uuid)
 
-    def drop(self, uuid: str) -> None:
-        """The domain is gone."""
-        self._file(uuid).unlink(missing_ok=True)
+    def sweep(self) -> None:
+        """Forget what was written down of domains that are gone."""
+        files = list(self._state_dir.glob(".*.snapshots.json"))
+        if files:
+            known = self._client.call(lambda c: {domain.UUIDString() for domain in c.listAllDomains(0)})
+            for file in files:
+                if file.name.split(".")[1] not in known:
+                    file.unlink(missing_ok=True)
 
     def _take(self, domain: Any, uuid: str) -> bool:
         virt = library()

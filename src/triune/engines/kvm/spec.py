@@ -208,7 +208,7 @@ def build(plan: LaunchPlan, files: Files, host: HostFacts) -> str:
     spec, form, settings = plan.spec, disk_form(plan), parse(plan.spec.settings)
     root = ET.Element("domain", {"type": "kvm" if host.accelerated else "qemu"})
     _leaf(root, "name", spec.name)
-    _leaf(root, "uuid", str(uuid.UUID(plan.machine_id)) if _is_id(plan.machine_id) else str(uuid.uuid4()))
+    _leaf(root, "uuid", str(as_uuid(plan.machine_id) or uuid.uuid4()))
     metadata = ET.SubElement(root, "metadata")
     metadata.append(marks.write(_mark(plan, form)))
     _leaf(root, "memory", str((spec.memory or DEFAULT_MEMORY) // 1024), unit="KiB")
@@ -243,8 +243,10 @@ def _leaf(parent: ET.Element, tag: str, text: str | None, **attributes: str) -> 
     return element
 
 
-def _is_id(text: str) -> bool:
-    return len(text) == 32 and all(char in "0123456789abcdef" for char in text)
+def as_uuid(machine_id: str) -> uuid.UUID | None:
+    """The same number as a UUID; None where it is no machine id."""
+    good = len(machine_id) == 32 and all(char in "0123456789abcdef" for char in machine_id)
+    return uuid.UUID(machine_id) if good else None
 
 
 def _mark(plan: LaunchPlan, form: DiskForm) -> marks.Mark:
@@ -310,7 +312,7 @@ def _devices(
         _seed(devices, settings, files.seed)
     _controllers(devices, settings, cards=4 + needs_seed(plan) + len(plan.nics) + len(plan.spec.volumes))
     for nic in plan.nics:
-        _nic(devices, nic)
+        add_nic(devices, nic)
     for index, volume in enumerate(plan.spec.volumes):
         share = ET.SubElement(devices, "filesystem", {"type": "mount", "accessmode": "passthrough"})
         _leaf(share, "driver", None, type="virtiofs")
@@ -385,7 +387,8 @@ def _controllers(devices: ET.Element, settings: Settings, *, cards: int) -> None
             _leaf(devices, "controller", None, type="pci", index=str(index), model="pcie-root-port")
 
 
-def _nic(devices: ET.Element, nic: Nic) -> None:
+def add_nic(devices: ET.Element, nic: Nic) -> None:
+    """A card on a network's bridge."""
     interface = ET.SubElement(devices, "interface", {"type": "bridge"})
     _leaf(interface, "mac", None, address=nic.mac)
     _leaf(interface, "source", None, bridge=nic.network.bridge)

@@ -1,6 +1,6 @@
-"""The internal snapshots of a qcow2 image, read from its table.
+"""What a qcow2 image stands on, and its internal snapshots.
 
-Source of the format: docs/interop/qcow2.txt of QEMU, "Snapshots". All numbers are big-endian.
+Source of the format: docs/interop/qcow2.txt of QEMU. All numbers are big-endian.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from triune.domain.errors import Invalid
 
 _HEADER_FIELDS = struct.Struct(">IQ")  # nb_snapshots, snapshots_offset
 _HEADER_OFFSET = 60
+_BACKING_FIELDS = struct.Struct(">QI")  # backing_file_offset, backing_file_size
+_BACKING_OFFSET = 8
+_LONGEST_NAME = 1023
 _ENTRY = struct.Struct(">QIHHIIQII")
 _MOST = 65536  # the format's own limit
 _MOST_BYTES = 64 * 2**20  # and that of the table
@@ -29,6 +32,19 @@ class Qcow2Snapshot:
     name: str
     taken: int
     state_size: int
+
+
+def read_backing(stream: BinaryIO) -> str | None:
+    """The name of the backing file as it is written there, or None. Raises Invalid("corrupt_image")."""
+    read_header(stream)
+    stream.seek(_BACKING_OFFSET)
+    offset, length = _BACKING_FIELDS.unpack(stream.read(_BACKING_FIELDS.size))
+    if not offset:
+        return None
+    if length > _LONGEST_NAME or offset > _MOST_OFFSET:
+        raise _corrupt("its backing file's name is longer than the format allows")
+    stream.seek(offset)
+    return stream.read(length).decode(errors="surrogateescape")
 
 
 def read_snapshots(stream: BinaryIO) -> tuple[Qcow2Snapshot, ...]:
