@@ -10,8 +10,9 @@ import json
 import os
 import socket
 import struct
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from triune.domain.errors import Failed
 from triune.host.run import run
@@ -152,12 +153,32 @@ def data_ranges(path: Path | None, socket_path: Path | None, export: str) -> lis
     return parse_map(run(argv, timeout=600).stdout)
 
 
+def dirty_ranges(socket_path: Path, export: str, bitmap: str) -> list[tuple[int, int]]:
+    """The (offset, length) ranges that an exported dirty bitmap tells as written.
+
+    Raises Failed("command_failed"), Unsupported("tool_missing").
+    """
+    image = f"driver=nbd,server.type=unix,server.path={_escaped(os.fspath(socket_path))},export={_escaped(export)}"
+    context = f"x-dirty-bitmap={_escaped(f'qemu:dirty-bitmap:{bitmap}')}"
+    told = run(["qemu-img", "map", "--output=json", "--image-opts", f"{image},{context}"], timeout=600)
+    return parse_map(told.stdout, _is_dirty)
+
+
+def _has_data(entry: Mapping[str, Any]) -> bool:
+    return not entry["zero"]
+
+
+def _is_dirty(entry: Mapping[str, Any]) -> bool:
+    """qemu-img takes the bits of a bitmap for those of an allocation map, where a one is a hole."""
+    return not entry["data"]
+
+
 def _escaped(value: str) -> str:
     """QEMU's options double a comma in a value."""
     return value.replace(",", ",,")
 
 
-def parse_map(text: bytes) -> list[tuple[int, int]]:
+def parse_map(text: bytes, wanted: Callable[[Mapping[str, Any]], bool] = _has_data) -> list[tuple[int, int]]:
     """The ranges with data in `qemu-img map --output=json`, neighbours joined. Raises Failed("bad_map")."""
     ranges: list[tuple[int, int]] = []
     try:
@@ -166,7 +187,7 @@ def parse_map(text: bytes) -> list[tuple[int, int]]:
             start, length = int(entry["start"]), int(entry["length"])
             if start < 0 or length < 0:
                 raise ValueError("negative")
-            if entry["zero"] or not length:
+            if not wanted(entry) or not length:
                 continue
             if ranges and sum(ranges[-1]) == start:
                 ranges[-1] = (ranges[-1][0], ranges[-1][1] + length)

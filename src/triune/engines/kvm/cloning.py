@@ -9,6 +9,7 @@ are. The guest's own identity is renewed at the clone's first start, through its
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ from triune.engines.kvm.clone_xml import Chain
 from triune.engines.kvm.diskstates import DiskStates, snapshots
 from triune.engines.kvm.drives import Drive
 from triune.engines.kvm.layers import DEEPEST, Layers
+from triune.engines.kvm.restoring import boot_files
 from triune.engines.kvm.spec import Files
 from triune.host.run import run
 
@@ -234,6 +236,9 @@ def _copy_files(original: _Original, files: Files, snapshot: str | None) -> None
     if original.folder is None:
         return
     own = Files(folder=original.folder)
+    for file in boot_files(original.root).values():
+        if file.parent == original.folder:  # of one that was made of a backup
+            os.link(file, files.folder / file.name)
     for path, copy in ((own.seed, files.seed), (own.environment, files.environment)):
         if path.exists():
             copy.touch(mode=0o600)

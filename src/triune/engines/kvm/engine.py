@@ -16,6 +16,7 @@ from triune.engines import base
 from triune.engines.archiving import Archiving
 from triune.engines.base import EventSink, LaunchPlan, Probe
 from triune.engines.kvm import counters, inventory, seed, spec
+from triune.engines.kvm.archiving import KvmArchiving
 from triune.engines.kvm.client import Client
 from triune.engines.kvm.cloning import Cloning
 from triune.engines.kvm.commands import Commands
@@ -73,7 +74,7 @@ class KvmEngine:
         )
         self.attaching: base.Attaching | None = None
         self.files: base.Files | None = None
-        self.archiving: Archiving | None = None
+        self.archiving: Archiving | None = KvmArchiving(self._client, state_dir, self.host, self.delete)
 
     def host(self, kernel: Path | None = None) -> spec.HostFacts:
         """What this host can do; proved once. `kernel`: a stock one to prove it with, if none has been tried."""

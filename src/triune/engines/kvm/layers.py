@@ -31,11 +31,11 @@ from triune.disks.qcow2_tables import read_backing
 from triune.domain.errors import Invalid
 from triune.engines.kvm.client import Client, library
 from triune.engines.kvm.drives import Drive
+from triune.engines.kvm.owner import qemu_owner
 
 DEEPEST = 16  # layers above the image: each costs every later read a little
 _FOLDER = ".layers"
 _OWN = re.compile(r".+-[0-9a-f]{16}\.qcow2")
-_QEMU_LABEL = "host/secmodel[model='dac']/baselabel"
 
 
 class Layers:
@@ -70,11 +70,9 @@ class Layers:
 
     def give_to_qemu(self, layer: Path) -> None:
         """Let QEMU's user read it, and nobody else: it holds what the guest wrote."""
-        text = self._client.call(lambda connection: connection.getCapabilities())
-        label = ET.fromstring(text).findtext(_QEMU_LABEL) or ""  # noqa: S314 - from libvirt
-        owner = re.fullmatch(r"\+?(\d+):\+?(\d+)", label.strip())
+        owner = qemu_owner(self._client)
         if owner is not None:
-            os.chown(layer, int(owner[1]), int(owner[2]))
+            os.chown(layer, *owner)
 
     def free(self, drive: Drive) -> tuple[Path, str] | None:
         """What a disk stands on, where that is a layer and the disk itself has nothing of its own."""

@@ -13,9 +13,9 @@ def move(root: ET.Element, old: Path, new: Path) -> None:
             value = element.get(key)
             if value and Path(value).parent == old:
                 element.set(key, str(new / Path(value).name))
-    nvram = root.find("os/nvram")
-    if nvram is not None and nvram.text and Path(nvram.text).parent == old:
-        nvram.text = str(new / Path(nvram.text).name)
+    for file in (root.find("os/nvram"), root.find("os/kernel"), root.find("os/initrd")):
+        if file is not None and file.text and Path(file.text).parent == old:
+            file.text = str(new / Path(file.text).name)
     tag = root.find("sysinfo/chassis/entry[@name='asset']")
     if tag is not None and tag.text == old.name:
         tag.text = new.name
