@@ -213,3 +213,49 @@ def test_what_can_not_be_converted_is_said(house: House) -> None:
     refused("volume_in_use", volumes.resize, "disk", "16MiB")
     done(house, house.client.instances.stop("vm", force=True))
     done(house, volumes.resize("disk", "16MiB"))
+
+
+def test_volumes_come_and_go_while_an_instance_lives(house: House) -> None:
+    volumes = house.client.volumes
+    house.launch("web")
+    house.launch("other")
+    for name, options in (("data", {}), ("more", {}), ("disk", {"format": "qcow2", "size": "8MiB"})):
+        done(house, volumes.create(name, **options))
+    done(house, volumes.attach("web", "data", "/srv"))
+    done(house, volumes.attach("web", "disk"))
+    assert volumes.get("data")["used_by"] == ["web"] == volumes.get("disk")["used_by"]
+    assert house.engine("lxc")._instances["web"].volumes == {"data": "/srv", "disk": ""}
+    refused("volume_attached", volumes.attach, "web", "data", "/other")
+    refused("target_taken", volumes.attach, "web", "more", "/srv/")
+    refused("volume_in_use", volumes.attach, "other", "disk")
+    refused("volume_in_use", house.launch, "third", volumes=["disk"])
+    refused("bad_volume", volumes.attach, "web", "more")
+    refused("bad_volume", volumes.attach, "web", "more", "../x")
+    refused("control_character", volumes.attach, "web", "more", "/a\nb")
+    refused("volume_not_found", volumes.attach, "web", "mroe", "/x")
+    refused("instance_not_found", volumes.attach, "wbe", "more", "/x")
+    refused("volume_not_attached", volumes.detach, "web", "more")
+    refused("volume_in_use", volumes.remove, "data")
+    done(house, volumes.attach("other", "data", "/shared"))
+    for instance in ("web", "other"):
+        done(house, volumes.detach(instance, "data"))
+    done(house, volumes.detach("web", "disk"))
+    assert house.engine("lxc")._instances["web"].volumes == {}
+    assert volumes.get("data")["used_by"] == []
+
+
+def test_a_volume_that_is_busy_stays_attached(house: House) -> None:
+    done(house, house.client.volumes.create("data"))
+    house.launch("web", settings={"volumes": "busy"}, volumes=["data:/srv"])
+    with pytest.raises(TriuneError) as caught:
+        done(house, house.client.volumes.detach("web", "data"))
+    assert caught.value.code == "volume_busy"
+    assert house.client.volumes.get("data")["used_by"] == ["web"]
+    done(house, house.client.instances.stop("web", force=True))
+    done(house, house.client.volumes.detach("web", "data"))
+
+
+def test_what_was_not_launched_here_gets_no_volume(house: House) -> None:
+    done(house, house.client.volumes.create("data"))
+    house.engine("lxc").adopt("found")
+    refused("instance_adopted", house.client.volumes.attach, "found", "data", "/srv")

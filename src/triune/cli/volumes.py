@@ -1,4 +1,4 @@
-"""`volume`: create, list, show, resize, convert, rm."""
+"""`volume`: create, list, show, attach, detach, resize, convert, rm."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from triune.cli.options import (
     confirm,
     confirmable,
     formatted,
+    instance_argument,
     quietable,
     silenceable,
 )
@@ -96,6 +97,34 @@ def create(name: str, pool: str, kind: str | None, size: str | None, form: str |
     if not quiet:
         limit = "" if result["size"] is None else f" of {format_size(result['size'])}"
         print(clean(f"{name} is made: a {result['kind']}{limit} in the pool {result['pool']}"))
+
+
+@volume.command()
+@instance_argument
+@click.argument("volume", metavar="VOLUME[:/PATH[:ro]]", shell_complete=complete_volumes)
+@silenceable
+def attach(name: str, volume: str, quiet: bool) -> None:
+    """Show an instance a volume: a folder at /PATH, a disk as a block device."""
+    source, _, rest = volume.partition(":")
+    target, _, mode = rest.partition(":")
+    if mode not in ("", "ro", "rw"):
+        raise click.UsageError(f"{mode!r} is neither ro nor rw")
+    client = Client()
+    finish(client, client.volumes.attach(name, source, target, read_only=mode == "ro"), name, quiet=quiet)
+    if not quiet:
+        print(clean(f"{name} has {source}" + (f" at {target}" if target else " as a disk")))
+
+
+@volume.command()
+@instance_argument
+@click.argument("volume", metavar="VOLUME", shell_complete=complete_volumes)
+@silenceable
+def detach(name: str, volume: str, quiet: bool) -> None:
+    """Take a volume away from an instance."""
+    client = Client()
+    finish(client, client.volumes.detach(name, volume), name, cancel=False, quiet=quiet)
+    if not quiet:
+        print(clean(f"{name} has {volume} no more"))
 
 
 @volume.command()

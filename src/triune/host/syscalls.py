@@ -16,6 +16,9 @@ AT_RECURSIVE = 0x8000
 
 OPEN_TREE_CLONE = 1
 MOVE_MOUNT_F_EMPTY_PATH = 0x4
+MOVE_MOUNT_T_EMPTY_PATH = 0x40
+CLONE_FS = 0x200
+CLONE_NEWNS = 0x20000
 MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NODEV = 0x4
 MOUNT_ATTR_IDMAP = 0x100000
@@ -121,6 +124,29 @@ def move_mount(tree_fd: int, target: Path) -> None:
         ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH),
     )
     _checked(result, target)
+
+
+def move_mount_to(tree_fd: int, target_fd: int) -> None:
+    """Attach a detached mount at what this descriptor (of our mount namespace) is open on."""
+    result = _libc.syscall(
+        ctypes.c_long(_MOVE_MOUNT),
+        ctypes.c_int(tree_fd),
+        ctypes.c_char_p(b""),
+        ctypes.c_int(target_fd),
+        ctypes.c_char_p(b""),
+        ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH),
+    )
+    _checked(result)
+
+
+def unshare(flags: int) -> None:
+    """Call unshare(2); of the calling thread alone."""
+    _checked(_libc.unshare(ctypes.c_int(flags)))
+
+
+def setns(fd: int, flags: int) -> None:
+    """Call setns(2); of the calling thread alone."""
+    _checked(_libc.setns(ctypes.c_int(fd), ctypes.c_int(flags)))
 
 
 def mount(source: str, target: Path, fstype: str, flags: int, data: str) -> None:

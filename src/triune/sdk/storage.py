@@ -56,6 +56,15 @@ class Volumes:
         """Make an empty one; options as in `POST /v1/volumes`: `pool`, `kind` (tree, disk), `size`, `format`."""
         return self._change("POST", "/v1/volumes", {"name": name, **options})
 
+    def attach(self, instance: str, name: str, target: str = "", *, read_only: bool = False) -> OperationRow:
+        """Show it to an instance at `target`; a disk has none."""
+        where = f"/v1/instances/{segment(instance)}/volumes/{segment(name)}"
+        return self._change("PUT", where, {"target": target, "read_only": read_only})
+
+    def detach(self, instance: str, name: str) -> OperationRow:
+        """Take it away from an instance. Raises Conflict("volume_busy") while something inside uses it."""
+        return self._change("DELETE", f"/v1/instances/{segment(instance)}/volumes/{segment(name)}")
+
     def resize(self, name: str, size: int | str) -> OperationRow:
         """Grow or shrink it. Raises Conflict where what is in it does not fit."""
         return self._change("POST", _path(name, "resize"), {"size": size})

@@ -56,6 +56,19 @@ async def remove_volume(name: str, triune: Services, run: Run) -> Response:
     return accepted(await run.run(triune.storage.volumes.remove, name))
 
 
+@router.put("/instances/{name}/volumes/{volume}", status_code=202, responses=ACCEPTED)
+async def attach_volume(name: str, volume: str, body: schemas.AttachBody, triune: Services, run: Run) -> Response:
+    """Give an instance a volume, now (where its engine can) and for every start."""
+    work = triune.instances.attachments.attach
+    return accepted(await run.run(work, name, volume, body.target, read_only=body.read_only))
+
+
+@router.delete("/instances/{name}/volumes/{volume}", status_code=202, responses=ACCEPTED)
+async def detach_volume(name: str, volume: str, triune: Services, run: Run) -> Response:
+    """Take a volume away from an instance."""
+    return accepted(await run.run(triune.instances.attachments.detach, name, volume))
+
+
 @router.post("/volumes/{name}/resize", status_code=202, responses=ACCEPTED)
 async def resize_volume(name: str, body: schemas.ResizeBody, triune: Services, run: Run) -> Response:
     """Grow it, or shrink it where it is sure that what is in it fits."""

@@ -26,7 +26,11 @@ def probe(client: DockerClient, limits: Mapping[str, str]) -> Probe:
         return Probe(available=False, reason=error.message, hint=error.hint)
     components = {str(one.get("Name", "")): str(one.get("Version", "")) for one in version.get("Components") or ()}
     options = [str(option).partition(",")[0].removeprefix("name=") for option in info.get("SecurityOptions") or ()]
-    missing = {"snapshots.memory": no_memory(info), **limits}
+    missing = {
+        "attaching": "Docker can't add a mount to a container that exists: launch it with --volume",
+        "snapshots.memory": no_memory(info),
+        **limits,
+    }
     limit = disk_limit(info)
     if limit is not None:
         missing["disk-limit"] = f"Docker cannot limit a container's disk: {limit}"

@@ -48,6 +48,7 @@ from triune.engines.base import (
 )
 from triune.engines.fake import limiting, state, templates
 from triune.engines.fake.archiving import FakeArchiving
+from triune.engines.fake.attaching import FakeAttaching
 from triune.engines.fake.oci import FakeImages
 from triune.engines.fake.session import EchoConsole, open_session
 from triune.engines.fake.snapshots import FakeCloning, FakeSnapshots
@@ -57,7 +58,7 @@ _FORMS: Mapping[str, tuple[FormKind, type]] = {
     "kvm": (FormKind.DISK, DiskForm),
     "lxc": (FormKind.TREE, TreeForm),
 }
-_SETTINGS = ("log", "ready", "start", "stop")
+_SETTINGS = ("log", "ready", "start", "stop", "volumes")
 _LOOK = 0.05
 
 
@@ -109,7 +110,7 @@ class FakeEngine:
             self.snapshots = FakeSnapshots(self, memory="snapshots.memory" not in absent)
         self.cloning: Cloning | None = None if "cloning" in absent else FakeCloning(self)
         self.templates: Templates | None = None if "templates" in absent else templates.FakeTemplates(self)
-        self.attaching: Attaching | None = None
+        self.attaching: Attaching | None = None if "attaching" in absent else FakeAttaching(self)
         self.files: Files | None = None
         self.archiving: Archiving | None = None if "archiving" in absent else FakeArchiving(self)
 
@@ -208,6 +209,7 @@ class FakeEngine:
             address=nic.address if nic else None,
             ports=[str(publish) for publish in spec.publish],
             command=[*spec.command],
+            volumes={volume.volume: volume.target for volume in spec.volumes if volume.volume},
             settings=dict(spec.settings),
         )
         limiting.remember(made, replace(spec.limits, cpus=spec.cpus, memory=spec.memory))

@@ -17,6 +17,7 @@ from triune.engines.archiving import Archiving
 from triune.engines.base import EventSink, LaunchPlan, Probe
 from triune.engines.kvm import counters, inventory, seed, spec
 from triune.engines.kvm.archiving import KvmArchiving
+from triune.engines.kvm.attaching import Attaching
 from triune.engines.kvm.client import Client
 from triune.engines.kvm.cloning import Cloning
 from triune.engines.kvm.commands import Commands
@@ -72,7 +73,7 @@ class KvmEngine:
         self.templates: base.Templates | None = Templates(
             self._client, self._lifecycle, state_dir.with_name(f"{state_dir.name}-templates"), self.host
         )
-        self.attaching: base.Attaching | None = None
+        self.attaching: base.Attaching | None = Attaching(self._client, self.host)
         self.files: base.Files | None = None
         self.archiving: Archiving | None = KvmArchiving(self._client, state_dir, self.host, self.delete)
 

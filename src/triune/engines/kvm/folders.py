@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
+import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from triune.domain.errors import Conflict
+from triune.domain.pool import PoolPlace
 from triune.engines.kvm.client import Client, library
+
+DISK = "disk.qcow2"
 
 
 def of(root: ET.Element, state_dir: Path) -> Path | None:
@@ -42,6 +47,36 @@ def require_free(client: Client, folder: Path) -> None:
             f"the virtual machine {other!r} was renamed by another tool and keeps its disk in {folder}",
             hint=f"Choose another name, or: triune rm {other}",
         )
+
+
+def remove(folder: Path) -> None:
+    """Remove an instance's folder, and what of it lies in a pool. Gone: succeed."""
+    disk = folder / DISK
+    if disk.is_symlink():
+        place = disk.readlink().parent
+        # Only what `place_disk` makes: a link that somebody else put there is removed, not what it points to. Half a
+        # rename leaves two folders with one place: the last of them takes it along.
+        if place.parent.parent.name == "instances" and not _shared(folder, disk.readlink()):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(place)
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder)
+
+
+def _shared(folder: Path, target: Path) -> bool:
+    links = (other / DISK for other in folder.parent.iterdir() if other != folder)
+    return any(link.is_symlink() and link.readlink() == target for link in links)
+
+
+def place_disk(folder: Path, pool: PoolPlace, engine: str) -> None:
+    """Lead the disk of a new instance's folder to a pool: its folder there has a name that no rename can collide with.
+
+    The link comes first: it tells `remove` what to remove, however far the rest had come.
+    """
+    place = pool.path / "instances" / engine / f"{folder.name}.{secrets.token_hex(4)}"
+    (folder / DISK).symlink_to(place / DISK)
+    place.parent.mkdir(mode=0o711, exist_ok=True)
+    place.mkdir(mode=0o711)
 
 
 def _paths(root: ET.Element) -> Iterator[Path]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -68,7 +67,8 @@ class Lifecycle:
             domain = self._client.call(lambda connection: connection.defineXML(xml), name=name)
         except BaseException:
             # only the files: a domain of that name would be somebody else's, defined meanwhile
-            shutil.rmtree(files.folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                folders.remove(files.folder)
             raise
         try:
             if parse(plan.spec.settings).autostart:
@@ -86,8 +86,10 @@ class Lifecycle:
         # QEMU's user must be able to pass through, and nobody to look in.
         self._state_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
         if files.folder.exists():
-            shutil.rmtree(files.folder)  # no domain has it: what a crash left
+            folders.remove(files.folder)  # no domain has it: what a crash left
         files.folder.mkdir(mode=0o711)
+        if plan.pool is not None:
+            folders.place_disk(files.folder, plan.pool, inventory.ENGINE)
         disk(plan, files)
         if plan.spec.env:
             files.environment.touch(mode=0o600)
@@ -242,12 +244,13 @@ class Lifecycle:
             self._remove_domain(domain, name, managed=managed)
             if not managed:
                 return
-            _remove_folder(folders.of(root, self._state_dir))
+            if (own := folders.of(root, self._state_dir)) is not None:
+                folders.remove(own)
         if "/" in name or name in ("", ".", ".."):
             return
         left = self._state_dir / name
         if left.exists() and folders.holder(self._client, left) is None:
-            _remove_folder(left)
+            folders.remove(left)
 
     def _remove_domain(self, domain: Any, name: str, *, managed: bool) -> None:
         virt = library()
@@ -268,12 +271,6 @@ class Lifecycle:
                 except virt.libvirtError as error:
                     if error.get_error_code() != virt.VIR_ERR_NO_DOMAIN:
                         raise
-
-
-def _remove_folder(folder: Path | None) -> None:
-    if folder is not None:
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(folder)
 
 
 def make_disk(plan: LaunchPlan, files: Files) -> None:

@@ -59,6 +59,14 @@ def write(mark: Mark) -> ET.Element:
     return root
 
 
+def unnamed(mark: Mark) -> str:
+    """The metadata element as virDomainSetMetadata wants it: libvirt puts the name space in itself."""
+    root = write(mark)
+    for element in root.iter():
+        element.tag = element.tag.removeprefix(_Q)
+    return ET.tostring(root, encoding="unicode")
+
+
 def read(domain: ET.Element) -> Mark | None:
     """The mark of a domain, or None: it is not ours, or someone broke the mark (then it counts as adopted)."""
     root = domain.find(f"metadata/{_Q}instance")

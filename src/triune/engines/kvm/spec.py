@@ -10,11 +10,12 @@ from typing import ClassVar
 
 from triune.domain.errors import Invalid, Unsupported
 from triune.domain.image import DiskForm
+from triune.domain.instance import VolumeMount
 from triune.domain.names import instance_name, single_line
 from triune.domain.network import Nic
 from triune.engines.base import LaunchPlan
 from triune.engines.kvm import mark as marks
-from triune.engines.kvm import tuning
+from triune.engines.kvm import tuning, volumes
 from triune.engines.kvm.settings import Settings, parse
 
 DEFAULT_MEMORY = 512 * 2**20
@@ -113,23 +114,28 @@ def check(plan: LaunchPlan, host: HostFacts) -> None:
             f"the image {plan.image!r} has no cloud-init to read user data",
             hint="Use an image with cloud-init, or build one: triune image build --package cloud-init",
         )
-    for volume in spec.volumes:
-        if not host.virtiofs:
-            raise Unsupported(
-                "no_virtiofs",
-                "volumes in a virtual machine need virtiofsd, not installed here",
-                hint="Run: triune setup",
-            )
-        if volume.read_only:
-            raise Unsupported(
-                "read_only_volume",
-                f"the volume at {volume.target} cannot be read-only: virtiofsd would let the guest write",
-                hint="Mount it read-write, or run this workload in a container.",
-            )
-        if not volume.source.startswith("/") or not volume.target.startswith("/"):
-            raise Invalid(
-                "bad_volume", f"{volume.source!r}:{volume.target!r} are not absolute paths", hint="Use /HOST:/GUEST."
-            )
+    for volume in volumes.shares(spec.volumes):
+        check_share(volume, host)
+
+
+def check_share(volume: VolumeMount, host: HostFacts) -> None:
+    """Raise Invalid or Unsupported for a folder that can't be shown to a guest."""
+    if not host.virtiofs:
+        raise Unsupported(
+            "no_virtiofs",
+            "volumes in a virtual machine need virtiofsd, not installed here",
+            hint="Run: triune setup",
+        )
+    if volume.read_only:
+        raise Unsupported(
+            "read_only_volume",
+            f"the volume at {volume.target} cannot be read-only: virtiofsd would let the guest write",
+            hint="Mount it read-write, or run this workload in a container.",
+        )
+    if not volume.source.startswith("/") or not volume.target.startswith("/"):
+        raise Invalid(
+            "bad_volume", f"{volume.source!r}:{volume.target!r} are not absolute paths", hint="Use /HOST:/GUEST."
+        )
 
 
 def _check_text(plan: LaunchPlan, form: DiskForm) -> None:
@@ -212,10 +218,8 @@ def build(plan: LaunchPlan, files: Files, host: HostFacts) -> str:
     metadata = ET.SubElement(root, "metadata")
     metadata.append(marks.write(_mark(plan, form)))
     _leaf(root, "memory", str((spec.memory or DEFAULT_MEMORY) // 1024), unit="KiB")
-    if spec.volumes:
-        backing = ET.SubElement(root, "memoryBacking")
-        _leaf(backing, "source", None, type="memfd")
-        _leaf(backing, "access", None, mode="shared")
+    if volumes.shares(spec.volumes):
+        volumes.share_memory(root)
     count = tuning.vcpus(spec.cpus)
     most = tuning.most_vcpus(count, host.cpus)
     _leaf(root, "vcpu", str(most), **({"current": str(count)} if most > count else {}))
@@ -256,7 +260,9 @@ def _mark(plan: LaunchPlan, form: DiskForm) -> marks.Mark:
         agent=form.agent,
         addresses=tuple((nic.mac, nic.network.name, nic.address) for nic in plan.nics),
         settings=plan.spec.settings,
-        volumes=tuple((f"triune{index}", volume.target) for index, volume in enumerate(plan.spec.volumes)),
+        volumes=tuple(
+            (f"triune{index}", volume.target) for index, volume in enumerate(volumes.shares(plan.spec.volumes))
+        ),
     )
 
 
@@ -313,11 +319,10 @@ def _devices(
     _controllers(devices, settings, cards=4 + needs_seed(plan) + len(plan.nics) + len(plan.spec.volumes))
     for nic in plan.nics:
         add_nic(devices, nic)
-    for index, volume in enumerate(plan.spec.volumes):
-        share = ET.SubElement(devices, "filesystem", {"type": "mount", "accessmode": "passthrough"})
-        _leaf(share, "driver", None, type="virtiofs")
-        _leaf(share, "source", None, dir=volume.source)
-        _leaf(share, "target", None, dir=f"triune{index}")
+    for index, volume in enumerate(volumes.disks(plan.spec.volumes)):
+        devices.append(volumes.disk(volume, volumes.disk_name(index + 1, settings.bus), settings.bus))
+    for index, volume in enumerate(volumes.shares(plan.spec.volumes)):
+        devices.append(volumes.share(volume, f"triune{index}"))
     _serial(devices, files)
     for port in (AGENT_PORT, *(f"{EXEC_PORT}{number}" for number in range(EXEC_PORTS))):
         channel = ET.SubElement(devices, "channel", {"type": "unix"})

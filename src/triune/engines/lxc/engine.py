@@ -34,6 +34,7 @@ from triune.engines.base import (
 )
 from triune.engines.lxc import detail, holding, ready, stats
 from triune.engines.lxc.archiving import LxcArchiving
+from triune.engines.lxc.attaching import LxcAttaching
 from triune.engines.lxc.client import Client
 from triune.engines.lxc.cloning import LxcCloning
 from triune.engines.lxc.commands import LxcCommands
@@ -84,7 +85,7 @@ class LxcEngine:
         self.snapshots: Snapshots | None = LxcSnapshots(self._client)
         self.cloning: Cloning | None = LxcCloning(self._client, self._lifecycle)
         self.templates: Templates | None = None
-        self.attaching: Attaching | None = None
+        self.attaching: Attaching | None = LxcAttaching(self._client)
         self.files: Files | None = None
         self.archiving: Archiving | None = LxcArchiving(self._client, self._lifecycle, state_dir)
 

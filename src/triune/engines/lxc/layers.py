@@ -87,11 +87,12 @@ def _bind(source: Path, target: Path, ids: IdRange | None, *, read_only: bool, d
         ) from None
 
 
-def _mount_volumes(folder: Path, mark: Mark) -> None:
+def mount_volumes(folder: Path, mark: Mark) -> None:
+    """Show the container its volumes, id-mapped; those shown already stay. Raises Failed, Unsupported."""
     if mark.id_map is None:
         return
-    for index, volume in enumerate(mark.volumes):
-        source, target = Path(volume.source), volume_path(folder, index)
+    for volume in mark.volumes:
+        source, target = Path(volume.source), volume_path(folder, volume.place)
         target.parent.mkdir(exist_ok=True)
         if overlay.is_mounted(target):
             continue
@@ -111,7 +112,7 @@ def mount_root(folder: Path, mark: Mark) -> None:
         if overlay.is_mounted(target):
             return
         mount_lower(mark)
-        _mount_volumes(folder, mark)
+        mount_volumes(folder, mark)
         # Last: the pre-start hook takes a mounted root for a sign that all is there.
         _mount_own(folder, mark, target)
 

@@ -5,7 +5,7 @@ A container with a mark but no configuration is half-made: invisible to LXC, rem
     {"version": 1, "image", "created" (ISO 8601), "tree" (lower root), "lower" (mounted id-mapped view of it, or the
      tree itself), "state_dir", "id_map": [base, count] or null, "settings": {}, "machine_id",
      "cards": [{"network", "bridge", "mac", "address", "prefix", "gateway", "domain", "host_interface"}],
-     "publish": [], "volumes": [{"source", "target", "read_only"}], "seeded": bool,
+     "publish": [], "volumes": [{"source", "target", "read_only", "place", "volume"}], "seeded": bool,
      "pool": {"name", "driver", "path"} or null, "whole": bool, "disk": bytes or null}
 
 `pool`, `whole` and `disk` are missing in older ones: no pool, layers, no limit.
@@ -44,11 +44,14 @@ class Card:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bind:
-    """One host folder or file seen inside."""
+    """One host folder or file seen inside. `place` is where below NAME/volumes the host shows it to the container;
+    `volume` the name of the volume it is, "" for any other folder."""
 
     source: str
     target: str
     read_only: bool
+    place: str = ""
+    volume: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +130,7 @@ def parse(text: bytes) -> Mark:
             machine_id=str(data["machine_id"]),
             cards=tuple(Card(**card) for card in data["cards"]),
             publish=tuple(map(str, data["publish"])),
-            volumes=tuple(Bind(**volume) for volume in data["volumes"]),
+            volumes=tuple(Bind(**{"place": str(index), **volume}) for index, volume in enumerate(data["volumes"])),
             seeded=bool(data["seeded"]),
             pool=_parsed_pool(data.get("pool")),
             whole=bool(data.get("whole", False)),

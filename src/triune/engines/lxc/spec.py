@@ -78,9 +78,7 @@ def config_items(plan: LaunchPlan, settings: Settings, ids: IdRange | None, host
     items += limit_items.items(replace(plan.spec.limits, cpus=plan.spec.cpus, memory=plan.spec.memory), host.cgroups)
     for index, card in enumerate(cards(plan.nics)):
         items += card_items(index, card)
-    for index, volume in enumerate(binds(plan.spec.volumes)):
-        source = volume_path(host.folder, index) if ids else Path(volume.source)
-        items.append(("lxc.mount.entry", _mount_entry(volume, source)))
+    items += [("lxc.mount.entry", mount_entry(bind, host.folder, ids)) for bind in binds(plan.spec.volumes)]
     items += [("lxc.environment", f"{_variable(key)}={value}") for key, value in sorted(plan.spec.env.items())]
     if settings.autostart:
         items.append(("lxc.start.auto", "1"))
@@ -169,7 +167,7 @@ def card_items(index: int, card: Card) -> Items:
 
 def binds(volumes: Iterable[VolumeMount]) -> list[Bind]:
     """Checked volumes. Raises Invalid("bad_volume")."""
-    checked = []
+    checked: list[Bind] = []
     for volume in volumes:
         if volume.format:
             raise Unsupported(
@@ -187,17 +185,26 @@ def binds(volumes: Iterable[VolumeMount]) -> list[Bind]:
                 )
         if PurePosixPath(volume.target) == PurePosixPath("/"):
             raise Invalid("bad_volume", "a volume can't take the place of the root", hint="Name a folder below /.")
-        checked.append(Bind(source=volume.source, target=volume.target, read_only=volume.read_only))
+        checked.append(
+            Bind(
+                source=volume.source,
+                target=volume.target,
+                read_only=volume.read_only,
+                place=str(len(checked)),
+                volume=volume.volume,
+            )
+        )
     return checked
 
 
-def volume_path(folder: Path, index: int) -> Path:
+def volume_path(folder: Path, place: str) -> Path:
     """Where the host shows a volume to an unprivileged container, id-mapped (see `layers`)."""
-    return folder / "volumes" / str(index)
+    return folder / "volumes" / place
 
 
-def _mount_entry(volume: Bind, source: Path) -> str:
+def mount_entry(volume: Bind, folder: Path, ids: IdRange | None) -> str:
     """One fstab(5) line."""
+    source = volume_path(folder, volume.place) if ids else Path(volume.source)
     create = "file" if Path(volume.source).is_file() else "dir"
     choices = ["bind", f"create={create}", *(["ro"] if volume.read_only else [])]
     return f"{_fstab(str(source))} {_fstab(volume.target.strip('/'))} none {','.join(choices)} 0 0"
@@ -229,6 +236,17 @@ def config_line(key: str, value: str) -> str:
     if value != value.strip():
         raise Invalid("bad_config_value", f"the value of {key} begins or ends with a space", hint="Remove it.")
     return f"{key} = {value}"
+
+
+def with_mount(text: str, entry: str) -> str:
+    """The configuration with a further mount entry at its end."""
+    return f"{text.rstrip()}\n{config_line('lxc.mount.entry', entry)}\n"
+
+
+def without_mount(text: str, entry: str) -> str:
+    """The configuration without this mount entry; all else stays as written."""
+    lines = text.splitlines()
+    return "\n".join([*(line for line in lines if list(parse(line)) != [("lxc.mount.entry", entry)]), ""])
 
 
 def parse(text: str) -> Iterator[tuple[str, str]]:

@@ -81,7 +81,7 @@ class Launcher:
             self._probed.pop(problem.engine, None)
         engine = self._engine(spec)
         self._limits.require(engine, spec.limits, spec.limits.by_key(), networked=spec.network is not None)
-        self._storage.volumes.mounts(spec.volumes)
+        self._storage.volumes.mounts(spec.volumes, spec.name)
         if spec.pool is not None:
             self._storage.pools.place(spec.pool)
         if spec.network == "":
@@ -142,7 +142,7 @@ class Launcher:
 
     def _resolved(self, spec: InstanceSpec) -> InstanceSpec:
         """Named volumes as folders and disks; what is recorded keeps the names."""
-        return replace(spec, volumes=self._storage.volumes.mounts(spec.volumes))
+        return replace(spec, volumes=self._storage.volumes.mounts(spec.volumes, spec.name))
 
     def _create(self, engine: Engine, plan: LaunchPlan, request: LaunchRequest, task: Task) -> bool:
         """Make it; True when it runs already, from a template."""

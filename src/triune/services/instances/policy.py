@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from triune.domain.errors import Invalid
-from triune.domain.instance import InstanceSpec
+from triune.domain.instance import InstanceSpec, VolumeMount
 from triune.domain.names import instance_name, single_line, storage_name
 from triune.domain.network import Publish
 from triune.domain.units import format_size
@@ -26,20 +26,27 @@ def check(spec: InstanceSpec) -> None:
     if spec.pool is not None:
         storage_name(spec.pool, "pool")
     for volume in spec.volumes:
-        if not volume.target and "/" not in volume.source:
-            continue  # a disk: it has no place but a device
-        if not volume.target.startswith("/") or ".." in volume.target.split("/"):
-            raise Invalid(
-                "bad_volume",
-                f"the volume's target {volume.target!r} is not an absolute path",
-                hint="Write it as VOLUME:/path or /folder:/path.",
-            )
-        if volume.source.startswith("/") and not Path(volume.source).exists():
-            raise Invalid(
-                "volume_missing",
-                f"there is no {volume.source} on this host",
-                hint=f"Make it first: mkdir -p {shlex.quote(volume.source)}",
-            )
+        check_volume(volume)
+
+
+def check_volume(volume: VolumeMount) -> None:
+    """Raise Invalid if an instance may not have this volume."""
+    for text, what in ((volume.source, "the volume's source"), (volume.target, "the volume's target")):
+        single_line(text, what)
+    if not volume.target and "/" not in volume.source:
+        return  # a disk: it has no place but a device
+    if not volume.target.startswith("/") or ".." in volume.target.split("/"):
+        raise Invalid(
+            "bad_volume",
+            f"the volume's target {volume.target!r} is not an absolute path",
+            hint="Write it as VOLUME:/path or /folder:/path.",
+        )
+    if volume.source.startswith("/") and not Path(volume.source).exists():
+        raise Invalid(
+            "volume_missing",
+            f"there is no {volume.source} on this host",
+            hint=f"Make it first: mkdir -p {shlex.quote(volume.source)}",
+        )
 
 
 def _check_text(spec: InstanceSpec) -> None:
@@ -51,9 +58,6 @@ def _check_text(spec: InstanceSpec) -> None:
     for key, value in spec.settings.items():
         single_line(key, "the name of a setting")
         single_line(value, f"the setting {key}")
-    for volume in spec.volumes:
-        single_line(volume.source, "the volume's source")
-        single_line(volume.target, "the volume's target")
     for word in spec.command:
         if "\0" in word:
             raise Invalid("control_character", "the command contains a NUL character", hint="Remove it.")

@@ -15,6 +15,7 @@ from triune.domain.names import instance_name
 from triune.domain.operation import Operation, Silent
 from triune.engines.base import Command, Engine, EngineEvent, Session, Terminal
 from triune.services.images import Images
+from triune.services.instances.attaching import Attachments
 from triune.services.instances.facets import require_facet
 from triune.services.instances.inventory import INTENT, Counted, Inventory, Listing, row
 from triune.services.instances.launch import Launcher, LaunchRequest, stored_in
@@ -62,6 +63,7 @@ class Instances:
         self._inventory = Inventory(engines, store)
         self._launcher = Launcher(engines, self._inventory, images, networks, storage, store, limits, warming)
         self.followers: list[Follower] = []
+        self.attachments = Attachments(engines, self._inventory, storage, operations, store)
         operations.handlers["instance"] = self._erase_recorded
         operations.handlers["rename"] = self._finish_rename
         operations.handlers["start"] = self._finish_start

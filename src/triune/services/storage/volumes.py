@@ -96,11 +96,14 @@ class Volumes:
         self._pools.require_open(pool)
         return self._known(record, pool)
 
-    def mounts(self, asked: Sequence[VolumeMount]) -> tuple[VolumeMount, ...]:
-        """What engines get for what was asked: names become folders and disks. Raises as `resolve`, and Invalid."""
-        return tuple(self.mount(mount) for mount in asked)
+    def mounts(self, asked: Sequence[VolumeMount], instance: str) -> tuple[VolumeMount, ...]:
+        """What an instance's engine gets for what was asked: names become folders and disks.
 
-    def mount(self, asked: VolumeMount) -> VolumeMount:
+        Raises as `resolve`, Invalid, and Conflict("volume_in_use") for a disk that another instance has.
+        """
+        return tuple(self.mount(mount, instance) for mount in asked)
+
+    def mount(self, asked: VolumeMount, instance: str) -> VolumeMount:
         """The same for one; a host's folder stays as it is."""
         if "/" in asked.source:
             return asked
@@ -116,6 +119,13 @@ class Volumes:
                 "bad_volume",
                 f"the volume {volume.name} is a disk: it is seen as a block device, not at {asked.target}",
                 hint=f"Give its name alone, {volume.name}, and mount it inside.",
+            )
+        others = [name for name in self._users().get(volume.name, ()) if name != instance]
+        if volume.kind is VolumeKind.DISK and others:
+            raise Conflict(
+                "volume_in_use",
+                f"the disk {volume.name} is used by {others[0]}, and two systems on one disk would destroy its data",
+                hint=f"Take it away from there first: triune volume detach {others[0]} {volume.name}",
             )
         return replace(asked, source=str(volume.path), volume=volume.name, format=volume.format)
 
@@ -371,7 +381,7 @@ class Volumes:
             raise Conflict(
                 "volume_in_use",
                 f"the disk {record.name} is in use by {', '.join(busy)}, which run",
-                hint=f"Stop them: triune stop {' '.join(busy)}",
+                hint=f"Stop them, or detach it: triune volume detach {busy[0]} {record.name}",
                 used_by=busy,
             )
 
@@ -409,7 +419,7 @@ class Volumes:
         if form not in FORMATS:
             raise Invalid("bad_format", f"{form!r} is not a disk format", hint=f"Use {', '.join(FORMATS)}.")
         # Instances know the file by its name, which the format is part of.
-        self._require_unused(record, "Remove it from those first.")
+        self._require_unused(record, f"Detach it first: triune volume detach INSTANCE {name}")
         return record
 
     def _settle_conversion(self, data: Mapping[str, Any]) -> None:
