@@ -7,7 +7,7 @@ import os
 import pytest
 
 from tests.contract.adapters import Adapter
-from triune.domain.errors import Conflict, TriuneError, Unsupported
+from triune.domain.errors import Conflict, NotFound, TriuneError, Unsupported
 from triune.domain.limits import FIELDS, NETWORK, Limits, Value
 from triune.domain.operation import Silent
 from triune.engines.base import Engine, Limiting
@@ -89,3 +89,10 @@ class TestLimiting:
             with pytest.raises(Unsupported):
                 limiting.apply(created, before.changed({key: VALUES[key]}), frozenset({key}))
         assert limiting.read(created) == before
+
+    def test_one_that_is_not_there_is_not_found(self, limiting: Limiting) -> None:
+        with pytest.raises(NotFound) as caught:
+            limiting.read("tdoc-none")
+        assert caught.value.code == "instance_not_found"
+        with pytest.raises(NotFound):
+            limiting.apply("tdoc-none", Limits(cpus=1.0), frozenset({"cpus"}))

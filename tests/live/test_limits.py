@@ -230,6 +230,19 @@ def test_what_was_set_outlives_a_restart_by_any_tool(box: Box) -> None:
     assert box.limits() == before
 
 
+@pytest.mark.parametrize(("point", "done"), [("limits", False), ("before-keep", False), ("after-keep", True)])
+def test_a_daemon_killed_while_it_sets_leaves_all_or_nothing(box: Box, point: str, done: bool) -> None:
+    box.set("pids=90", "io.read=6MiB/s")
+    before = box.limits()
+    box.daemon.stop()
+    box.daemon.start(crash_at=f"set:{point}")
+    box.daemon.run("set", box.name, "cpus=0.5", "pids=80", "io.read=5MiB/s", "iops.read=50", check=False)
+    box.daemon.died()
+    box.daemon.start()
+    after = {"cpus": 0.5, "pids": 80, "io.read": 5 * MIB, "iops.read": 50}
+    eventually(lambda: box.limits() == (after if done else before))
+
+
 @pytest.mark.lxc
 def test_a_container_sees_its_limits_as_its_machine(daemon: Daemon) -> None:
     reason = lxcfs.why_not()

@@ -295,6 +295,15 @@ def _pin(folder: Path, setting: Setting) -> None:
         (one / setting.file).write_text(f"{value}\n")
 
 
+def require_keys(limits: Limits, keys: Collection[str], reasons: Mapping[str, str]) -> None:
+    """Raise Unsupported for a limit that this host can't set; `reasons` as `missing` returns them."""
+    for key in sorted(keys):
+        if key in reasons and limits.get(key) is not None:
+            raise Unsupported(
+                "limit_unsupported", f"{key} can't be limited here: {reasons[key]}", hint=f"Leave {key} out.", key=key
+            )
+
+
 def require_room(group: Group, name: str, limits: Limits, keys: Collection[str]) -> None:
     """Raise Conflict("limit_below_use") where it uses more now than it would be allowed.
 

@@ -50,6 +50,7 @@ class DockerLimiting:
     def apply(self, name: str, limits: Limits, changed: frozenset[str]) -> frozenset[str]:
         """At once; nothing waits for a restart."""
         found = containers.describe(self._client, name)
+        cgroup_limits.require_keys(limits, changed, self.missing)
         before, group = self._read(found), _group(found)
         own = changed & self.volatile
         if group is not None:

@@ -60,6 +60,7 @@ class LxcLimiting:
     def apply(self, name: str, limits: Limits, changed: frozenset[str]) -> frozenset[str]:
         """In its control group and in its configuration; nothing waits for a restart."""
         folder = self._client.require(name)
+        cgroup_limits.require_keys(limits, changed, self.missing)
         text = (folder / "config").read_text(errors="surrogateescape")
         fresh = rewritten(text, limits, changed, self.versions)
         group = self._group(name)

@@ -116,6 +116,7 @@ class InstanceLimits:
         task.step("limits", f"setting {', '.join(_said(key, value) for key, value in changes.items())} of {name}")
         with self._locks[name]:
             later = self._apply(engine, name, before.changed(changes), frozenset(changes))
+        task.keep()
         if engine.get(name).instance.state is State.STOPPED:
             later = frozenset(changes)
         return {
@@ -212,7 +213,7 @@ class InstanceLimits:
         if worth:
             self._store.commit([Put(_KEPT + name, {"engine": engine.name, "limits": worth})])
         else:
-            self.forget(name)
+            self._store.commit([Delete(_KEPT + name)])
 
 
 _NO_CARD = "Leave net.in and net.out out, or give it a network."
