@@ -82,6 +82,15 @@ def test_no_shell_and_no_eval() -> None:
     assert found == []
 
 
+def test_each_kind_of_intent_has_one_handler() -> None:
+    """Another's handler would undo or finish something else."""
+    kinds = [
+        match for path in modules() for match in re.findall(r"""\bhandlers\[["']([^"']+)["']\] =""", path.read_text())
+    ]
+    assert len(kinds) > 5
+    assert sorted(kinds) == sorted(set(kinds))
+
+
 def test_public_modules_say_what_they_are() -> None:
     silent = [name(path) for path in modules() if path.name != "__init__.py" and ast.get_docstring(tree(path)) is None]
     assert silent == []

@@ -182,10 +182,10 @@ class Schedules:
         sleep = _LONGEST_SLEEP
         for one in self.list():
             current = self._settled(one)
-            if current.last_result == "running":
-                sleep = min(sleep, _LOOK)
-            elif current.next_run <= now or current.next_run > current.after(now):
+            if current.last_result != "running" and (current.next_run <= now or current.next_run > current.after(now)):
                 current = self._begin(current, now)
+            if current.last_result == "running":
+                sleep = _LOOK
             sleep = min(sleep, max((current.next_run - now).total_seconds(), _LOOK))
         return sleep
 

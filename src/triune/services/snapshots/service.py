@@ -60,7 +60,7 @@ class Snapshots:
         self._expiring = Expiring(store)
         self._clock = clock
         operations.handlers["snapshot"] = self._erase
-        operations.handlers["restore"] = self._finish_restore
+        operations.handlers["snapshot-restore"] = self._finish_restore
 
     # Reading
 
@@ -114,7 +114,7 @@ class Snapshots:
                 task.intend("start", engine=engine.name, name=instance)
                 task.step("stop", f"stopping {instance}")
                 engine.stop(instance, timeout=_SHUTDOWN, force=True, progress=task)
-            task.intend("restore", redo=True, engine=engine.name, name=instance, snapshot=snapshot)
+            task.intend("snapshot-restore", redo=True, engine=engine.name, name=instance, snapshot=snapshot)
             task.shield()
             task.step("restore", f"putting {instance} back to {snapshot}")
             facet.restore(instance, snapshot, task)

@@ -86,6 +86,14 @@ def test_it_runs_each_period_and_not_in_between(rig: Rig) -> None:
     assert rig.operations.get(found.last_operation).kind == "snapshot"
 
 
+def test_it_looks_soon_how_a_run_went(rig: Rig) -> None:
+    rig.schedules.create("web-1h", "snapshot", "web", every=3600)
+    assert rig.tick() > 10
+    assert rig.tick(hours=1) <= 1
+    assert rig.tick(seconds=1) > 10
+    assert rig.schedules.get("web-1h").last_result == "done"
+
+
 def test_missed_runs_are_made_up_for_once(rig: Rig) -> None:
     rig.schedules.create("web-1h", "snapshot", "web", every=3600)
     rig.now += timedelta(hours=9, minutes=10)

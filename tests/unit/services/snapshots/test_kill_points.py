@@ -39,7 +39,7 @@ rig.done({
 
 POINTS = {
     "snapshot": "intend-snapshot snapshot fake-snapshot before-keep after-keep",
-    "snapshot-restore": "intend-start stop fake-stop intend-restore restore fake-restore start fake-start",
+    "snapshot-restore": "intend-start stop fake-stop intend-snapshot-restore restore fake-restore start fake-start",
     "snapshot-delete": "intend-snapshot delete fake-snapshot-delete",
     "clone": "intend-instance clone fake-disk fake-clone start fake-start before-keep after-keep ready",
 }
