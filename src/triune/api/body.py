@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from triune.api.errors import TooLarge
 
-UPLOADS = ("/v1/images", "/v1/volumes")
+UPLOADS = re.compile(r"/v1/(images|volumes|instances/[^/]+/files)")
 LIMIT = 8 * 2**20
 
 
 class BodyLimit:
     """ASGI middleware: bodies longer than `LIMIT` are refused with 413, counted as they come.
 
-    `UPLOADS` (with PUT) are exempt: they go to a file, piece by piece.
+    `UPLOADS` (with PUT) are exempt: they go to a file or an instance, piece by piece.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -21,7 +23,7 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, its body counted."""
-        if scope["type"] != "http" or (scope["method"] == "PUT" and scope["path"] in UPLOADS):
+        if scope["type"] != "http" or (scope["method"] == "PUT" and UPLOADS.fullmatch(scope["path"])):
             await self._app(scope, receive, send)
             return
         told = _told_length(scope)

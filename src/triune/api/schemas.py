@@ -336,6 +336,18 @@ class Stats(BaseModel):
     pids: int | None
 
 
+class FileStat(BaseModel):
+    """What is at a path inside an instance."""
+
+    path: str
+    kind: Literal["file", "folder", "link", "other"]
+    size: int
+    mode: int
+    mtime: datetime
+    target: str | None
+    folder: bool
+
+
 class StatsList(BaseModel):
     """Counters of every running instance, and when they were read."""
 

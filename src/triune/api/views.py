@@ -6,10 +6,11 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from triune.domain.files import FileStat
 from triune.domain.image import Form, Image
 from triune.domain.instance import Instance, InstanceDetail
 from triune.domain.limits import FIELDS, Limits
@@ -121,6 +122,11 @@ def event(found: Event) -> dict[str, Any]:
 def stats(found: Counted) -> dict[str, Any]:
     """The counters of one instance."""
     return {"name": found.name, "engine": found.engine, **asdict(found.stats)}
+
+
+def file_stat(path: str, found: FileStat) -> dict[str, Any]:
+    """What is at a path inside."""
+    return {"path": path, **asdict(found), "mtime": time(datetime.fromtimestamp(found.mtime, UTC))}
 
 
 def image(found: Image) -> dict[str, Any]:

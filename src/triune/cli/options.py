@@ -46,6 +46,14 @@ def complete_instances(ctx: click.Context, param: click.Parameter, incomplete: s
     return _offer((name for name in _names("/v1/instances") if name not in named), incomplete)
 
 
+def complete_ends(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Instances as NAME: and files of this machine."""
+    del ctx, param
+    if "/" in incomplete or ":" in incomplete:
+        return [CompletionItem(incomplete, type="file")]
+    return [*_offer((f"{name}:/" for name in _names("/v1/instances")), incomplete), CompletionItem("", type="file")]
+
+
 def complete_images(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Images of this host."""
     del ctx, param

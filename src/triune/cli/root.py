@@ -29,6 +29,7 @@ _COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "clone": ("snapshots:clone", "Copy an instance under a new name", "Instances"),
     "backup": ("backups:backup", "Back instances up, check, restore and prune backups", "Instances"),
     "exec": ("inside:execute", "Run a command in an instance", "Inside"),
+    "cp": ("cp:cp", "Copy files into and out of instances", "Inside"),
     "shell": ("inside:shell", "Open a shell in an instance", "Inside"),
     "console": ("inside:console", "Attach to an instance's console", "Inside"),
     "logs": ("watching:logs", "Show what an instance wrote", "Inside"),

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, runtime_checkable
 
+from triune.domain.files import FileStat
 from triune.domain.image import Form, FormKind, OciForm
 from triune.domain.instance import Instance, InstanceDetail, InstanceSpec, Stats, VolumeMount
 from triune.domain.limits import Limits
@@ -404,11 +405,18 @@ class Attaching(Protocol):
 
 
 class Files(Protocol):
-    """Files of an instance, as tar streams. Running or stopped where the technology can."""
+    """Files of an instance, as tar streams. Running or stopped where the technology can.
+
+    Paths are absolute, as the instance sees them; links on the way are followed inside it. The streams hold what a
+    guest says: who unpacks one elsewhere must not trust its names (host.untar).
+    """
+
+    def stat(self, name: str, path: str) -> FileStat:
+        """What is there, a link itself. Raises NotFound("path_not_found")."""
 
     def read(self, name: str, path: str) -> Iterator[bytes]:
-        """A tar stream of what is at `path` (absolute, inside), its members below its last component, links as links.
-        Raises NotFound("path_not_found")."""
+        """A tar stream of what is at `path`, its members below its last component, links as links; `/.` at the end of
+        the path means its contents. Raises NotFound("path_not_found") at the first piece."""
 
     def write(self, name: str, path: str, tar: Iterator[bytes]) -> None:
-        """Unpack a tar stream into the folder `path` inside. Members can't leave it. Raises NotFound."""
+        """Unpack a tar stream into the folder `path`, with the owners it names. Raises NotFound."""

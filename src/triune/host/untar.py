@@ -49,6 +49,27 @@ class Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
+class Pieces:
+    """A stream that comes in pieces, none of them empty, to be read."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._piece = b""
+        self._at = 0
+
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes; none at the end."""
+        found = self._piece[self._at : self._at + size]
+        self._at += len(found)
+        while len(found) < size:
+            self._piece, self._at = next(self._pieces, b""), 0
+            if not self._piece:
+                break
+            self._at = min(size - len(found), len(self._piece))
+            found += self._piece[: self._at]
+        return found
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What of an entry counts.

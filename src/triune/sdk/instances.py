@@ -10,11 +10,22 @@ from triune.sdk.transport import Transport, segment, target
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
+    from triune.sdk.http import Response
     from triune.sdk.session import Session
-    from triune.sdk.types import EngineProblem, InstanceDetail, InstanceRow, OperationRow, StatsRow, StatsSample
+    from triune.sdk.types import (
+        EngineProblem,
+        FileStat,
+        InstanceDetail,
+        InstanceRow,
+        OperationRow,
+        StatsRow,
+        StatsSample,
+    )
+
+_FILES = 600.0  # seconds without a byte: a busy guest may need long for the next
 
 
 class Instances:
@@ -95,26 +106,30 @@ class Instances:
         found: StatsSample = self._transport.call("GET", "/v1/stats")
         return found
 
+    def file_stat(self, name: str, path: str) -> FileStat:
+        """What is at a path inside: `{path, kind, size, mode, mtime, target, folder}`. Raises NotFound."""
+        found: FileStat = self._transport.call("GET", target(_path(name, "files/stat"), path=path), timeout=_FILES)
+        return found
+
+    def read_files(self, name: str, path: str) -> Iterator[bytes]:
+        """A tar stream of what is at a path inside; `/.` at its end means a folder's contents.
+
+        Its names are what the instance says: unpack it with care (Python's `tarfile` with filter="data").
+        """
+        response = self._transport.open("GET", target(_path(name, "files"), path=path), timeout=_FILES)
+        return _pieces(response, f"the files of {name}")
+
+    def write_files(self, name: str, path: str, tar: Iterable[bytes]) -> None:
+        """Unpack a tar stream into the folder at a path inside, with the owners it names."""
+        where = target(_path(name, "files"), path=path)
+        headers = {"Content-Type": "application/x-tar"}
+        self._transport.open("PUT", where, body=tar, headers=headers, timeout=_FILES).close()
+
     def logs(self, name: str, *, tail: int | None = None, follow: bool = False) -> Iterator[bytes]:
         """What it wrote, in pieces as they come; `follow` goes on for ever."""
         where = target(_path(name, "logs"), tail=tail, follow=follow or None)
         response = self._transport.open("GET", where, timeout=None if follow else 60)
-
-        def pieces() -> Iterator[bytes]:
-            from triune.domain.errors import Unreachable
-
-            try:
-                yield from response.chunks()
-            except (OSError, ProtocolError) as error:
-                raise Unreachable(
-                    "logs_broke_off",
-                    f"the logs of {name} broke off: {error}",
-                    hint="See whether its engine and the daemon run: triune list",
-                ) from None
-            finally:
-                response.close()
-
-        return pieces()
+        return _pieces(response, f"the logs of {name}")
 
     def exec(
         self,
@@ -149,6 +164,22 @@ class Instances:
     ) -> OperationRow:
         found: OperationRow = self._transport.call(method, where, body, headers=headers)
         return found
+
+
+def _pieces(response: Response, what: str) -> Iterator[bytes]:
+    """The body of a response as it comes. Raises Unreachable where it breaks off."""
+    from triune.domain.errors import Unreachable
+
+    try:
+        yield from response.chunks()
+    except (OSError, ProtocolError) as error:
+        raise Unreachable(
+            "stream_broke_off",
+            f"{what} broke off: {error}",
+            hint="See whether its engine and the daemon run: triune list",
+        ) from None
+    finally:
+        response.close()
 
 
 def _path(name: str, action: str = "") -> str:

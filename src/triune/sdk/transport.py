@@ -13,7 +13,7 @@ from triune.sdk.http import ProtocolError, Response
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
     from triune.domain.errors import TriuneError
@@ -54,13 +54,19 @@ class Transport:
     ) -> Response:
         """Send a request and return the response with its body unread.
 
-        `body` is bytes, or pieces of together `length` bytes. `timeout` bounds each wait for the server, in seconds.
+        `body` is bytes, or pieces of together `length` bytes (None: nobody knows yet, and they go in chunks).
+        `timeout` bounds each wait for the server, in seconds.
         Raises Unreachable, Denied, or what the server says (4xx, 5xx).
         """
         connection = self.connect(timeout)
-        size = length if length is not None else len(body) if isinstance(body, bytes) else 0
         fields = self.headers() | dict(headers or {})
-        if size or method not in ("GET", "DELETE"):
+        size = length or 0
+        if isinstance(body, bytes):
+            size = len(body)
+        elif length is None:
+            fields["Transfer-Encoding"] = "chunked"
+            body = _in_chunks(body)
+        if "Transfer-Encoding" not in fields and (size or method not in ("GET", "DELETE")):
             fields["Content-Length"] = str(size)
         try:
             connection.sendall(_request_head(method, target, fields))
@@ -119,17 +125,17 @@ class Transport:
         )
 
 
-def target(path: str, **parameters: object) -> str:
+def target(where: str, /, **parameters: object) -> str:
     """A path with a query; None is left out, True and False become 1 and 0."""
     given = {key: int(value) if isinstance(value, bool) else value for key, value in parameters.items()}
     given = {key: value for key, value in given.items() if value is not None}
     if not given:
-        return path
+        return where
     if all(isinstance(value, int | float) for value in given.values()):
-        return f"{path}?" + "&".join(f"{key}={value}" for key, value in given.items())
+        return f"{where}?" + "&".join(f"{key}={value}" for key, value in given.items())
     from urllib.parse import urlencode
 
-    return f"{path}?{urlencode(given)}"
+    return f"{where}?{urlencode(given)}"
 
 
 def segment(name: str, *, slash: bool = False) -> str:
@@ -178,6 +184,14 @@ def _request_head(method: str, target: str, fields: Mapping[str, str]) -> bytes:
                 hint="Use printable ASCII characters in tokens, keys and names.",
             )
     return "\r\n".join([*lines, "", ""]).encode("ascii")
+
+
+def _in_chunks(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """RFC 9112, section 7.1."""
+    for piece in pieces:
+        if piece:
+            yield b"%x\r\n%b\r\n" % (len(piece), piece)
+    yield b"0\r\n\r\n"
 
 
 def _send_body(connection: socket.socket, body: bytes | Iterable[bytes]) -> None:

@@ -132,6 +132,18 @@ class TemplateRow(TypedDict):
     why: str
 
 
+class FileStat(TypedDict):
+    """What is at a path inside: `kind` is file, folder, link or other; `folder` also for a link to one."""
+
+    path: str
+    kind: str
+    size: int
+    mode: int
+    mtime: str
+    target: str | None
+    folder: bool
+
+
 class ImageRow(TypedDict):
     """One image; `forms` maps the kind of form (disk, tree, oci) to its facts."""
 

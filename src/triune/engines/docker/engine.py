@@ -43,6 +43,7 @@ from triune.engines.docker.commands import ExecCommands
 from triune.engines.docker.console import MainConsole
 from triune.engines.docker.counters import Counters
 from triune.engines.docker.detail import detail
+from triune.engines.docker.files import DockerFiles
 from triune.engines.docker.images import ImageStore
 from triune.engines.docker.inventory import ENGINE, Inventory
 from triune.engines.docker.kept import Shelf
@@ -92,8 +93,8 @@ class DockerEngine:
         self.cloning: Cloning | None = DockerCloning(self._client, self._shelf, snapshots, self._removal)
         self.templates: Templates | None = None
         self.attaching: Attaching | None = None
-        self.files: Files | None = None
         self.archiving: Archiving | None = DockerArchiving(self._client, self._lifecycle, self._images)
+        self.files: Files | None = DockerFiles(self._client)
 
     def probe(self) -> Probe:
         """Versions, storage driver, cgroups, runtimes, security options."""

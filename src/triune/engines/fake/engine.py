@@ -49,6 +49,7 @@ from triune.engines.base import (
 from triune.engines.fake import limiting, state, templates
 from triune.engines.fake.archiving import FakeArchiving
 from triune.engines.fake.attaching import FakeAttaching
+from triune.engines.fake.files import FakeFiles
 from triune.engines.fake.oci import FakeImages
 from triune.engines.fake.session import EchoConsole, open_session
 from triune.engines.fake.snapshots import FakeCloning, FakeSnapshots
@@ -111,8 +112,8 @@ class FakeEngine:
         self.cloning: Cloning | None = None if "cloning" in absent else FakeCloning(self)
         self.templates: Templates | None = None if "templates" in absent else templates.FakeTemplates(self)
         self.attaching: Attaching | None = None if "attaching" in absent else FakeAttaching(self)
-        self.files: Files | None = None
         self.archiving: Archiving | None = None if "archiving" in absent else FakeArchiving(self)
+        self.files: Files | None = None if "files" in absent else FakeFiles(self)
 
     # What tests use to make trouble.
 

@@ -22,6 +22,7 @@ from triune.engines.kvm.client import Client
 from triune.engines.kvm.cloning import Cloning
 from triune.engines.kvm.commands import Commands
 from triune.engines.kvm.console import Console
+from triune.engines.kvm.files import KvmFiles
 from triune.engines.kvm.layers import Layers
 from triune.engines.kvm.lifecycle import Lifecycle
 from triune.engines.kvm.limits import Limiting, missing
@@ -59,7 +60,8 @@ class KvmEngine:
         self._layers = Layers(self._client, state_dir)
         self._records = Records(self._client, state_dir)
         self._lifecycle = Lifecycle(self._client, state_dir)
-        self.commands: base.Commands | None = Commands(self._client, state_dir)
+        commands = Commands(self._client, state_dir)
+        self.commands: base.Commands | None = commands
         self.pausing: base.Pausing | None = self._lifecycle
         self.renaming: base.Renaming | None = Renaming(self._client, state_dir)
         self.logs: base.Logs | None = Logs(self._client)
@@ -74,8 +76,8 @@ class KvmEngine:
             self._client, self._lifecycle, state_dir.with_name(f"{state_dir.name}-templates"), self.host
         )
         self.attaching: base.Attaching | None = Attaching(self._client, self.host)
-        self.files: base.Files | None = None
         self.archiving: Archiving | None = KvmArchiving(self._client, state_dir, self.host, self.delete)
+        self.files: base.Files | None = KvmFiles(commands)
 
     def host(self, kernel: Path | None = None) -> spec.HostFacts:
         """What this host can do; proved once. `kernel`: a stock one to prove it with, if none has been tried."""

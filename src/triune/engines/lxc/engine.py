@@ -39,6 +39,7 @@ from triune.engines.lxc.client import Client
 from triune.engines.lxc.cloning import LxcCloning
 from triune.engines.lxc.commands import LxcCommands
 from triune.engines.lxc.console import LxcConsole
+from triune.engines.lxc.files import LxcFiles
 from triune.engines.lxc.inventory import Inventory
 from triune.engines.lxc.lifecycle import Lifecycle
 from triune.engines.lxc.limits import LxcLimiting
@@ -86,8 +87,8 @@ class LxcEngine:
         self.cloning: Cloning | None = LxcCloning(self._client, self._lifecycle)
         self.templates: Templates | None = None
         self.attaching: Attaching | None = LxcAttaching(self._client)
-        self.files: Files | None = None
         self.archiving: Archiving | None = LxcArchiving(self._client, self._lifecycle, state_dir)
+        self.files: Files | None = LxcFiles(self._client)
 
     def probe(self) -> Probe:
         """Say what works here."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from triune.domain.errors import Conflict, NotFound, TriuneError, Unreachable
+from triune.domain.files import FileStat
 from triune.domain.instance import Instance, InstanceDetail, Origin, State
 from triune.domain.limits import Limits, Value
 from triune.domain.names import instance_name
@@ -234,6 +235,21 @@ class Instances:
         """What it wrote."""
         engine = self._engine(name)
         return require_facet(engine, "logs", engine.logs).read(name, tail=tail, follow=follow, stop=stop)
+
+    def file_stat(self, name: str, path: str) -> FileStat:
+        """What is at a path inside."""
+        engine = self._engine(name)
+        return require_facet(engine, "files", engine.files).stat(name, path)
+
+    def read_files(self, name: str, path: str) -> Iterator[bytes]:
+        """A tar stream of what is there."""
+        engine = self._engine(name)
+        return require_facet(engine, "files", engine.files).read(name, path)
+
+    def write_files(self, name: str, path: str, tar: Iterator[bytes]) -> None:
+        """Unpack a tar stream into the folder there."""
+        engine = self._engine(name)
+        require_facet(engine, "files", engine.files).write(name, path, tar)
 
     # Engines' own events
 
