@@ -100,6 +100,7 @@ def test_numbers_that_are_gone_or_not_ours_mean_resync(house: House, monkeypatch
     assert (event["type"], event["sequence"]) == ("resync", now)
     monkeypatch.setattr(house.triune.events, "_forgotten", now - 1)
     assert [event["type"] for event in house.client.events.stream(since=3, follow=False)] == ["resync"]
+    assert "resync" not in {event["type"] for event in house.client.events.stream(since=0, follow=False)}
 
 
 def test_a_slow_reader_gets_resync_and_holds_nobody_up(house: House) -> None:

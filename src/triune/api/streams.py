@@ -210,7 +210,8 @@ class EventStream(_Subscribed):
 
     def _gone(self, since: int) -> bool:
         events = self._triune.events
-        return since > events.sequence or since < events.forgotten
+        # Who asks from 0 on has seen none, so nothing of what it has seen can be out of date.
+        return since > events.sequence or 0 < since < events.forgotten
 
     def _wanted(self, event: Event) -> bool:
         return event.type.startswith(self._kind or "") and self._subject in (None, event.subject)

@@ -50,10 +50,10 @@ def _stats(values: Mapping[str, Any]) -> Stats:
 
 def _memory(values: Mapping[str, Any]) -> int:
     """KiB in use."""
-    free = values.get("balloon.usable", values.get("balloon.unused"))
+    free, total = values.get("balloon.usable", values.get("balloon.unused")), values.get("balloon.available")
     current = values.get("balloon.current")
-    if free is not None and current is not None and int(free) <= int(current):
-        return int(current) - int(free)
+    if free is not None and total is not None and int(free) <= int(total):
+        return int(total) - int(free)  # of one and the same report, unlike `current`
     resident = int(values.get("balloon.rss", 0))
     # The rest is QEMU's own: no guest uses more than it was given.
     return resident if current is None else min(resident, int(current))

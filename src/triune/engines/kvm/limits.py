@@ -26,6 +26,7 @@ from triune.host import cpus
 _AGENT_SECONDS = 3
 _BALLOON_SECONDS = 20.0
 _POLL = 0.1
+_MOST_KERNEL = 64 * 1024  # KiB
 _SLACK = 2**20  # a balloon that is so near has done what it can
 MISSING = {
     "limiting.swap": "a virtual machine swaps to its own disk: make a swap file or partition in the guest",
@@ -241,8 +242,10 @@ def _reached(domain: Any, target: int) -> bool:
 
 def _used(stats: dict[str, int]) -> int:
     """What its programs and kernel hold: all that is there but what could be freed at once."""
-    free = stats.get("usable", stats["unused"])
-    return max(0, int(stats.get("actual", 0)) - int(free)) * 1024
+    total = int(stats.get("available", stats["unused"]))
+    # What the guest's kernel took at boot is in neither figure. The report is up to ten seconds old, `actual` is not.
+    kernel = min(max(0, int(stats.get("actual", 0)) - total), _MOST_KERNEL)
+    return max(0, total - int(stats.get("usable", stats["unused"])) + kernel) * 1024
 
 
 def _below_use(name: str, wanted: int, used: int) -> Conflict:
