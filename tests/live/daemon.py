@@ -117,6 +117,10 @@ class Daemon:
             raise AssertionError(f"triune {' '.join(argv)}: {done.returncode}\n{done.stdout!r}\n{done.stderr.decode()}")
         return done
 
+    def begin(self, *argv: str) -> subprocess.Popen[bytes]:
+        """Start `triune …` against it and go on."""
+        return subprocess.Popen([TRIUNE, *argv], env=self.env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
     def json(self, *argv: str) -> Any:
         """Run a command with `--format json` and return what it printed."""
         return json.loads(self.run(*argv, "--format", "json").stdout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -101,6 +102,35 @@ def test_the_launch_limits_both_directions(daemon: Daemon, name: str) -> None:
     assert in_force(daemon, name) == tc.Rates(towards=8 * M, back=4 * M)
     assert near(towards(daemon, name), 8 * M)
     assert near(back(daemon, name), 4 * M)
+
+
+def counted(daemon: Daemon, name: str) -> dict[str, Any]:
+    (row,) = daemon.json("stats", name, "--once")
+    return dict(row)
+
+
+def test_stats_tell_what_it_did(daemon: Daemon, name: str) -> None:
+    before = counted(daemon, name)
+    sent = back(daemon, name) * 3 / 8
+    write = ("dd", "if=/dev/zero", "of=/var/tmp/fill", "bs=1M", "count=9", "oflag=direct")
+    read = ("dd", "if=/var/tmp/fill", "of=/dev/null", "bs=1M", "iflag=direct")
+    daemon.exec(name, *write)
+    daemon.exec(name, *read)
+    load = daemon.begin("exec", name, "--", "timeout", "60", "sh", "-c", "while :; do :; done")
+    try:
+        eventually(lambda: counted(daemon, name)["cpu_percent"] > 15, 30)
+        after = counted(daemon, name)
+    finally:
+        load.kill()
+        load.wait()
+    assert list(after) == list(before)
+    assert 0.8 * sent < after["net_tx_bytes"] - before["net_tx_bytes"] < 1.6 * sent
+    assert 0 < after["net_rx_bytes"] - before["net_rx_bytes"] < 0.3 * sent  # acknowledgements
+    assert 9 * 2**20 <= after["disk_write_bytes"] - before["disk_write_bytes"] < 40 * 2**20
+    assert 9 * 2**20 <= after["disk_read_bytes"] - before["disk_read_bytes"] < 40 * 2**20
+    assert 100_000 < after["memory_bytes"] < 400 * 2**20
+    # The host sees no process of a virtual machine.
+    assert after["pids"] is None if daemon.json("show", name)["isolation"]["kernel"] == "own" else after["pids"] > 1
 
 
 def test_a_change_acts_at_once_and_a_lifted_limit_leaves_nothing(daemon: Daemon, name: str) -> None:

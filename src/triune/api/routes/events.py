@@ -22,7 +22,9 @@ async def events(
     request: Request,
     triune: Services,
     run: Run,
-    since: Annotated[int | None, Query(ge=0, le=2**53, description="Go on after this number; 0: with all that is kept")] = None,
+    since: Annotated[
+        int | None, Query(ge=0, le=2**53, description="Go on after this number; 0: with all that is kept")
+    ] = None,
     kind: Annotated[str | None, Query(alias="type", max_length=100, description="Only types that begin so")] = None,
     subject: Annotated[str | None, Query(max_length=300, description="Only of this thing")] = None,
     follow: Annotated[bool, Query(description="False: end with what is kept")] = True,
