@@ -220,4 +220,4 @@ _NO_CARD = "Leave net.in and net.out out, or give it a network."
 
 
 def _said(key: str, value: Value | None) -> str:
-    return f"{key} to {format_value(key, value)}"
+    return f"{key} {format_value(key, value)}"
