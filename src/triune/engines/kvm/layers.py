@@ -103,6 +103,8 @@ class Layers:
                 used |= {path, *_chain(path)}
             for layer in layers - used:
                 shutil.rmtree(layer.parent, ignore_errors=True)
+            with contextlib.suppress(OSError):  # others are left
+                (self._state_dir / _FOLDER).rmdir()
 
     def _named(self) -> set[Path]:
         """Every file that any domain of the host names, now or after its next start."""

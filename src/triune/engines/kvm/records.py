@@ -48,8 +48,8 @@ class Records:
             self._give(uuid)
 
     def sweep(self) -> None:
-        """Forget what was written down of domains that are gone."""
-        files = list(self._state_dir.glob(".*.snapshots.json"))
+        """Forget what was written down of domains that are gone, the bases of their backups too."""
+        files = [*self._state_dir.glob(".*.snapshots.json"), *self._state_dir.glob(".*.backups.json")]
         if files:
             known = self._client.call(lambda c: {domain.UUIDString() for domain in c.listAllDomains(0)})
             for file in files:
