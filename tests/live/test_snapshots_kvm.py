@@ -205,6 +205,7 @@ def test_what_virsh_makes_is_listed_put_back_and_removed(lab: Lab, still: str) -
 
 
 def test_a_renamed_machine_keeps_them(lab: Lab, vm: str) -> None:
+    stopped(lab, vm)
     before, inner = lab.engine.snapshots.list(vm), inside(lab, vm)
     new = f"{vm}-renamed"
     lab.engine.renaming.rename(vm, new)
