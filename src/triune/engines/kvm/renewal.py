@@ -27,7 +27,7 @@ def renew(client: Client, domain: Any, name: str, root: ET.Element, mark: marks.
         hostname=None if fixed else name, machine_id=UUID(root.findtext("uuid", "")).hex, was=mark.renew
     )
     identity.apply(Agent(client, domain, name), name, own)
-    text = ET.tostring(marks.write(replace(mark, renew="")), encoding="unicode")
+    text = marks.unnamed(replace(mark, renew=""))
     flags = virt.VIR_DOMAIN_AFFECT_LIVE | virt.VIR_DOMAIN_AFFECT_CONFIG
     with client.errors(name):
         domain.setMetadata(virt.VIR_DOMAIN_METADATA_ELEMENT, text, "triune", marks.NAMESPACE, flags)
