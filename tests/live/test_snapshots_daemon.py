@@ -113,15 +113,16 @@ def test_removed_natively_its_snapshots_are_not_those_of_the_next(daemon: Daemon
     daemon.run("rm", name, "--yes", "--force")
 
 
+# The steps of the service are points of tests/unit/services/snapshots/test_kill_points.py too.
 STEPS = (
-    *((f"snapshot:{step}", "undone") for step in ("intend-snapshot", "docker-layer", "docker-volume", "docker-commit")),
-    *((f"snapshot-restore:{step}", "undone") for step in ("intend-start", "docker-stop")),
+    *((f"snapshot:{step}", "undone") for step in ("docker-layer", "docker-volume", "docker-commit")),
+    ("snapshot-restore:docker-stop", "undone"),
     *(
         (f"snapshot-restore:{step}", "finished")
-        for step in ("restore", "docker-restore", "docker-volumes", "docker-switch", "start")
+        for step in ("docker-restore", "docker-volumes", "docker-switch", "start")
     ),
-    *((f"snapshot-delete:{step}", "finished") for step in ("intend-snapshot", "delete")),
-    *((f"clone:{step}", "undone") for step in ("network", "docker-clone", "docker-clone-data", "before-keep")),
+    ("snapshot-delete:delete", "finished"),
+    *((f"clone:{step}", "undone") for step in ("docker-clone", "docker-clone-data", "before-keep")),
 )
 
 
