@@ -221,6 +221,32 @@ def test_owners_are_kept_when_asked(daemon: Daemon, engine: str, tmp_path: Path)
     assert (tmp_path / "plain").stat().st_uid == os.geteuid()
 
 
+@by_engine
+def test_mounted_it_is_a_folder_here(daemon: Daemon, engine: str, tmp_path: Path) -> None:
+    name = NAMES[engine]
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+    secret = Path(f"/root/tfil-secret-{engine}")
+    secret.write_text("the host's")
+    daemon.exec(name, "sh", "-c", f"rm -rf /srv/shown; mkdir /srv/shown; ln -s {secret} /srv/shown/leak; "
+                "ln -s ../../etc/passwd /srv/shown/users; head -c 3000000 /dev/zero | tr '\\0' x > /srv/shown/big")  # fmt: skip
+    daemon.run("mount", f"{name}:/srv/shown", str(folder))
+    try:
+        assert (folder / "big").read_bytes() == b"x" * 3_000_000
+        (folder / "made").write_text("from here")
+        assert daemon.exec(name, "cat", "/srv/shown/made") == "from here"
+        assert (folder / "users").read_text() == daemon.exec(name, "cat", "/etc/passwd")
+        assert not (folder / "leak").exists() or "the host" not in (folder / "leak").read_text()
+        assert daemon.run("mount", name, str(folder), check=False).returncode == 4
+    finally:
+        daemon.run("umount", str(folder))
+        secret.unlink()
+    assert not list(folder.iterdir())
+    left = daemon.exec(name, "sh", "-c", "sleep 1; ls /tmp; cat /proc/*/cmdline | tr '\\0' ' '")
+    assert "triune-sftp" not in left.replace("sh -c sleep 1", "")
+    assert daemon.run("umount", str(folder), check=False).returncode == 1
+
+
 def _triune() -> list[str]:
     from tests.live.daemon import TRIUNE
 

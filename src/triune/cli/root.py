@@ -30,6 +30,8 @@ _COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "backup": ("backups:backup", "Back instances up, check, restore and prune backups", "Instances"),
     "exec": ("inside:execute", "Run a command in an instance", "Inside"),
     "cp": ("cp:cp", "Copy files into and out of instances", "Inside"),
+    "mount": ("mount:mount", "Show an instance's files as a folder here", "Inside"),
+    "umount": ("mount:umount", "Take a mounted instance's folder away", "Inside"),
     "shell": ("inside:shell", "Open a shell in an instance", "Inside"),
     "console": ("inside:console", "Attach to an instance's console", "Inside"),
     "logs": ("watching:logs", "Show what an instance wrote", "Inside"),

@@ -35,6 +35,8 @@ _COMMON = (
     "xorriso",  # seed images with user data
     "skopeo",  # OCI archives into a Docker engine that does not read them itself
     "restic",  # the repository of backups
+    "sshfs",  # instances' files as a folder of the host
+    "openssh-sftp-server",  # lent to instances that have none
     "openssh-client",  # repositories on other hosts
     "xz-utils",
     "zstd",
