@@ -228,8 +228,12 @@ def test_mounted_it_is_a_folder_here(daemon: Daemon, engine: str, tmp_path: Path
     folder.mkdir()
     secret = Path(f"/root/tfil-secret-{engine}")
     secret.write_text("the host's")
-    daemon.exec(name, "sh", "-c", f"rm -rf /srv/shown; mkdir /srv/shown; ln -s {secret} /srv/shown/leak; "
-                "ln -s ../../etc/passwd /srv/shown/users; head -c 3000000 /dev/zero | tr '\\0' x > /srv/shown/big")  # fmt: skip
+    daemon.exec(
+        name,
+        *("sh", "-c"),
+        f"rm -rf /srv/shown; mkdir /srv/shown; ln -s {secret} /srv/shown/leak; "
+        "ln -s ../../etc/passwd /srv/shown/users; head -c 3000000 /dev/zero | tr '\\0' x > /srv/shown/big",
+    )
     daemon.run("mount", f"{name}:/srv/shown", str(folder))
     try:
         assert (folder / "big").read_bytes() == b"x" * 3_000_000

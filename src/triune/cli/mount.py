@@ -1,7 +1,7 @@
 """`mount` and `umount`: an instance's files as a folder here, by sshfs over `triune exec` instead of a network.
 
-sshfs speaks SFTP over its standard streams (`-o passive`) with an `sftp-server` inside. Where the instance has none, the
-host's own is lent to it for as long as it runs: it needs nothing but the C library.
+sshfs speaks SFTP over its standard streams (`-o passive`) with an `sftp-server` inside. Where the instance has none,
+the host's own is lent to it for as long as it runs: it needs nothing but the C library.
 """
 
 from __future__ import annotations
@@ -106,8 +106,10 @@ def _join(sshfs: Sequence[str], server: Sequence[str], folder: Path) -> None:
     """Connect the two, and leave them when the folder is there. Raises Failed."""
     ours, theirs = socket.socketpair()
     with ours, theirs, tempfile.TemporaryFile() as said:
-        serving = subprocess.Popen(server, stdin=theirs, stdout=theirs, stderr=said, start_new_session=True)
-        showing = subprocess.Popen(sshfs, stdin=ours, stdout=ours, stderr=said, start_new_session=True)
+        serving, showing = (
+            subprocess.Popen(argv, stdin=end.fileno(), stdout=end.fileno(), stderr=said, start_new_session=True)
+            for argv, end in ((server, theirs), (sshfs, ours))
+        )
         ours.close()
         theirs.close()
         deadline = time.monotonic() + _PATIENCE
