@@ -55,7 +55,7 @@ class VolumeUpload(VolumeImportFields):
     name: Name
 
 
-VolumeMaking = Annotated[VolumeBody | VolumeImportBody, Field(discriminator="source")]
+VolumeMaking = VolumeImportBody | VolumeBody
 
 
 class ResizeBody(Body):

@@ -1,8 +1,11 @@
-"""`volume`: create, list, show, attach, detach, resize, convert, rm."""
+"""`volume`: create, list, show, attach, detach, resize, convert, import, export, rm."""
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,7 +24,7 @@ from triune.cli.problems import tell
 from triune.cli.tables import Column, emit, structured
 from triune.cli.text import clean
 from triune.cli.waiting import finish
-from triune.domain.errors import TriuneError
+from triune.domain.errors import Invalid, TriuneError
 from triune.domain.units import format_size, parse_size
 from triune.sdk import Client
 
@@ -149,6 +152,51 @@ def convert(name: str, form: str, quiet: bool) -> None:
     finish(client, client.volumes.convert(name, form), name, quiet=quiet)
     if not quiet:
         print(f"{name} is {form} now")
+
+
+@volume.command("import")
+@click.argument("file", metavar="FILE|DIR", type=click.Path())
+@click.option("--name", required=True, help="Its name here.")
+@_pool_option
+@click.option("--format", "form", type=click.Choice(["qcow2", "raw", "vmdk", "tree"]), help="As the file says, if not.")
+@click.option("--size", metavar="SIZE", help="Limit of a folder, where the pool has quotas.")
+@click.option("--max-size", metavar="SIZE", help="Largest disk or folder it may become (default: 4TiB).")
+@click.option("--upload", is_flag=True, help="Send the file to the daemon instead of its path.")
+@silenceable
+def import_volume(file: str, name: str, upload: bool, quiet: bool, form: str | None, **options: Any) -> None:
+    """Make a volume of a folder, a tar archive, or a disk (qcow2, vmdk, raw)."""
+    client = Client()
+    path = Path(file).expanduser().absolute()
+    sizes = {key: None if options[key] is None else parse_size(options[key]) for key in ("size", "max_size")}
+    given = {"pool": options["pool"], "format": form, **sizes}
+    if not upload:
+        result = finish(client, client.volumes.import_path(name, str(path), **given), name, quiet=quiet)
+    else:
+        try:
+            with path.open("rb") as opened:
+                length = os.fstat(opened.fileno()).st_size
+                operation = client.volumes.import_file(name, opened, length, **given)
+                result = finish(client, operation, name, quiet=quiet)
+        except OSError as error:
+            raise Invalid("bad_path", f"can't read {path}: {error.strerror}", hint="Name a readable file.") from None
+    if not quiet:
+        print(clean(f"{name} is imported: a {result['kind']} in the pool {result['pool']}"))
+
+
+@volume.command()
+@_volume
+@click.argument("file", type=click.Path())
+@click.option("--format", "form", type=_FORMATS, help="Of a disk (default: as it is).")
+@silenceable
+def export(name: str, file: str, form: str | None, quiet: bool) -> None:
+    """Write a volume to a new file: a folder as .tar, .tar.gz, .tar.xz or .tar.zst, a disk as it is or --format."""
+    client = Client()
+    path = str(Path(file).expanduser().absolute())
+    result = finish(client, client.volumes.export(name, path, form), name, quiet=quiet)
+    for note in result["notes"]:
+        print(clean(f"note: {note}"), file=sys.stderr)
+    if not quiet:
+        print(clean(f"{name} is exported to {path} ({format_size(result['size'])})"))
 
 
 @volume.command("rm")

@@ -13,7 +13,7 @@ import os
 import stat
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from lzma import LZMAError
@@ -22,6 +22,7 @@ from typing import IO, BinaryIO, Protocol, cast
 from triune.domain.errors import Invalid
 from triune.domain.operation import Progress
 from triune.domain.units import format_size
+from triune.host import acl
 
 _MAX_ENTRIES = 2_000_000
 _MAX_DEPTH = 128
@@ -31,7 +32,41 @@ _MAX_GLOBALS = 64
 _READ_AHEAD = 64 << 10
 _CHUNK = 1 << 20
 _HOLE = 1 << 16
+# Attributes of folders are set when all is unpacked; until then they take memory.
+_MAX_HELD = 64 << 20
+_ATTRIBUTE = "SCHILY.xattr."
+_CAPABILITY = "security.capability"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+# From the pax headers of an entry to the extended attributes it shall have.
+Attributes = Callable[[Mapping[str, str]], Iterable[tuple[str, bytes]]]
+
+
+def no_attributes(headers: Mapping[str, str]) -> Iterable[tuple[str, bytes]]:
+    """None at all."""
+    del headers
+    return ()
+
+
+def capabilities(headers: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+    """What a root tree needs: the capabilities of its programs."""
+    if (value := headers.get(_ATTRIBUTE + _CAPABILITY)) is not None:
+        yield _CAPABILITY, value.encode("utf-8", "surrogateescape")
+
+
+def everything(headers: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+    """What a volume may hold: users' own attributes, access lists, capabilities; no labels of this host's security
+    modules, and nothing that would steer an overlay."""
+    yield from capabilities(headers)
+    for key, value in headers.items():
+        name = key.removeprefix(_ATTRIBUTE)
+        plain = name.startswith(("user.", "trusted.")) and not name.startswith("trusted.overlay.")
+        if key.startswith(_ATTRIBUTE) and plain:
+            yield name, value.encode("utf-8", "surrogateescape")
+    for kind in ("access", "default"):
+        if text := headers.get(f"SCHILY.acl.{kind}"):
+            yield f"system.posix_acl_{kind}", acl.to_attribute(text)
 
 
 @dataclass(slots=True)
@@ -75,14 +110,15 @@ class Policy:
     """What of an entry counts.
 
     `owner` gives an entry its user and group, None leaves them as made. `mode` masks the permission bits: without
-    0o7000 nothing comes out setuid. `attributes` are keys of pax headers to keep. `top` replaces the first component
-    of every name. `max_size` bounds the bytes, `max_entries` the entries.
+    0o7000 nothing comes out setuid. `attributes` finds the extended attributes to keep. `top` replaces the first
+    component of every name. `whole`: the folder that is unpacked into gets the archive's mode for it. `max_size` bounds the bytes, `max_entries` the entries.
     """
 
     owner: Callable[[tarfile.TarInfo], tuple[int, int]] | None = None
     mode: int = 0o7777
-    attributes: tuple[str, ...] = ()
+    attributes: Attributes = no_attributes
     top: str | None = None
+    whole: bool = False
     max_size: int | None = None
     max_entries: int = _MAX_ENTRIES
 
@@ -186,7 +222,8 @@ def corrupt(why: str) -> Invalid:
 def unpack(stream: Readable, top: int, policy: Policy, progress: Progress) -> Unpacked:
     """Unpack into the folder open as `top`; what has an entry's name there is replaced, folders are merged."""
     done = Unpacked()
-    folders: list[tuple[tuple[str, ...], tarfile.TarInfo]] = []
+    folders: list[tuple[tuple[str, ...], tarfile.TarInfo, int, list[tuple[str, bytes]]]] = []
+    held = 0
     with opened(stream) as archive:
         for member in archive:
             done.entries += 1
@@ -204,9 +241,14 @@ def unpack(stream: Readable, top: int, policy: Policy, progress: Progress) -> Un
             parts = _renamed(_parts(member.name), policy.top)
             _place(top, parts, archive, member, policy, done, progress)
             if member.isdir():
-                folders.append((parts, member))
-    for parts, member in reversed(folders):
-        _finish_folder(top, parts, member, policy)
+                attributes = list(policy.attributes(member.pax_headers))
+                held += sum(len(name) + len(value) for name, value in attributes)
+                if held > _MAX_HELD:
+                    raise _unsafe("its folders have too many attributes")
+                folders.append((parts, member, _when(member), attributes))
+                member.pax_headers = {}
+    for parts, member, when, attributes in reversed(folders):
+        _finish_folder(top, parts, member, policy, when, attributes)
     if done.entries == 0:
         raise corrupt("it is empty")
     return done
@@ -252,10 +294,12 @@ def _place(
         elif member.issym():
             os.symlink(member.linkname, parts[-1], dir_fd=folder)
             _own(folder, parts[-1], member, policy)
+            os.utime(parts[-1], ns=(_when(member), _when(member)), dir_fd=folder, follow_symlinks=False)
         elif member.isfifo():
             os.mkfifo(parts[-1], 0o600, dir_fd=folder)
             _own(folder, parts[-1], member, policy)
             os.chmod(parts[-1], member.mode & policy.mode, dir_fd=folder)
+            os.utime(parts[-1], ns=(_when(member), _when(member)), dir_fd=folder)
         elif member.isreg():
             _write(folder, parts[-1], archive.content(member), member, policy, progress)
         else:
@@ -298,15 +342,32 @@ def _make_folder(folder: int, name: str) -> None:
             os.mkdir(name, 0o700, dir_fd=folder)
 
 
-def _finish_folder(top: int, parts: tuple[str, ...], member: tarfile.TarInfo, policy: Policy) -> None:
+def _when(member: tarfile.TarInfo) -> int:
+    """The time of its last change in nanoseconds; a float would lose some."""
+    whole, _, part = member.pax_headers.get("mtime", "").partition(".")
+    if whole.isascii() and whole.isdigit() and len(whole) < 12 and (part or "0").isascii() and (part or "0").isdigit():
+        return int(whole) * 10**9 + int(part.ljust(9, "0")[:9])
+    return int(member.mtime * 10**9)
+
+
+def _finish_folder(
+    top: int,
+    parts: tuple[str, ...],
+    member: tarfile.TarInfo,
+    policy: Policy,
+    when: int,
+    attributes: list[tuple[str, bytes]],
+) -> None:
     """Last of all: a folder that may not be written could not be filled, and filling it changes its time."""
     fd = _open_folder(top, parts)
     try:
         if policy.owner is not None:
             os.fchown(fd, *policy.owner(member))
-        if parts:
+        if parts or policy.whole:
             os.fchmod(fd, member.mode & policy.mode)
-        os.utime(fd, (member.mtime, member.mtime))
+        for name, value in attributes:
+            os.setxattr(fd, name, value)
+        os.utime(fd, ns=(when, when))
     finally:
         os.close(fd)
 
@@ -358,11 +419,9 @@ def _write(
         if policy.owner is not None:
             os.fchown(fd, *policy.owner(member))
         os.fchmod(fd, member.mode & policy.mode)
-        for key in policy.attributes:
-            value = member.pax_headers.get(key)
-            if value is not None:
-                os.setxattr(fd, key.removeprefix("SCHILY.xattr."), value.encode("utf-8", "surrogateescape"))
-        os.utime(fd, (member.mtime, member.mtime))
+        for key, value in policy.attributes(member.pax_headers):
+            os.setxattr(fd, key, value)
+        os.utime(fd, ns=(_when(member), _when(member)))
 
 
 def _unsafe(why: str) -> Invalid:

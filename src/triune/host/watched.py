@@ -8,7 +8,7 @@ import selectors
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from triune.host.run import Result, command_failed, environment, tool_missing
@@ -17,11 +17,14 @@ _LOOK = 0.2
 _PERCENT = re.compile(rb"\((\d{1,3}(?:\.\d+)?)/100%\)")
 
 
-def run_watched(argv: Sequence[str | Path], tick: Callable[[float | None], None]) -> Result:
+def run_watched(
+    argv: Sequence[str | Path], tick: Callable[[float | None], None], *, accept: Collection[int] = (0,)
+) -> Result:
     """Run a command to its end, calling `tick` some times a second; it is killed when `tick` raises.
 
     `tick` gets the fraction that the last `(NN.NN/100%)` of its standard output tells (as `qemu-img -p` writes it), or
-    None. Standard output is not kept. Raises Unsupported("tool_missing"), Failed("command_failed").
+    None. Standard output is not kept. A status in `accept` is no failure.
+    Raises Unsupported("tool_missing"), Failed("command_failed").
     """
     words = [os.fspath(word) for word in argv]
     with tempfile.TemporaryFile() as errors:
@@ -40,7 +43,7 @@ def run_watched(argv: Sequence[str | Path], tick: Callable[[float | None], None]
             status = process.wait()
         errors.seek(0)
         result = Result(status, b"", errors.read(1 << 20))
-    if status != 0:
+    if status not in accept:
         raise command_failed(words, result)
     return result
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from triune.sdk.pages import pages
-from triune.sdk.transport import Transport, segment
+from triune.sdk.transport import Transport, segment, target
 
 if TYPE_CHECKING:
     from triune.sdk.types import OperationRow, PoolRow, VolumeRow
@@ -56,10 +56,34 @@ class Volumes:
         """Make an empty one; options as in `POST /v1/volumes`: `pool`, `kind` (tree, disk), `size`, `format`."""
         return self._change("POST", "/v1/volumes", {"name": name, **options})
 
-    def attach(self, instance: str, name: str, target: str = "", *, read_only: bool = False) -> OperationRow:
-        """Show it to an instance at `target`; a disk has none."""
+    def import_path(self, name: str, path: str, **options: Any) -> OperationRow:
+        """Make one of a file or folder of the daemon's host; options `pool`, `format`, `size`, `max_size`."""
+        return self._change("POST", "/v1/volumes", {"source": "import", "name": name, "path": path, **options})
+
+    def import_file(self, name: str, file: IO[bytes], length: int, **options: Any) -> OperationRow:
+        """Send `length` bytes of an open file and make a volume of them; options as for `import_path`."""
+        import json
+
+        given = {key: value for key, value in options.items() if value is not None}
+        response = self._transport.open(
+            "PUT",
+            target("/v1/volumes", name=name, **given),
+            body=iter(lambda: file.read(2**20), b""),
+            length=length,
+            headers={"Content-Type": "application/octet-stream"},
+            timeout=600,
+        )
+        found: OperationRow = json.loads(response.read())
+        return found
+
+    def export(self, name: str, path: str, form: str | None = None) -> OperationRow:
+        """Write it to a new file of the daemon's host: a tree as tar, a disk as it is or as `form`."""
+        return self._change("POST", _path(name, "export"), {"path": path, "format": form})
+
+    def attach(self, instance: str, name: str, place: str = "", *, read_only: bool = False) -> OperationRow:
+        """Show it to an instance at `place`; a disk has none."""
         where = f"/v1/instances/{segment(instance)}/volumes/{segment(name)}"
-        return self._change("PUT", where, {"target": target, "read_only": read_only})
+        return self._change("PUT", where, {"target": place, "read_only": read_only})
 
     def detach(self, instance: str, name: str) -> OperationRow:
         """Take it away from an instance. Raises Conflict("volume_busy") while something inside uses it."""

@@ -78,7 +78,7 @@ async def upload_image(
     folder = triune.settings.data / "uploads"
     path = folder / secrets.token_hex(16)
     try:
-        await _receive(request, path, run)
+        await receive(request, path, run)
         operation = await run.run(_import, triune, query.name, path, options, path)
     except BaseException:
         path.unlink(missing_ok=True)
@@ -164,7 +164,7 @@ def _submit(triune: Triune, kind: str, name: str, work: Callable[[Task], Image |
     return triune.operations.submit(kind, resource, told, locks=[resource])
 
 
-async def _receive(request: Request, path: Path, run: Calls) -> None:
+async def receive(request: Request, path: Path, run: Calls) -> None:
     """Write the body to a file, some MiB at a time. Raises Failed("no_space")."""
 
     def begin() -> None:

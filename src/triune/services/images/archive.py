@@ -13,7 +13,6 @@ from triune.host.beneath import Root
 from triune.host.untar import Archive, Policy, Unpacked
 from triune.services.images.streams import decompressed
 
-_KEPT_ATTRIBUTES = ("SCHILY.xattr.security.capability",)
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -24,9 +23,15 @@ def opened(path: Path, *, whole: bool = True) -> Iterator[Archive]:
         yield archive
 
 
-def unpack(path: Path, target: Path, max_size: int, progress: Progress) -> Unpacked:
-    """Unpack into `target` (an existing empty folder). Owners, modes and times are kept."""
-    policy = Policy(owner=untar.own_ids, attributes=_KEPT_ATTRIBUTES, max_size=max_size)
+def unpack(path: Path, target: Path, max_size: int, progress: Progress, *, everything: bool = False) -> Unpacked:
+    """Unpack into `target` (an existing empty folder). Owners, modes and times are kept, of extended attributes the
+    capabilities; with `everything` also access lists, users' attributes, and the mode of `target` itself."""
+    policy = Policy(
+        owner=untar.own_ids,
+        attributes=untar.everything if everything else untar.capabilities,
+        whole=everything,
+        max_size=max_size,
+    )
     top = os.open(target, _FOLDER)
     try:
         with untar.explained(), decompressed(path) as stream:

@@ -16,7 +16,7 @@ import stat
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from triune.disks import qcow2, vmdk, vmdk_grains
 from triune.disks.detect import COMPRESSED, Content, Detected, detect
@@ -28,7 +28,6 @@ from triune.services.images.archive import find_init, has_program, opened, unpac
 from triune.services.images.build import TREE
 from triune.services.images.manifest import DiskFiles, Manifest, TreeFiles
 from triune.services.images.options import ImportOptions
-from triune.services.images.store import ImageStore
 
 _CHUNK = 4 << 20
 _FICLONE = 0x40049409  # include/uapi/linux/fs.h
@@ -40,6 +39,13 @@ _ENOUGH = 1 << 30
 _HINT_RAW = "If it is a raw disk, say so: --format raw."
 
 
+class Space(Protocol):
+    """Where something is imported to."""
+
+    def require_space(self, needed: int, what: str) -> None:
+        """Raise Failed where so many bytes do not fit; `what` begins the sentence."""
+
+
 @dataclass(frozen=True, slots=True)
 class Copied:
     """The copy of a file in our own folder."""
@@ -49,7 +55,7 @@ class Copied:
     sha256: str
 
 
-def copy_in(store: ImageStore, source: Path, work: Path, options: ImportOptions, progress: Progress) -> Copied:
+def copy_in(space: Space, source: Path, work: Path, options: ImportOptions, progress: Progress) -> Copied:
     """Copy the file (sharing its blocks where the file system can) and compute its checksum."""
     try:
         fd = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -63,7 +69,7 @@ def copy_in(store: ImageStore, source: Path, work: Path, options: ImportOptions,
             raise Invalid("not_a_file", f"{source} is not a regular file", hint="Give a file.")
         if info.st_size == 0:
             raise Invalid("empty_file", f"{source} is empty", hint="Fetch or export it again.")
-        store.require_space(min(info.st_size, info.st_blocks * 512) + (64 << 20), f"Importing {source.name}")
+        space.require_space(min(info.st_size, info.st_blocks * 512) + (64 << 20), f"Importing {source.name}")
         target = work / "source"
         sha256, size = _copy(file, target, info.st_size, progress)
     if options.sha256 is not None and sha256 != options.sha256.lower():
@@ -161,24 +167,12 @@ def _describe(found: Detected) -> str:
 
 
 def import_disk(
-    store: ImageStore, copied: Copied, form: str, work: Path, options: ImportOptions, progress: Progress
+    space: Space, copied: Copied, form: str, work: Path, options: ImportOptions, progress: Progress
 ) -> DiskFiles:
     """Check the disk and store it as qcow2."""
     progress.step("check", "checking the disk")
-    declared = _check_references(copied.path, form, options)
-    size = _virtual_size(copied.path, form)
-    if form == "vmdk":
-        _check_size(size, options)
-        with copied.path.open("rb") as file:
-            vmdk_grains.require_whole(file, copied.size)
-    if declared and declared != size:
-        raise Invalid(
-            "corrupt_image",
-            f"the {form} image contradicts itself about its size",
-            hint="Fetch or export it again.",
-        )
-    _check_size(size, options)
-    store.require_space(copied.path.stat().st_blocks * 512 + (64 << 20), "Converting the disk")
+    size = checked_size(copied, form, options)
+    space.require_space(copied.path.stat().st_blocks * 512 + (64 << 20), "Converting the disk")
     progress.step("convert", "storing the disk as qcow2")
     target = work / "disk.qcow2"
     _limited(
@@ -196,6 +190,24 @@ def import_disk(
         agent=options.agent,
         cloud_init=options.cloud_init,
     )
+
+
+def checked_size(copied: Copied, form: str, options: ImportOptions) -> int:
+    """The virtual size of a disk, which must refer to no other file and not contradict itself."""
+    declared = _check_references(copied.path, form, options)
+    size = _virtual_size(copied.path, form)
+    if form == "vmdk":
+        _check_size(size, options)
+        with copied.path.open("rb") as file:
+            vmdk_grains.require_whole(file, copied.size)
+    if declared and declared != size:
+        raise Invalid(
+            "corrupt_image",
+            f"the {form} image contradicts itself about its size",
+            hint="Fetch or export it again.",
+        )
+    _check_size(size, options)
+    return size
 
 
 def _check_references(path: Path, form: str, options: ImportOptions) -> int:
@@ -294,11 +306,11 @@ def import_iso(copied: Copied, work: Path, options: ImportOptions) -> DiskFiles:
 
 
 def import_tree(
-    store: ImageStore, copied: Copied, work: Path, options: ImportOptions, progress: Progress
+    space: Space, copied: Copied, work: Path, options: ImportOptions, progress: Progress
 ) -> tuple[TreeFiles, tuple[str, ...]]:
     """Unpack a root tarball. Returns the tree and notes."""
     progress.step("unpack", "unpacking the root tree")
-    store.require_space(copied.size, "Unpacking the archive")
+    space.require_space(copied.size, "Unpacking the archive")
     private = work / "private"
     private.mkdir(mode=0o700)
     tree = work / TREE

@@ -3,6 +3,7 @@
 from triune.services.storage.pools import PoolOptions, Pools
 from triune.services.storage.records import Use
 from triune.services.storage.service import Storage
+from triune.services.storage.transfer import TransferOptions
 from triune.services.storage.volumes import VolumeOptions, Volumes
 
-__all__ = ["PoolOptions", "Pools", "Storage", "Use", "VolumeOptions", "Volumes"]
+__all__ = ["PoolOptions", "Pools", "Storage", "TransferOptions", "Use", "VolumeOptions", "Volumes"]

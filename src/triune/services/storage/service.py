@@ -8,6 +8,7 @@ from pathlib import Path
 from triune.services.operations import Operations
 from triune.services.storage.pools import Pools
 from triune.services.storage.records import Use
+from triune.services.storage.transfer import Transfers
 from triune.services.storage.volumes import Volumes
 from triune.store import Store
 
@@ -25,6 +26,7 @@ class Storage:
     ) -> None:
         self.pools = Pools(data, store, operations, uses)
         self.volumes = Volumes(store, operations, self.pools, uses, running)
+        self.transfers = Transfers(operations, self.pools, self.volumes)
 
     def start(self) -> None:
         """Mount the pools. Call it before operations are recovered: their undo needs them."""

@@ -314,7 +314,7 @@ class Volumes:
         record = self.record(name)
         if record.kind is VolumeKind.DISK:
             size = diskfiles.check_size(size)
-            self._require_still(record)
+            self.require_still(record)
         elif size < 1 << 20:
             raise Invalid("bad_size", f"a limit of {format_size(size)} is too small", hint="Ask for 1 MiB or more.")
 
@@ -327,7 +327,7 @@ class Volumes:
                 if record.kind is VolumeKind.TREE:
                     self._limit(pool, volume, size, task)
                 else:
-                    self._require_still(record)
+                    self.require_still(record)
                     self._resize_disk(pool, volume, size, task)
             self._store.commit([Put(VOLUMES + name, replace(record, size=size).value())])
             return {"name": name, "size": size}
@@ -337,7 +337,7 @@ class Volumes:
     def _limit(self, pool: PoolRecord, volume: Volume, size: int, task: Task) -> None:
         backend = self._pools.require_open(pool)
         if reason := backend.quota(pool):
-            raise Unsupported("no_quota", reason, hint="Make one in a btrfs pool and copy the files there.")
+            raise Unsupported("no_quota", reason, hint="Export it, and import it to a btrfs pool.")
         task.step("limit", f"limiting {volume.name} to {format_size(size)}")
         used = backend.used(pool, volume.path)
         if used is None or used > size:
@@ -374,7 +374,7 @@ class Volumes:
         now = replace(record, size=diskfiles.virtual_size(path, record.format))
         self._store.commit([Put(VOLUMES + record.name, now.value())])
 
-    def _require_still(self, record: VolumeRecord) -> None:
+    def require_still(self, record: VolumeRecord) -> None:
         """A disk is changed only while no running instance has it."""
         busy = [name for name in self._users().get(record.name, ()) if self._running(name)]
         if busy:
