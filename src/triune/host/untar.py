@@ -111,7 +111,8 @@ class Policy:
 
     `owner` gives an entry its user and group, None leaves them as made. `mode` masks the permission bits: without
     0o7000 nothing comes out setuid. `attributes` finds the extended attributes to keep. `top` replaces the first
-    component of every name. `whole`: the folder that is unpacked into gets the archive's mode for it. `max_size` bounds the bytes, `max_entries` the entries.
+    component of every name. `whole`: the folder that is unpacked into gets the archive's mode for it. `max_size`
+    bounds the bytes, `max_entries` the entries.
     """
 
     owner: Callable[[tarfile.TarInfo], tuple[int, int]] | None = None

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triune.host.acl import to_attribute
 from triune.domain.errors import Invalid
+from triune.host.acl import to_attribute
 
 EXPECTED = struct.pack("<I", 2) + b"".join(
     struct.pack("<HHI", *entry)

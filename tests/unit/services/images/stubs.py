@@ -74,6 +74,7 @@ class StubEngine:
         self.name = name
         self.form_kind = kind
         self.oci = oci
+        self.templates = None
         self.down = False
 
     def list(self) -> Sequence[Instance]:
