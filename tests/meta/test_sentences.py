@@ -116,7 +116,7 @@ def problem(words: list[str], *, sure: bool = True) -> str | None:
             if found is None:
                 return f"no command {word!r}" if at or sure else None
             command = found
-        elif word.startswith("-"):
+        elif word.startswith("-") and word != "-":  # "-" is a stream
             known = {option for param in command.params for option in (*param.opts, *param.secondary_opts)}
             if word.partition("=")[0] not in known | {"--help", "-h"}:
                 return f"no option {word!r} of {command.name}"
