@@ -18,7 +18,7 @@ from triune.domain.instance import VolumeMount
 from triune.domain.operation import Progress
 from triune.domain.pool import Volume, VolumeKind
 from triune.engines.kvm import mark as marks
-from triune.engines.kvm import spec, volumes
+from triune.engines.kvm import spec, tuning, volumes
 from triune.engines.kvm.agent import Agent
 from triune.engines.kvm.client import Client, library
 
@@ -47,6 +47,7 @@ class Attaching:
             names = {target.get("dev") for target in root.iterfind("devices/disk/target")}
             free = [volumes.disk_name(index, "virtio") for index in range(_LAST_NAME)]
             device = volumes.disk(mount, next(word for word in free if word not in names), "virtio")
+            tuning.throttle_too(root, device)
             self._plug(domain, name, device, running=running)
             return
         self._attach_folder(domain, name, volume, mount, progress)

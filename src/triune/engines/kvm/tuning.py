@@ -8,6 +8,7 @@ io, iops    every writable disk is in one throttle group, so they share the rate
 
 from __future__ import annotations
 
+import copy
 import math
 import xml.etree.ElementTree as ET
 from collections.abc import Collection, Iterator, Mapping
@@ -126,6 +127,13 @@ def writable_disks(root: ET.Element) -> Iterator[ET.Element]:
 def throttle(limits: Limits, keys: Collection[str] = tuple(IO_KEYS)) -> dict[str, Any]:
     """As libvirt's block I/O parameters; 0 is no limit."""
     return {IO_KEYS[key]: getattr(limits, FIELDS[key]) or 0 for key in IO_KEYS if key in keys}
+
+
+def throttle_too(root: ET.Element, disk: ET.Element) -> None:
+    """Give a disk that is about to be plugged in the throttling of those that are there."""
+    iotune = next((each.find("iotune") for each in writable_disks(root)), None)
+    if iotune is not None and iotune.findtext("group_name") == GROUP and disk.find("readonly") is None:
+        disk.append(copy.deepcopy(iotune))
 
 
 def _tune_cpus(root: ET.Element, wanted: float | None) -> None:

@@ -59,6 +59,18 @@ def test_only_the_named_keys_are_touched() -> None:
     assert tuned == ["vda"]  # not the read-only seed
 
 
+def test_a_disk_plugged_in_later_shares_the_rate() -> None:
+    root = domain()
+    later, read_only = ET.fromstring("<disk/>"), ET.fromstring("<disk><readonly/></disk>")
+    tuning.throttle_too(root, later)
+    assert len(later) == 0
+    tuning.tune(root, Limits(io_read=7), {"io.read"}, 1)
+    tuning.throttle_too(root, later)
+    tuning.throttle_too(root, read_only)
+    assert (later.findtext("iotune/read_bytes_sec"), later.findtext("iotune/group_name")) == ("7", "triune")
+    assert read_only.find("iotune") is None
+
+
 def test_what_others_set_gives_way() -> None:
     root = ET.fromstring(
         "<domain><memory unit='GiB'>2</memory><currentMemory unit='MiB'>512</currentMemory>"
