@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from triune.domain.errors import Conflict, Failed, NotFound, TriuneError, Unsupported
+from triune.domain.names import single_line, snapshot_name
 from triune.domain.operation import Progress
 from triune.domain.snapshot import Consistency, Snapshot
 from triune.engines.kvm import checkpoints, drives, snapshot_xml, stillness
@@ -41,6 +42,8 @@ class Snapshots:
 
     def create(self, name: str, snapshot: Snapshot, progress: Progress) -> Snapshot:
         """Take it. Raises Conflict("snapshot_exists"), Unsupported("disk_not_qcow2" | "no_memory_snapshot" | …)."""
+        snapshot_name(snapshot.name)
+        single_line(snapshot.comment, "the comment")
         machine = _Machine(self._client, name)
         self._records.mend(machine.domain)
         drives.require_qcow2(name, machine.drives, "snapshot")

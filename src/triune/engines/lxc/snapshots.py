@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from triune.domain.errors import Conflict, TriuneError, Unsupported
-from triune.domain.names import instance_name
+from triune.domain.names import instance_name, single_line, snapshot_name
 from triune.domain.operation import Progress
 from triune.domain.snapshot import Consistency, Snapshot
 from triune.engines.lxc import holding, layers, places, points, restoring, roots, seed, spec
@@ -42,6 +42,8 @@ class LxcSnapshots:
 
     def create(self, name: str, snapshot: Snapshot, progress: Progress) -> Snapshot:
         """Take one; a running container is frozen while its files are copied. Steps: lxc-copy, lxc-keep."""
+        snapshot_name(snapshot.name)
+        single_line(snapshot.comment, "the comment")
         folder, mark = managed(self._client, name)
         if snapshot.memory:
             raise Unsupported("no_memory_snapshot", why_no_memory(), hint="Leave out --memory.")
