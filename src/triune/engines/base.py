@@ -375,8 +375,8 @@ class Templates(Protocol):
     def why_not(self, plan: LaunchPlan) -> str:
         """Why this plan can't start warm at all, one sentence; "" when it can."""
 
-    def make(self, plan: LaunchPlan, progress: Progress) -> None:
-        """Boot the plan's image once and save it; does nothing when `ready`."""
+    def make(self, plan: LaunchPlan, progress: Progress, *, aside: bool = False) -> None:
+        """Boot the plan's image once and save it; does nothing when `ready`. `aside`: give way to all that runs."""
 
     def launch(self, plan: LaunchPlan, progress: Progress) -> None:
         """`create`, `start` and `wait_ready` in one, from the template. Leaves nothing behind when it raises:

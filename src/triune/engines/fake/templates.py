@@ -36,8 +36,9 @@ class FakeTemplates:
             return "user data is read at a first boot"
         return "its volumes share its memory with the host" if plan.spec.volumes else ""
 
-    def make(self, plan: LaunchPlan, progress: Progress) -> None:
+    def make(self, plan: LaunchPlan, progress: Progress, *, aside: bool = False) -> None:
         """Remember it."""
+        del aside
         if self.ready(plan):
             return
         self._half.add(_key(plan))

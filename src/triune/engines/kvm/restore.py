@@ -6,9 +6,9 @@ written into it, and the memory is spliced in from the page cache, which copies 
 
 Measured on two emulated cores, 128 MiB of memory in the file: 0.57 s through the FIFO, 0.80 s through a copied file
 (0.1 s of it the copy; and its pages go to disk afterwards). `virsh start` of the same domain is 0.39 s before the guest
-does anything: what is left is QEMU reading pages. A memory file mapped privately by QEMU (a true copy-on-write) would
-save that too, but libvirt 9 takes no path for it: it needs arguments that libvirt does not know of, an AppArmor profile
-that lets QEMU read the file, and then `virsh save`, snapshots and migrations of such a machine depend on the template.
+does anything: what is left is QEMU reading pages. A memory file mapped privately by QEMU (a true copy-on-write) saves
+that too; it was tried and left, see docs/WARM.md: libvirt 9 takes no path for it, QEMU before 8.2 opens it for writing,
+and snapshots with memory, `virsh save` and migrations of such a machine would depend on the template.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ class Templates:
 
     # Making and removing
 
-    def make(self, plan: LaunchPlan, progress: Progress) -> None:
+    def make(self, plan: LaunchPlan, progress: Progress, *, aside: bool = False) -> None:
         """Boot the plan's image once and save it; does nothing when `ready`.
 
         Steps: template-disk, template-boot, template-settle, template-save, template-publish. Raises
@@ -118,13 +118,13 @@ class Templates:
                 created=datetime.now(UTC),
                 facts=of,
             )
-            self._make(plan, made, progress)
+            self._make(plan, made, progress, aside=aside)
             self._tidy(plan.image, name)
 
-    def _make(self, plan: LaunchPlan, made: Template, progress: Progress) -> None:
+    def _make(self, plan: LaunchPlan, made: Template, progress: Progress, *, aside: bool) -> None:
         files = Files(folder=self._shelf.begin(made.key))
         try:
-            token = make(self._client, plan, self._host(), files, self._domain(made.key), progress)
+            token = make(self._client, plan, self._host(), files, self._domain(made.key), progress, aside=aside)
             progress.step("template-publish", "keeping the template")
             self._shelf.publish(replace(made, token=token))
         except Failed as error:

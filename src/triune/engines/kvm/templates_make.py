@@ -25,7 +25,16 @@ _POLL = 0.1
 _IDLE = ("systemctl", "is-system-running", "--wait")
 
 
-def make(client: Client, plan: LaunchPlan, host: HostFacts, files: Files, name: str, progress: Progress) -> str:
+def make(
+    client: Client,
+    plan: LaunchPlan,
+    host: HostFacts,
+    files: Files,
+    name: str,
+    progress: Progress,
+    *,
+    aside: bool,
+) -> str:
     """Leave the disk and the save file (`memory`) in the folder of `files`; returns the waiting program's token.
 
     `name` is the domain's while it boots. The domain is gone afterwards, also when it raises.
@@ -34,7 +43,7 @@ def make(client: Client, plan: LaunchPlan, host: HostFacts, files: Files, name: 
     progress.step("template-disk", "making the template's disk")
     make_disk(neutral(plan), files)
     progress.step("template-boot", f"booting {plan.image} once")
-    xml = template_xml(plan, files, host, name)
+    xml = template_xml(plan, files, host, name, aside=aside)
     domain = client.call(lambda connection: connection.createXML(xml, 0), name=name)
     try:
         agent = Agent(client, domain, name)

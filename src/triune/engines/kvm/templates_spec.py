@@ -21,7 +21,7 @@ from triune.engines.kvm.spec import EXEC_PORT, EXEC_PORTS, Files, HostFacts, bui
 WAITING_PORT = f"{EXEC_PORT}{EXEC_PORTS - 1}"  # the last one commands would take
 _FORMAT = 1  # of what lies in a template's folder
 _KEY = 24
-_WEIGHT = 25  # of 100: a template is made in the background
+_WEIGHT = 25  # of 100, for a template made in the background
 _NOWHERE = Path("/nonexistent")
 _NOT_OF_THE_MACHINE = ("autostart", "user-data")
 # What the host grants a machine, and the guest does not see.
@@ -118,14 +118,14 @@ def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:_KEY]
 
 
-def template_xml(plan: LaunchPlan, files: Files, host: HostFacts, name: str) -> str:
-    """The domain that boots once to become the template: no instance, and behind all instances for CPU and disk."""
+def template_xml(plan: LaunchPlan, files: Files, host: HostFacts, name: str, *, aside: bool) -> str:
+    """The domain that boots once to become the template: no instance, and, `aside`, behind all of them for CPU time."""
     root = ET.fromstring(build(neutral(plan), files, host))  # noqa: S314 - our own
     _child(root, "name").text = name
     metadata = root.find("metadata")
     if metadata is not None:
         root.remove(metadata)
-    if host.cpu_cgroup is not None:
+    if aside and host.cpu_cgroup is not None:
         tuning.tune(root, Limits(cpu_weight=_WEIGHT), ("cpu.weight",), host.cpu_cgroup)
     return ET.tostring(root, encoding="unicode")
 

@@ -140,7 +140,7 @@ class Warming:
             raise Unsupported("not_warmable", f"{plan.image} can't be kept warm: {reason}", hint="It boots as usual.")
         task.intend("template", engine=engine.name)
         task.step("template", f"making a template of {plan.image}")
-        templates.make(plan, task)
+        templates.make(plan, task, aside=not again)
         size = sum(int(str(row["size"])) for row in templates.list() if row["image"] == plan.image)
         return {"name": plan.image, "engine": engine.name, "size": size}
 

@@ -89,7 +89,7 @@ def test_why_not(given: LaunchPlan, why: str) -> None:
 def saved() -> str:
     """A template's XML as libvirt saves it: with addresses, an id, the paths and sockets of that time."""
     files = Files(folder=Path("/templates/x.part"))
-    root = ET.fromstring(spec.template_xml(plan(), files, EMULATED, "triune_template_x"))
+    root = ET.fromstring(spec.template_xml(plan(), files, EMULATED, "triune_template_x", aside=True))
     root.set("id", "7")
     disk = root.find("devices/disk")
     assert disk is not None
@@ -133,7 +133,7 @@ def test_cards_come_afterwards() -> None:
 
 
 def test_the_template_is_no_instance_and_gives_way() -> None:
-    root = ET.fromstring(spec.template_xml(plan(), FILES, EMULATED, "triune_template_x"))
+    root = ET.fromstring(spec.template_xml(plan(), FILES, EMULATED, "triune_template_x", aside=True))
     assert is_template(root.findtext("name", ""))
     assert root.find("metadata") is None
     assert root.findtext("cputune/shares") == "256"
