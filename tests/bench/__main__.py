@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.bench import incus
+from tests.bench import incus, warm
 from tests.live.daemon import CACHE, TRIUNE, Daemon
 from tests.live.system_fixtures import IMAGE, built_image
 
@@ -201,6 +201,17 @@ def kvm_launch(daemon: Daemon, rounds: int = 3) -> Row:
     return ratio_row("launch KVM, cold, to guest agent", times, 1.1, "`virsh start` to its agent")
 
 
+def kvm_warm(daemon: Daemon) -> list[Row]:
+    """From a template: against the same launch cold, and beside what else starts on this host."""
+    found = warm.measure(daemon, f"{PREFIX}warm-", DOCKER)
+    tools = {"virsh": "`virsh start`", "lxc": "`lxc-start`", "docker": "`docker run`"}
+    beside = ", ".join(f"{tool} {statistics.median(found[key]) * 1000:.0f} ms" for key, tool in tools.items())
+    return [
+        ratio_row("launch KVM, warm, beside cold", (found["warm"], found["cold"]), 0.1, "`launch --cold`"),
+        absolute_row("launch KVM, warm, to guest agent", found["warm"], 0.5, f"to the tool's return: {beside}"),
+    ]
+
+
 def _virsh_to_agent(name: str) -> None:
     run("virsh", "start", name)
     while run("virsh", "qemu-agent-command", name, '{"execute":"guest-ping"}', check=False).returncode:
@@ -313,6 +324,7 @@ def measure_all(daemon: Daemon) -> list[Row]:
         for measure in (lxc_launch, *beside, docker_launch, kvm_launch, at_once, crowd):
             rows.append(measure(daemon))
             print(json.dumps(rows[-1].__dict__, ensure_ascii=False), file=sys.stderr)
+        rows += kvm_warm(daemon)
     finally:
         daemon.remove_all(PREFIX)
     return rows

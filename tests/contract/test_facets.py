@@ -13,7 +13,7 @@ import pytest
 
 from tests.contract.adapters import Adapter
 from tests.contract.conftest import Ended
-from triune.domain.errors import Conflict, Invalid
+from triune.domain.errors import Conflict, Failed, Invalid
 from triune.domain.instance import State
 from triune.domain.operation import Silent
 from triune.engines.base import Command, Engine, Terminal
@@ -286,3 +286,36 @@ class TestOciStore:
         engine.oci.remove(reference)
         engine.oci.remove(reference)
         assert engine.oci.inspect(reference) is None
+
+
+class TestTemplates:
+    def test_a_life(self, adapter: Adapter, engine: Engine, name: str) -> None:
+        if engine.templates is None:
+            pytest.skip("by design: nothing to be kept warm")
+        templates = engine.templates
+        plan = adapter.plan(engine, name, memory=256 << 20)
+        templates.remove(plan.image)
+        try:
+            assert templates.why_not(plan) == ""
+            assert not templates.ready(plan)
+            with pytest.raises(Failed) as caught:
+                templates.launch(plan, Silent())
+            assert caught.value.code == "warm_failed"
+            assert name not in {one.name for one in engine.list()}
+            templates.make(plan, Silent())
+            templates.make(plan, Silent())
+            templates.sweep()
+            assert templates.ready(plan)
+            assert not templates.ready(adapter.plan(engine, name, memory=128 << 20))
+            (row,) = [row for row in templates.list() if row["image"] == plan.image]
+            assert row["ready"] is True
+            assert int(str(row["size"])) > 0
+            templates.launch(plan, Silent())
+            assert state(engine, name) is State.RUNNING
+            engine.wait_ready(name, 30, Silent())
+            templates.remove(plan.image)
+            templates.remove(plan.image)
+            assert not templates.ready(plan)
+            assert state(engine, name) is State.RUNNING, "what started from it needs it no more"
+        finally:
+            templates.remove(plan.image)
