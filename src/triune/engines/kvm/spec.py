@@ -223,7 +223,7 @@ def build(plan: LaunchPlan, files: Files, host: HostFacts) -> str:
     count = tuning.vcpus(spec.cpus)
     most = tuning.most_vcpus(count, host.cpus)
     _leaf(root, "vcpu", str(most), **({"current": str(count)} if most > count else {}))
-    _os(root, plan, form, settings, files)
+    _os(root, plan, settings, files, host)
     features = ET.SubElement(root, "features")
     _leaf(features, "acpi", None)
     _leaf(features, "apic", None)
@@ -266,7 +266,8 @@ def _mark(plan: LaunchPlan, form: DiskForm) -> marks.Mark:
     )
 
 
-def _os(root: ET.Element, plan: LaunchPlan, form: DiskForm, settings: Settings, files: Files) -> None:
+def _os(root: ET.Element, plan: LaunchPlan, settings: Settings, files: Files, host: HostFacts) -> None:
+    form = disk_form(plan)
     direct = form.kernel is not None and settings.firmware is None and form.iso is None
     uefi = not direct and (settings.firmware or form.firmware) == "uefi"
     boot = ET.SubElement(root, "os", {"firmware": "efi"} if uefi else {})
@@ -282,6 +283,9 @@ def _os(root: ET.Element, plan: LaunchPlan, form: DiskForm, settings: Settings, 
             words.append(f"systemd.machine_id={plan.machine_id}")
         if "console=" not in form.cmdline:
             words.append("console=ttyS0")
+        if not host.accelerated:
+            # On a busy host an emulated timer comes late, and Linux panics ("IO-APIC + timer doesn't work").
+            words.append("no_timer_check")
         _leaf(boot, "cmdline", " ".join(word for word in words if word))
         return
     if not form.fixed_hostname:
