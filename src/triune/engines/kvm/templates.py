@@ -15,11 +15,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from triune.domain.errors import Cancelled, Conflict, Failed, TriuneError
+from triune.domain.errors import Cancelled, Conflict, Failed, TriuneError, Unreachable, Unsupported
 from triune.domain.operation import Progress
 from triune.engines.base import LaunchPlan
 from triune.engines.kvm import identity, restore, savefile
@@ -36,6 +36,7 @@ from triune.host.run import run
 _IDENTITY = 30.0
 _KEPT = 3  # of one image, for different sizes of machines
 _ROOM = 2**30  # bytes of disk that must be left
+_FORGIVEN = timedelta(days=1)  # after which what failed may be tried again without being asked
 
 
 class Templates:
@@ -61,7 +62,9 @@ class Templates:
         if reason:
             return reason
         found = self._shelf.find(key(self._facts(plan)))
-        return found.failed if found is not None else ""
+        if found is None or datetime.now(UTC) - found.created > _FORGIVEN:
+            return ""
+        return found.failed
 
     def list(self) -> Sequence[Mapping[str, object]]:
         """`{image, size, created, ready, why}` of each on disk."""
@@ -99,12 +102,12 @@ class Templates:
         """Boot the plan's image once and save it; does nothing when `ready`.
 
         Steps: template-disk, template-boot, template-settle, template-save, template-publish. Raises
-        Conflict("template_busy"), Failed("template_failed" | "no_space" | "no_memory") and what `why_not` says as
-        Failed("template_failed").
+        Conflict("template_busy"), Failed("template_failed" | "no_space" | "no_memory"), Unsupported("not_warmable").
+        What failed before is tried again.
         """
         reason = why_not(plan)
         if reason:
-            raise Failed("template_failed", f"this can't be kept warm: {reason}", hint="It boots as usual.")
+            raise Unsupported("not_warmable", f"{plan.image} can't be kept warm: {reason}", hint="It boots as usual.")
         of = self._facts(plan)
         name = key(of)
         with self._alone(name):
@@ -221,7 +224,7 @@ class Templates:
         self._lifecycle.create(plan, host, progress, disk=lambda _plan, files: _copy(template.disk, files.disk))
         try:
             self._restore(template, plan, host, progress)
-        except Cancelled:
+        except (Cancelled, Unreachable):
             self._undo(name)
             raise
         except (TriuneError, OSError, ValueError) as error:
@@ -239,7 +242,14 @@ class Templates:
 
     def _blame(self, template: Template, why: str) -> None:
         with contextlib.suppress(OSError, Conflict), self._alone(template.key):
-            self.fail(replace(template, token="", failed=f"the last start from its template failed: {why}"))
+            self.fail(
+                replace(
+                    template,
+                    token="",
+                    created=datetime.now(UTC),
+                    failed=f"the last start from its template failed: {why}",
+                )
+            )
 
     def _restore(self, template: Template, plan: LaunchPlan, host: HostFacts, progress: Progress) -> None:
         name = plan.spec.name

@@ -110,7 +110,7 @@ class Warming:
             return made
 
         def work(task: Task) -> dict[str, Any]:
-            return self._make(engine, templates, plan(task), task, again=True)
+            return self._make(engine, templates, plan(task), task)
 
         return self._operations.submit(KIND, f"images/{request.image}", work, locks=[_LOCK])
 
@@ -130,17 +130,18 @@ class Warming:
 
     def _submit(self, engine: Engine, templates: Templates, plan: LaunchPlan) -> Operation:
         return self._operations.submit(
-            KIND, f"images/{plan.image}", lambda task: self._make(engine, templates, plan, task), locks=[_LOCK]
+            KIND,
+            f"images/{plan.image}",
+            lambda task: self._make(engine, templates, plan, task, aside=True),
+            locks=[_LOCK],
         )
 
     def _make(
-        self, engine: Engine, templates: Templates, plan: LaunchPlan, task: Task, *, again: bool = False
+        self, engine: Engine, templates: Templates, plan: LaunchPlan, task: Task, *, aside: bool = False
     ) -> dict[str, Any]:
-        if again and (reason := templates.why_not(plan)):
-            raise Unsupported("not_warmable", f"{plan.image} can't be kept warm: {reason}", hint="It boots as usual.")
         task.intend("template", engine=engine.name)
         task.step("template", f"making a template of {plan.image}")
-        templates.make(plan, task, aside=not again)
+        templates.make(plan, task, aside=aside)
         size = sum(int(str(row["size"])) for row in templates.list() if row["image"] == plan.image)
         return {"name": plan.image, "engine": engine.name, "size": size}
 
