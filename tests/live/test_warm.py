@@ -54,7 +54,8 @@ def daemon() -> Iterator[Daemon]:
 @pytest.fixture(scope="module")
 def template(daemon: Daemon) -> dict[str, Any]:
     """What is told of the template of the machine that all of these tests launch."""
-    daemon.run("image", "warm", IMAGE, "--engine", "kvm", "--memory", "256MiB", timeout=600)
+    daemon.run("image", "warm", IMAGE, "--remove")
+    daemon.run("image", "warm", IMAGE, "--engine", "kvm", "--memory", "256MiB", timeout=900)
     (row,) = daemon.json("image", "show", IMAGE)["templates"]
     assert isinstance(row, dict)
     return row

@@ -30,7 +30,7 @@ from triune.engines.kvm.names import PREFIX, is_template
 from triune.engines.kvm.spec import DEFAULT_MEMORY, Files, HostFacts, build, disk_form, disk_size
 from triune.engines.kvm.templates_disk import Shelf, Template
 from triune.engines.kvm.templates_make import destroy, make
-from triune.engines.kvm.templates_spec import cards, clone_xml, facts, key, waiting_socket, why_not
+from triune.engines.kvm.templates_spec import cards, clone_xml, facts, key, program, waiting_socket, why_not
 from triune.host.run import run
 
 _IDENTITY = 30.0
@@ -93,7 +93,7 @@ class Templates:
     def _versions(self) -> dict[str, str]:
         """What a saved machine cannot outlive. Under emulation QEMU is all of the machine."""
         qemu, libvirt = self._client.call(lambda connection: (connection.getVersion(), connection.getLibVersion()))
-        found = {"qemu": str(qemu), "libvirt": str(libvirt)}
+        found = {"qemu": str(qemu), "libvirt": str(libvirt), "program": program()}
         return {**found, "kernel": platform.release(), "cpu": _cpu()} if self._host().accelerated else found
 
     # Making and removing
@@ -295,7 +295,13 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _outdated(template: Template, versions: Mapping[str, str]) -> str:
-    words = {"qemu": "QEMU", "libvirt": "libvirt", "kernel": "the host's kernel", "cpu": "the host's CPU"}
+    words = {
+        "qemu": "QEMU",
+        "libvirt": "libvirt",
+        "kernel": "the host's kernel",
+        "cpu": "the host's CPU",
+        "program": "Triune",
+    }
     changed = [word for name, word in words.items() if template.facts.get(name) != versions.get(name)]
     return f"{' and '.join(changed)} changed since" if changed else ""
 

@@ -100,13 +100,16 @@ def facts(plan: LaunchPlan, host: HostFacts, versions: Mapping[str, str]) -> dic
     files = (form.path, form.kernel, form.initrd) if isinstance(form, DiskForm) else ()
     image = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path is not None]
     machine = build(neutral(plan), Files(folder=_NOWHERE), host)
-    program = identity.program() + PREPARE.encode()
     return {
         "image": _hash(json.dumps(image).encode()),
         "machine": _hash(machine.encode()),
-        "program": _hash(program + bytes([_FORMAT])),
         **versions,
     }
+
+
+def program() -> str:
+    """What is ours in a template: what runs in it, and how it lies on disk."""
+    return _hash(identity.program() + PREPARE.encode() + bytes([_FORMAT]))
 
 
 def key(of: Mapping[str, str]) -> str:
