@@ -115,7 +115,7 @@ def test_it_is_somebody_of_its_own(daemon: Daemon, one: str) -> None:
     assert abs(int(found["date"]) - time.time()) < 5
     domain = ET.fromstring(xml(one))
     assert found["machine_id"] == domain.findtext("uuid", "").replace("-", "")
-    assert daemon.exec(one, "getent", "hosts", one).split()[0] in (found["address"], "127.0.1.1", "::1")
+    assert daemon.exec(one, "getent", "ahostsv4", one).split()[0] == found["address"]
     assert daemon.exec(one, "sh", "-c", "echo $A") == "b c\n"
     journals = daemon.exec(one, "sh", "-c", "ls /var/log/journal; journalctl -n1 -o cat _HOSTNAME=$(hostname) | wc -l")
     assert journals.split() == [found["machine_id"], "1"]
@@ -138,7 +138,7 @@ def test_published_ports_lead_to_it(daemon: Daemon, one: str) -> None:
         "--quiet",
         "sh",
         "-c",
-        "mkdir /srv/w; hostname >/srv/w/index.html; busybox httpd -p 80 -h /srv/w",
+        "mkdir /srv/w; hostname >/srv/w/index.html; exec busybox httpd -f -p 80 -h /srv/w",
     )
     deadline = time.monotonic() + 30
     said = b""
@@ -262,7 +262,8 @@ def test_a_damaged_template_costs_a_boot_and_no_launch(daemon: Daemon, template:
     del template
     name = f"{PREFIX}damaged"
     (folder,) = own_templates(daemon)
-    saved = folder.with_name("saved")
+    saved = daemon.data / "saved-template"
+    shutil.rmtree(saved, ignore_errors=True)
     shutil.copytree(folder, saved)
     try:
         with (folder / "memory").open("r+b") as file:
@@ -323,6 +324,8 @@ class TestCrashes:
         assert [step["name"] for step in made["steps"]] == list(steps)
         before = own_templates(daemon)
         for step in steps:
+            if step == "template-settle":
+                continue  # a whole boot more, with the same things there as a step later
             self.crash(
                 daemon, f"image-template:{step}", "image", "warm", IMAGE, "--engine", "kvm", "--memory", "192MiB"
             )
