@@ -197,6 +197,8 @@ def remove_tree(path: Path) -> None:
 
 
 def _entries(fd: int) -> list[str]:
+    # btrfs lists what was there when the folder was opened or rewound last, and `listdir` rewinds at its end only.
+    os.lseek(fd, 0, os.SEEK_SET)
     return os.listdir(fd)
 
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from triune.domain.errors import Failed, Unsupported
+from triune.host import quotas
 from triune.host.run import run
 
 _MAGIC = 0x9123683E  # include/uapi/linux/magic.h
 _TOP_INODE = 256  # BTRFS_FIRST_FREE_OBJECTID: the inode of every subvolume's top
 _QGROUP = re.compile(r"^0/(\d+)\s+(\d+)\s+(\d+)\s+(\d+|none)\s+(\d+|none)\b", re.MULTILINE)
-_STALE = re.compile(r"^0/(\d+)\s.*<stale>\s*$", re.MULTILINE)
 _LISTED = re.compile(r"^ID (\d+) gen \d+ (?:cgen \d+ )?(?:parent \d+ )?top level (\d+) ", re.MULTILINE)
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -82,24 +82,13 @@ def delete(path: Path) -> None:
     if not path.exists():
         return
     found = show(path)
+    quotas.count_drops(path)
     for inner in nested(path, found.id):
         _btrfs("subvolume", "delete", "--subvolid", str(inner), path)
     if found.read_only:
         set_read_only(path, False)
     _btrfs("subvolume", "delete", "--", path)
-    forget_groups(path.parent)
-
-
-def forget_groups(path: Path) -> None:
-    """Quota groups of deleted subvolumes of this file system stay behind, and can be destroyed only once the kernel is
-    done with these: so each deletion takes those of earlier ones."""
-    for number in stale(run(["btrfs", "qgroup", "show", path], check=False).text):
-        run(["btrfs", "qgroup", "destroy", f"0/{number}", path], check=False)
-
-
-def stale(text: str) -> list[int]:
-    """The ids of deleted subvolumes in the output of `btrfs qgroup show`."""
-    return [int(match[1]) for match in _STALE.finditer(text)]
+    quotas.tidy(path.parent)
 
 
 def nested(path: Path, number: int) -> list[int]:

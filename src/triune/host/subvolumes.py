@@ -49,9 +49,11 @@ def _snapshot(source: int, parent: int, name: str, read_only: bool) -> None:
     with _inside(parent, name) as made:
         for _, folder, entry in inner:
             with _inside(source, f"{folder}{entry}") as inner_source, _inside(made, folder or ".") as place:
+                times = os.fstat(place)
                 # The empty folder that stands for it in the snapshot.
                 os.rmdir(entry, dir_fd=place)
                 _snapshot(inner_source, place, entry, read_only)
+                os.utime(place, ns=(times.st_atime_ns, times.st_mtime_ns))
         if read_only:
             _set_read_only(made, True)
 

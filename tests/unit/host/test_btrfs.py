@@ -39,15 +39,9 @@ def test_usage_is_read() -> None:
     assert btrfs.parse_usage("") is None
 
 
-def test_stale_groups_are_found() -> None:
-    text = "0/5   16.00KiB  16.00KiB   <toplevel>\n0/258   16.00KiB  16.00KiB   <stale>\n0/259 0.00B 0.00B  a <b>\n"
-    assert btrfs.stale(text) == [258]
-
-
 @given(st.text())
 def test_any_text_is_read_or_refused(text: str) -> None:
     btrfs.parse_usage(text)
-    btrfs.stale(text)
     with suppress(Failed):
         btrfs.parse_show(text)
 
