@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.bench import incus, warm
+from tests.bench import incus, lxc_snapshots, warm
 from tests.live.daemon import CACHE, TRIUNE, Daemon
 from tests.live.system_fixtures import IMAGE, built_image
 
@@ -169,6 +169,12 @@ def incus_launch(daemon: Daemon, rounds: int = 7) -> Row:
             daemon.run("rm", name, "--yes", "--force")
             peer.remove(name)
     return ratio_row("launch LXC to running, beside Incus", times, 0.25, "`incus launch`, dir pool")
+
+
+def lxc_copies(rounds: int = 7) -> list[Row]:
+    """Snapshots and clones of a stopped system container, against the bare tool."""
+    with lxc_snapshots.benches() as pairs:
+        return [ratio_row(what, in_turn(ours, bare, rounds), 1.3, tool) for what, tool, ours, bare in pairs]
 
 
 def docker_launch(daemon: Daemon, rounds: int = 9) -> Row:
@@ -325,6 +331,7 @@ def measure_all(daemon: Daemon) -> list[Row]:
             rows.append(measure(daemon))
             print(json.dumps(rows[-1].__dict__, ensure_ascii=False), file=sys.stderr)
         rows += kvm_warm(daemon)
+        rows += lxc_copies()
     finally:
         daemon.remove_all(PREFIX)
     return rows

@@ -96,7 +96,7 @@ class LxcArchiving:
         self._clear(folder)
 
     def _clear(self, folder: Path) -> None:
-        _unmount(folder)
+        layers.unmount_archive(folder)
         archive = folder / "archive"
         for tree in roots.folders(archive):
             roots.remove(tree)
@@ -113,18 +113,19 @@ class LxcArchiving:
 
     def restore(self, plan: RestorePlan, progress: Progress) -> None:
         """Make a stopped container with a whole root of its own. Steps: lxc-tree, lxc-mount, lxc-config."""
-        tree = plan.parts.get(ROOT)
-        if tree is None or not tree.is_dir():
-            raise Failed("no_root", f"the backup of {plan.spec.name} has no root tree", hint="Verify the repository.")
         name = instance_name(plan.spec.name)
         folder = self._client.folder(name)
         claims.require_free(folder)
+        tree = plan.parts.get(ROOT)
+        if tree is None or not tree.is_dir():
+            raise Failed("no_root", f"the backup of {name} has no root tree", hint="Verify the repository.")
         launch = self._plan(plan, tree)
         self._lifecycle.check(launch)
         self._lifecycle.delete(name)
-        claims.claim(folder)
         try:
-            self._build(launch, plan, folder, progress)
+            with roots.telling(folder):
+                claims.claim(folder)
+                self._build(launch, plan, folder, progress)
         except BaseException:
             with suppress(TriuneError, OSError):
                 self._lifecycle.delete(name)
@@ -274,7 +275,7 @@ class _Archive:
         self._hold = holding.Hold(self._client, self._folder.name)
         self.consistency = self._hold.consistency.value
         if self._mark is not None and not self._mark.whole:
-            _unmount(self._folder)
+            layers.unmount_archive(self._folder)
             _mount_view(self._folder, self._mark)
 
     def release(self) -> None:
@@ -290,18 +291,13 @@ class _Archive:
     def close(self) -> None:
         """Release, unmount, and remove the snapshot."""
         self.release()
-        _unmount(self._folder)
+        layers.unmount_archive(self._folder)
         with suppress(TriuneError, OSError):
             for tree in roots.folders(self._folder / "archive"):
                 roots.remove(tree)
             roots.remove(self._folder / "archive")
             if self._mark is not None:
                 roots.remove(self._mark.data(self._folder) / "archived")
-
-
-def _unmount(folder: Path) -> None:
-    overlay.unmount(folder / "archive" / ROOT)
-    overlay.unmount(folder / "archive" / "own")
 
 
 def _mount_view(folder: Path, mark: Mark) -> None:

@@ -45,9 +45,10 @@ class LxcCloning:
         claims.require_free(target)
         point = points.require(mark.data(folder), plan.snapshot, plan.name) if plan.snapshot else None
         self._lifecycle.delete(plan.new)
-        claims.claim(target)
         try:
-            self._build(plan, folder, mark, point, progress)
+            with roots.telling(target):
+                claims.claim(target)
+                self._build(plan, folder, mark, point, progress)
         except BaseException:
             with suppress(TriuneError, OSError):
                 self._lifecycle.delete(plan.new)

@@ -146,6 +146,12 @@ def unmount_root(folder: Path) -> None:
         overlay.unmount(target)
 
 
+def unmount_archive(folder: Path) -> None:
+    """Take away what a backup mounted (see `archiving`). Not there: succeed."""
+    for part in ("root", "own"):
+        overlay.unmount(folder / "archive" / part)
+
+
 def release_lower(lxc_path: Path, mark: Mark, leaving: Path) -> None:
     """Take the shared layer away if no container but the one in `leaving` uses it."""
     if mark.whole or mark.id_map is None:

@@ -20,7 +20,7 @@ from triune.engines.lxc import settings as settings_module
 from triune.engines.lxc.client import Client
 from triune.engines.lxc.mark import Mark
 from triune.engines.lxc.settings import Settings
-from triune.host import cgroup, cgroup_limits, overlay
+from triune.host import cgroup, cgroup_limits, overlay, quotas
 from triune.host.idmap import IdRange
 
 _POLL_S = 0.03
@@ -148,6 +148,8 @@ class Lifecycle:
             return
         if (mark := marks.read(folder)) is not None:
             layers.mount_root(folder, mark)
+            if mark.disk is not None:
+                quotas.tidy(mark.own(folder))
         self._client.start(name)
         if name not in self._client.active():
             raise Failed("start_failed", f"{name} ended as soon as it had started", hint=f"See why: triune logs {name}")
@@ -267,7 +269,7 @@ class Lifecycle:
             return
         self.kill(name)
         layers.unmount_root(folder)
-        overlay.unmount(folder / "archive" / "root")
+        layers.unmount_archive(folder)
         overlay.unmount(folder / roots.SHIFTED)
         (folder / "config").unlink(missing_ok=True)
         roots.remove_data(folder, mark)

@@ -17,14 +17,15 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from triune.domain.errors import Failed, Invalid, TriuneError
 from triune.domain.pool import PoolDriver, PoolPlace
 from triune.engines.lxc import layers, places
 from triune.engines.lxc.mark import Mark
-from triune.host import beneath, btrfs, copytree, idmap, overlay, subvolumes
+from triune.host import beneath, btrfs, copytree, idmap, overlay, quotas, subvolumes
 from triune.host.idmap import IdRange
 
 # Where a layer is mounted for a moment with the ids of another container.
@@ -78,7 +79,6 @@ def release_image(lxc_path: Path, mark: Mark, leaving: Path) -> None:
             other.lower != mark.lower for other in layers.all_marks(lxc_path, leaving)
         ):
             remove(mark.lower)
-        btrfs.forget_groups(mark.pool.path)
 
 
 def set_limit(own: Path, disk: int | None) -> None:
@@ -117,14 +117,24 @@ def copy_shifted(source: Path, target: Path, shift: IdRange, view: Path, check: 
         view.rmdir()
 
 
+@contextmanager
+def telling(path: Path) -> Iterator[None]:
+    """A full disk inside the block is told as what it is. Raises Failed("no_space")."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise Failed(
+            "no_space", f"no space is left for {path}", hint=f"Make room and repeat; see: df -h {path.parent}"
+        ) from None
+
+
 def _subvolume(action: Callable[[], None], path: Path) -> None:
     try:
-        action()
+        with telling(path):
+            action()
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Failed(
-                "no_space", f"no space is left for {path}", hint=f"Make room and repeat; see: df -h {path.parent}"
-            ) from None
         raise Failed(
             "subvolume_failed", f"the subvolume {path} failed: {error.strerror}", hint="Look at: dmesg"
         ) from None
@@ -134,7 +144,9 @@ def remove(path: Path) -> None:
     """Remove a tree of ours, a subvolume too. Gone: succeed. Raises Failed("not_removed")."""
     try:
         if btrfs.is_subvolume(path):
+            quotas.count_drops(path)
             subvolumes.delete(path)
+            quotas.tidy(path.parent)
         else:
             beneath.remove_tree(path)
     except OSError as error:

@@ -57,7 +57,8 @@ class LxcSnapshots:
             )
         points.remove(data, snapshot.name)
         try:
-            return self._take(folder, mark, snapshot, progress)
+            with roots.telling(points.folder_of(data, snapshot.name)):
+                return self._take(folder, mark, snapshot, progress)
         except BaseException:
             with suppress(TriuneError, OSError):
                 points.remove(data, snapshot.name)
@@ -97,7 +98,8 @@ class LxcSnapshots:
         restoring.settle(folder, mark)
         progress.step("lxc-copy", f"copying the snapshot {snapshot}")
         before = dict(spec.parse((point / "config").read_text())).get("lxc.uts.name", name)
-        result = restoring.restore(folder, mark, point, progress.check)
+        with roots.telling(folder):
+            result = restoring.restore(folder, mark, point, progress.check)
         if before != name:
             layers.mount_root(folder, result)
             seed.rename(result.writable(folder), instance_name(before), name, result)

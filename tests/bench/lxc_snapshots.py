@@ -1,0 +1,115 @@
+"""Snapshots and clones of a stopped system container, against the bare tool on the same trees.
+
+Measured in the engine, without the command line's start and the daemon's bookkeeping: the tools below take
+milliseconds, and what is compared is what we do about the data. The container has written 3,000 files, 300 MiB.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tests.live.lxc_fixtures import LXC_PATH, Lab, root_tree
+from tests.live.lxc_places import btrfs_pool, own_of
+from triune.domain.operation import Silent
+from triune.domain.pool import PoolPlace
+from triune.domain.snapshot import Consistency, Snapshot
+from triune.engines.base import ClonePlan
+
+PREFIX = "tbsnap-"
+Pair = tuple[str, str, Callable[[int], object], Callable[[int], object]]
+
+
+@dataclass
+class Bench:
+    """One container, stopped, and a folder beside its data for the bare tool's copies."""
+
+    lab: Lab
+    name: str
+    own: Path
+    beside: Path
+
+    def create(self, number: int) -> None:
+        assert self.lab.engine.snapshots
+        wanted = Snapshot(name=f"s{number}", created=datetime.now(UTC), consistency=Consistency.CRASH)
+        self.lab.engine.snapshots.create(self.name, wanted, Silent())
+
+    def restore(self, number: int) -> None:
+        del number
+        assert self.lab.engine.snapshots
+        self.lab.engine.snapshots.restore(self.name, "s0", Silent())
+
+    def clone(self, number: int) -> None:
+        assert self.lab.engine.cloning
+        plan = ClonePlan(
+            name=self.name, new=f"{PREFIX}c{number}", created=datetime.now(UTC), machine_id=secrets.token_hex(16)
+        )
+        self.lab.engine.cloning.clone(plan, Silent())
+
+
+def pairs(bench: Bench, *, btrfs: bool) -> Iterator[Pair]:
+    """(what, the tool's name, ours, theirs) of each measurement."""
+    source, base = bench.own, bench.beside / "base"
+
+    def copy(origin: Path, target: Path) -> None:
+        argv = ["btrfs", "subvolume", "snapshot"] if btrfs else ["cp", "-a", "--reflink=auto"]
+        subprocess.run([*argv, str(origin), str(target)], check=True, capture_output=True)
+
+    def put_back(number: int) -> None:
+        old = bench.beside / f"r{number - 1}" if number else bench.beside / "r"
+        copy(base, bench.beside / f"r{number}")
+        argv = ["btrfs", "subvolume", "delete"] if btrfs else ["rm", "-rf"]
+        subprocess.run([*argv, str(old)], check=True, capture_output=True)
+
+    copy(source, base)
+    copy(source, bench.beside / "r")
+    tool = "`btrfs subvolume snapshot`" if btrfs else "`cp -a --reflink=auto`"
+    remove = "`btrfs subvolume delete`" if btrfs else "`rm -rf`"
+    where = "btrfs pool" if btrfs else "overlay"
+    yield f"snapshot LXC, {where}", tool, bench.create, lambda n: copy(source, bench.beside / f"s{n}")
+    yield f"restore LXC, {where}", f"{tool} and {remove}", bench.restore, put_back
+    yield f"clone LXC, {where}", tool, bench.clone, lambda n: copy(source, bench.beside / f"c{n}")
+
+
+@contextmanager
+def prepared(pool: PoolPlace | None) -> Iterator[Bench]:
+    """A container with something in it; nothing of it stays."""
+    with tempfile.TemporaryDirectory(dir=LXC_PATH) as beside, tempfile.TemporaryDirectory() as state:
+        lab = Lab(Path(state), root_tree(), PREFIX)
+        lab.clean()
+        try:
+            name = lab.launch("one", place=pool, ready=False)
+            lab.engine.stop(name, timeout=0, force=True, progress=Silent())
+            own = own_of(name)
+            for number in range(3000):
+                folder = own / f"srv/{number // 100}"
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / str(number)).write_bytes(os.urandom(100 << 10))
+            os.sync()
+            place = Path(beside)
+            if pool is not None:
+                place = pool.path / "bare"
+                place.mkdir()
+            yield Bench(lab, name, own, place)
+        finally:
+            lab.clean()
+
+
+@contextmanager
+def benches() -> Iterator[Iterator[Pair]]:
+    """Every measurement, on the engine's own place and on a btrfs pool of 3 GiB."""
+    with btrfs_pool(3 << 30) as pool:
+
+        def each() -> Iterator[Pair]:
+            for place in (None, pool):
+                with prepared(place) as bench:
+                    yield from pairs(bench, btrfs=place is not None)
+
+        yield each()
