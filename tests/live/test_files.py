@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.daemon import CACHE, Daemon
-from tests.live.system_fixtures import ENGINES, IMAGE, built_image
+from tests.live.daemon import Daemon
+from tests.live.system_fixtures import ENGINES, IMAGE, built_image, data_folder
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
 
@@ -28,7 +28,7 @@ by_engine = pytest.mark.parametrize(
 def daemon() -> Iterator[Daemon]:
     candidates = ("10.95.0.0/16", "10.96.0.0/16")
     where = {"bridge": "tfil0", "table": "triune_tfil", "domain": "tfil.internal", "candidates": candidates}
-    with Daemon(CACHE / "data-files", **where) as daemon:  # type: ignore[arg-type]
+    with Daemon(data_folder("data-files"), **where) as daemon:  # type: ignore[arg-type]
         built_image(daemon)
         daemon.remove_all("tfil-")
         try:

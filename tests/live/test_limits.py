@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.live.daemon import CACHE, TRIUNE, Daemon
-from tests.live.system_fixtures import IMAGE, built_image
+from tests.live.daemon import TRIUNE, Daemon
+from tests.live.system_fixtures import IMAGE, built_image, data_folder
 from triune.host import lxcfs
 from triune.sdk import Client
 
@@ -86,13 +86,13 @@ def eventually(condition: Callable[[], object], seconds: float = 5.0) -> None:
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
     """One of its own, with the images of the others."""
-    (CACHE / "data/images").mkdir(mode=0o711, parents=True, exist_ok=True)
-    data = CACHE / "data-limits"
     made = Daemon(
-        data, bridge="tlim0", table="triune_tlim", domain="tlim.internal", candidates=["10.111.0.0/16", "10.112.0.0/16"]
+        data_folder("data-limits"),
+        bridge="tlim0",
+        table="triune_tlim",
+        domain="tlim.internal",
+        candidates=["10.111.0.0/16", "10.112.0.0/16"],
     )
-    if not (data / "images").exists():
-        (data / "images").symlink_to(CACHE / "data/images")
     with made:
         made.remove_all(PREFIX)
         built_image(made)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tests.live import rates
-from tests.live.daemon import CACHE, TRIUNE, Daemon
+from tests.live.daemon import TRIUNE, Daemon
 from tests.live.netlab import eventually, sh
-from tests.live.system_fixtures import ENGINES, IMAGE, built_image
+from tests.live.system_fixtures import ENGINES, IMAGE, built_image, data_folder
 from triune.host import net, tc
 
 pytestmark = [pytest.mark.live, pytest.mark.net]
@@ -24,17 +24,13 @@ PARAMS = [pytest.param(engine, marks=getattr(pytest.mark, engine)) for engine in
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
     """One of its own, with the images of the others."""
-    (CACHE / "data/images").mkdir(mode=0o711, parents=True, exist_ok=True)
-    data = CACHE / "data-netlimits"
     made = Daemon(
-        data,
+        data_folder("data-netlimits"),
         bridge="tnlim0",
         table="triune_tnlim",
         domain="tnlim.internal",
         candidates=["10.107.0.0/16", "10.108.0.0/16"],
     )
-    if not (data / "images").exists():
-        (data / "images").symlink_to(CACHE / "data/images")
     with made:
         made.remove_all(PREFIX)
         built_image(made)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.daemon import CACHE, Daemon
-from tests.live.system_fixtures import IMAGE, built_image
+from tests.live.system_fixtures import IMAGE, built_image, data_folder
 from triune.host import btrfs, loop, overlay
 
 pytestmark = [pytest.mark.live, pytest.mark.net, pytest.mark.timeout(900)]
@@ -23,12 +23,7 @@ LXC, DOCKER, KVM = f"{PREFIX}lxc", f"{PREFIX}docker", f"{PREFIX}kvm"
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
-    data = CACHE / "storage"
-    data.mkdir(parents=True, exist_ok=True)
-    shared = CACHE / "data" / "images"
-    shared.mkdir(parents=True, exist_ok=True)
-    if not (data / "images").exists():
-        (data / "images").symlink_to(shared)
+    data = data_folder("storage")
     with Daemon(
         data, bridge="tstor0", table="triune_tstor", domain="tstor.internal", candidates=("10.157.0.0/16",)
     ) as daemon:
