@@ -159,6 +159,7 @@ class Triune:
             self.instances,
             self.engines,
             self.networks,
+            self.storage,
             self.operations,
             self.store,
         )

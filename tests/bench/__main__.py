@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.bench import incus, lxc_snapshots, warm
+from tests.bench import backups, incus, lxc_snapshots, warm
 from tests.live.daemon import CACHE, TRIUNE, Daemon
 from tests.live.system_fixtures import IMAGE, built_image
 
@@ -191,6 +191,19 @@ def docker_launch(daemon: Daemon, rounds: int = 9) -> Row:
     return ratio_row("launch Docker", times, 1.15, "`docker run -d`")
 
 
+def first_backup(daemon: Daemon, rounds: int = 3) -> Row:
+    name = f"{PREFIX}backup"
+    daemon.launch(IMAGE, name, "lxc")
+    pair = backups.Pair(daemon, name, CACHE / "bench-backup")
+    try:
+        pair.fill()
+        times = in_turn(pair.ours, pair.theirs, rounds)
+    finally:
+        pair.forget()
+        daemon.run("rm", name, "--yes", "--force", check=False)
+    return ratio_row("first backup of a system container with about 1 GB", times, 1.25, "`restic backup` of its tree")
+
+
 def kvm_launch(daemon: Daemon, rounds: int = 3) -> Row:
     """Request to guest agent, against `virsh start` of the same domain to its agent's first answer."""
     bare = f"{PREFIX}bare"
@@ -327,7 +340,7 @@ def measure_all(daemon: Daemon) -> list[Row]:
         rows += commands(daemon)
         daemon.remove_all(PREFIX)
         beside = (incus_launch,) if incus.installed() else ()
-        for measure in (lxc_launch, *beside, docker_launch, kvm_launch, at_once, crowd):
+        for measure in (lxc_launch, *beside, docker_launch, kvm_launch, first_backup, at_once, crowd):
             rows.append(measure(daemon))
             print(json.dumps(rows[-1].__dict__, ensure_ascii=False), file=sys.stderr)
         rows += kvm_warm(daemon)

@@ -108,6 +108,8 @@ def _tell_made(name: str, result: Mapping[str, Any]) -> None:
         ),
         flush=True,
     )
+    for volume in result["left_out"]:
+        print(clean(f"not in it: the volume {volume}, a disk or gone (see: triune volume export)"), file=sys.stderr)
     if result["made_key"]:
         print(
             clean(f"The repository's key is in {result['made_key']}: keep a copy elsewhere, nothing opens it without."),

@@ -7,7 +7,6 @@ as the old one did. It needs Docker's overlay2 on this host; other storage drive
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -25,8 +24,8 @@ from triune.engines.docker.containers import Described, describe, not_found, sta
 from triune.engines.docker.images import ImageStore
 from triune.engines.docker.lifecycle import Lifecycle, exists
 from triune.engines.docker.spec import Abilities
+from triune.host.filling import put
 from triune.host.run import run
-from triune.host.syscalls import sync_fs
 
 LAYER = "layer"
 IMAGE = "image"
@@ -267,25 +266,6 @@ def upper(found: Described) -> Path:
             hint="Backups of containers need overlay2: see docker info.",
         )
     return Path(str(path))
-
-
-def put(source: Path, target: Path) -> None:
-    """Replace what is in a folder by what is in another, and its owner, mode, times and attributes by the other's."""
-    for old in list(target.iterdir()):
-        run(["rm", "-rf", "--", old], timeout=3600)
-    entries = list(source.iterdir())
-    if source.stat().st_dev == target.stat().st_dev:
-        for entry in entries:
-            entry.rename(target / entry.name)
-    elif entries:
-        run(["cp", "-a", "--reflink=auto", "--sparse=auto", "--", *entries, target], timeout=None)
-    for key in os.listxattr(source, follow_symlinks=False):
-        os.setxattr(target, key, os.getxattr(source, key, follow_symlinks=False), follow_symlinks=False)
-    found = source.stat()
-    os.chown(target, found.st_uid, found.st_gid)
-    target.chmod(found.st_mode & 0o7777)
-    os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
-    sync_fs(target)
 
 
 def _volumes(found: Described) -> list[dict[str, Any]]:

@@ -56,13 +56,21 @@ def create_body(plan: RestorePlan, image: str, abilities: spec.Abilities, taken:
     own = {key: value for key, value in copy.deepcopy(host).items() if key not in _LEFT_OUT and value is not None}
     own["Binds"] = [bind for bind in host.get("Binds") or () if str(bind).startswith("/")]
     own["Mounts"] = [
-        *(mount for mount in host.get("Mounts") or () if mount.get("Type") != "volume"),
+        *(mount for mount in host.get("Mounts") or () if mount.get("Type") not in ("volume", "bind")),
+        *_binds(plan, host),
         *(_mount(volume, name, plan, taken) for volume in volumes(plan.described)),
     ]
     network = spec.network_body(plan.nics, plan.spec, abilities)
     own |= network.pop("HostConfig")
     body.pop("MacAddress", None)
     return body | network | {"HostConfig": own}
+
+
+def _binds(plan: RestorePlan, host: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Folders of this host: as the spec has them now; of what Triune did not make, as they were."""
+    if plan.spec.volumes:
+        return [spec.mount(volume) for volume in plan.spec.volumes]
+    return [mount for mount in host.get("Mounts") or () if mount.get("Type") == "bind"]
 
 
 def _is_default(hostname: object) -> bool:

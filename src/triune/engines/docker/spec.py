@@ -104,7 +104,7 @@ def create_body(plan: LaunchPlan, image: ImageStart, abilities: Abilities) -> di
     host.setdefault("Init", not _is_init(runs))
     host.setdefault("RestartPolicy", {"Name": "no", "MaximumRetryCount": 0})
     host |= _limits(spec, abilities)
-    host["Mounts"] = [_mount(volume) for volume in spec.volumes]
+    host["Mounts"] = [mount(volume) for volume in spec.volumes]
     network = network_body(plan.nics, spec, abilities)
     host |= network.pop("HostConfig")
     return body | network | {"HostConfig": host}
@@ -197,7 +197,8 @@ def _limits(spec: InstanceSpec, abilities: Abilities) -> dict[str, Any]:
     return limits
 
 
-def _mount(volume: VolumeMount) -> dict[str, Any]:
+def mount(volume: VolumeMount) -> dict[str, Any]:
+    """A host's folder, or a volume of Docker's own, as the request says it. Raises Invalid."""
     single_line(volume.source, "a volume's source")
     if volume.format:
         raise Unsupported(

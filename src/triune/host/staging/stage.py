@@ -2,7 +2,7 @@
 
 Its standard input is one JSON object:
 
-    {"folder": where, "argv": [...], "files": {NAME: text}, "trees": {NAME: path},
+    {"folder": where, "argv": [...], "files": {NAME: text}, "trees": {NAME: [path, device number or 0]},
      "disks": {NAME: {"path": p | null, "socket": p | null, "export": e, "size": n, "pieces": [[index, time], ...]}}}
 
 The program's working folder is the view; its exit status, output and environment are passed on.
@@ -15,12 +15,14 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from triune.host import syscalls
 from triune.host.nbd import open_disk
+from triune.host.staging import steady
 from triune.host.staging.fuse import Server
 from triune.host.staging.pieces import Pieces
 
@@ -39,11 +41,8 @@ def main() -> int:
     syscalls.mount("triune-stage", folder, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=0700")
     for name, text in wanted["files"].items():
         (folder / name).write_text(text)
-    for name, tree in wanted["trees"].items():
-        target = folder / name
-        target.mkdir()
-        syscalls.mount(tree, target, "", syscalls.MS_BIND, "")
-        syscalls.mount("", target, "", syscalls.MS_BIND | syscalls.MS_REMOUNT | syscalls.MS_RDONLY, "")
+    for name, (tree, number) in wanted["trees"].items():
+        _show(Path(tree), folder, name, number)
     servers = [_serve(folder / name, disk) for name, disk in wanted["disks"].items()]
     os.chdir(folder)
     null = os.open("/dev/null", os.O_RDONLY)
@@ -68,6 +67,23 @@ def _private_mounts() -> None:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     syscalls.mount("none", Path("/"), "", syscalls.MS_REC | syscalls.MS_PRIVATE, "")
+
+
+def _show(tree: Path, folder: Path, name: str, number: int) -> None:
+    """Mount a folder, read only, at its name in the view."""
+    target = folder / name
+    target.mkdir()
+    if number:
+        # Beside the view, not in it; what lies there goes with the namespace.
+        scratch = Path(tempfile.mkdtemp(dir=folder))
+        syscalls.mount("triune-stage", scratch, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=0700")
+        done = steady.mount(tree, target, scratch, number)
+        syscalls.umount(scratch, syscalls.MNT_DETACH)
+        scratch.rmdir()
+        if done:
+            return
+    syscalls.mount(os.fspath(tree), target, "", syscalls.MS_BIND, "")
+    syscalls.mount("", target, "", syscalls.MS_BIND | syscalls.MS_REMOUNT | syscalls.MS_RDONLY, "")
 
 
 def _serve(target: Path, disk: Mapping[str, Any]) -> int:

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from triune.services.backups import stored
 from triune.services.backups.manifest import Manifest, StoredPart
 from triune.services.backups.repository import Repository, Tick, View, Written
 from triune.services.backups.stored import Stored
+from triune.services.backups.volumes import Included
 from triune.services.operations import Task
 
 _MILLISECOND = 10**6
@@ -37,6 +38,7 @@ class Subject:
     archiving: Archiving
     instance: Instance
     spec: dict[str, Any] | None
+    volumes: Included = field(default_factory=Included)
 
 
 class Backup:
@@ -59,7 +61,7 @@ class Backup:
         passing = None
         try:
             images = self._store_images(archive.parts, known)
-            parts, disks = self._disks(archive.parts, parent)
+            parts, disks = self._disks([*archive.parts, *self._subject.volumes.parts], parent)
             if not archive.still:
                 self._task.step("read", f"reading {self._name}")
                 passing = self._pass(archive, described, parts, disks, parent.short if parent else None, final=False)
@@ -86,6 +88,7 @@ class Backup:
             "files": written.files,
             "consistency": archive.consistency,
             "parts": manifests.summary(parts),
+            "left_out": list(self._subject.volumes.left_out),
             "seconds": round(time.monotonic() - began, 3),
         }
 
@@ -110,8 +113,10 @@ class Backup:
             described=described,
             spec=subject.spec or _spec(described, subject.instance),
             parts=tuple(parts),
+            volumes=subject.volumes.told,
         )
-        trees = {part.name: part.path for part in archive.parts if part.kind is PartKind.TREE and part.path}
+        read = (*archive.parts, *subject.volumes.parts)
+        trees = {part.name: part.path for part in read if part.kind is PartKind.TREE and part.path}
         tags = [
             stored.TAG if final else stored.PASSING,
             f"instance:{self._name}",
@@ -121,7 +126,7 @@ class Backup:
         if final:
             tags += [f"consistency:{archive.consistency}"]
             tags += [f"image:{part.digest}" for part in parts if part.kind is PartKind.IMAGE]
-        view = View(files={manifests.NAME: manifest.text()}, trees=trees, disks=disks)
+        view = View(name=self._name, files={manifests.NAME: manifest.text()}, trees=trees, disks=disks)
         return self._repository.backup(view, tags, parent, self._tick("reading" if not final else "storing"))
 
     def _tick(self, doing: str) -> Tick:

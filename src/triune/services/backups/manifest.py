@@ -32,7 +32,8 @@ class StoredPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """The whole of it. `spec` is what was asked for at the launch, as `asdict(InstanceSpec)` gives it."""
+    """The whole of it. `spec` is what was asked for at the launch, as `asdict(InstanceSpec)` gives it; `volumes` are
+    pools' folders among the parts: `{part, name, pool, size, target}` each."""
 
     instance: str
     engine: str
@@ -43,6 +44,7 @@ class Manifest:
     described: Mapping[str, object]
     spec: Mapping[str, Any]
     parts: tuple[StoredPart, ...]
+    volumes: tuple[Mapping[str, Any], ...] = ()
 
     def text(self) -> str:
         """As JSON. Times of pieces are written as runs: [time, first, count]."""
@@ -72,7 +74,12 @@ def parse(text: bytes, backup: str) -> Manifest:
             raise ValueError(f"it has format {found['format']!r}, and this Triune knows {_FORMAT}")
         parts = tuple(_part(part) for part in found["parts"])
         plain = {key: str(found[key]) for key in ("instance", "engine", "image", "state", "created", "consistency")}
-        return Manifest(described=dict(found["described"]), spec=dict(found["spec"]), parts=parts, **plain)
+        volumes = tuple(dict(one) for one in found.get("volumes") or ())
+        if any(one["part"] not in {part.name for part in parts} or not one["name"] for one in volumes):
+            raise ValueError("a volume has no part")
+        return Manifest(
+            described=dict(found["described"]), spec=dict(found["spec"]), parts=parts, volumes=volumes, **plain
+        )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Failed(
             "bad_manifest",

@@ -12,6 +12,7 @@ import posixpath
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ _OWN = frozenset({"config", "data", "index", "keys", "locks", "snapshots", "lost
 _INCOMPLETE = 3
 _FRAMES = "4"
 _SAID = 1 << 16
+_FIRST_DEVICE, _DEVICES = 2048, 1024
 _QUICK = 900.0
 _FAR = 90.0  # the program itself tries for a quarter of an hour
 
@@ -42,8 +44,12 @@ Tick = Callable[[float | None], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What a backup reads: see `host.staging.stage`. `disks` have the JSON shape that is described there."""
+    """What a backup reads: see `host.staging.stage`. `disks` have the JSON shape that is described there.
 
+    `name`, the instance's, is what device numbers that must not change are made of; "": any will do.
+    """
+
+    name: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     trees: Mapping[str, Path] = field(default_factory=dict)
     disks: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
@@ -159,7 +165,7 @@ class Repository:
             "folder": str(self._stage),
             "argv": [*argv, "."],
             "files": dict(view.files),
-            "trees": {name: str(path) for name, path in view.trees.items()},
+            "trees": {name: [str(path), _device(view.name, name)] for name, path in view.trees.items()},
             "disks": {name: dict(disk) for name, disk in view.disks.items()},
         }
         self._stage.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -180,12 +186,15 @@ class Repository:
         errors = result.stderr.decode(errors="replace")
         if result.status not in (0, _INCOMPLETE) or not last:
             raise stored.explain(errors, self.place.address)
+        unread = stored.unreadable(errors, f"{self._stage}/")
+        if result.status and not unread:
+            unread = ["?: no reason given"]
         return Written(
             id=str(last.get("snapshot_id"))[: stored.SHORT],
             total=int(stored.number(last, "total_bytes_processed")),
             added=int(stored.number(last, "data_added")),
             files=int(stored.number(last, "total_files_processed")),
-            unreadable=tuple(stored.unreadable(errors)) or (("?: no reason given",) if result.status else ()),
+            unreadable=tuple(unread),
         )
 
     def forget(self, ids: Sequence[str]) -> None:
@@ -352,6 +361,11 @@ class _Told:
 
     def tick(self) -> None:
         self._tick(self.fraction)
+
+
+def _device(instance: str, tree: str) -> int:
+    """A number that hardly any other mount has, the same each time."""
+    return _FIRST_DEVICE + zlib.crc32(f"{instance}/{tree}".encode()) % _DEVICES if instance else 0
 
 
 def _percent(line: bytes) -> float | None:

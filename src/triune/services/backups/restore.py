@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import stat
 import tarfile
@@ -17,6 +16,7 @@ from typing import Any
 from triune.domain.errors import Conflict, Failed
 from triune.domain.instance import InstanceSpec
 from triune.domain.network import Nic
+from triune.domain.pool import PoolPlace
 from triune.engines.archiving import Archiving, PartKind, RestorePlan
 from triune.engines.base import Engine
 from triune.host.run import run
@@ -26,10 +26,12 @@ from triune.services.backups.manifest import Manifest, StoredPart, spec_of
 from triune.services.backups.repository import Repository
 from triune.services.backups.request import RestoreRequest
 from triune.services.backups.stored import Stored
+from triune.services.backups.volumes import Volumes, renamed
 from triune.services.instances import policy
 from triune.services.instances.inventory import INTENT
 from triune.services.networks import Networks
 from triune.services.operations import Task
+from triune.services.storage import Storage
 from triune.store import Put, Store
 
 FOLDER = ".triune-restore-"
@@ -45,6 +47,7 @@ class Restoring:
     archiving: Archiving
     repository: Repository
     networks: Networks
+    storage: Storage
     store: Store
 
 
@@ -76,18 +79,24 @@ class Restore:
             image=manifest.image,
             created=datetime.now(UTC),
             described=manifest.described,
-            machine_id=secrets.token_hex(16),
+            pool=self._pool(manifest),
+            # It is the old one: a new identity is what clones are for.
+            machine_id=str(manifest.described.get("machine_id") or ""),
         )
         folder = self._with.archiving.place(plan) / f"{FOLDER}{task.operation.id}"
         task.intend("restore", engine=engine.name, name=spec.name, folder=str(folder))
         folder.mkdir(mode=0o700)
         try:
             parts = {part.name: path for part in manifest.parts if (path := self._fetch(backup, part, folder, known))}
-            plan = replace(plan, nics=self._nics(spec), parts=parts)
+            spec = self._volumes(manifest, spec, parts)
+            resolved = replace(spec, volumes=self._with.storage.volumes.mounts(spec.volumes, spec.name))
+            policy.check(resolved)
+            plan = replace(plan, spec=resolved, nics=self._nics(spec), parts=parts)
             task.step("create", f"creating {spec.name}")
             self._create(plan)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+        spec = replace(spec, pool=plan.pool.name if plan.pool else None)
         value = {"engine": engine.name, "created": plan.created.isoformat(), "spec": asdict(spec)}
         self._with.store.commit([Put(INTENT + spec.name, value)])
         if self._request.start:
@@ -101,6 +110,19 @@ class Restore:
             "addresses": [nic.address for nic in plan.nics],
             "lost": self._lost,
         }
+
+    def _pool(self, manifest: Manifest) -> PoolPlace | None:
+        """The pool its root was on, where this host has it."""
+        name, pools = str(manifest.spec.get("pool") or ""), self._with.storage.pools
+        return pools.place(name) if name in {record.name for record in pools.records()} else None
+
+    def _volumes(self, manifest: Manifest, spec: InstanceSpec, parts: dict[str, Path]) -> InstanceSpec:
+        """Make the pools' volumes anew; returns the spec with their names."""
+        volumes = Volumes(self._with.storage, self._with.store, self._task)
+        names = volumes.names(manifest.volumes, spec.name)
+        for one in manifest.volumes:
+            volumes.make(one, names[str(one["name"])], parts.pop(str(one["part"])))
+        return renamed(spec, names)
 
     def _create(self, plan: RestorePlan) -> None:
         try:

@@ -36,10 +36,12 @@ from triune.services.backups.request import (
 from triune.services.backups.restore import Restore, Restoring, damaged, forget_folder, spec_for
 from triune.services.backups.stored import Stored
 from triune.services.backups.verify import verify
+from triune.services.backups.volumes import included
 from triune.services.instances import Instances, require_facet
 from triune.services.networks import Networks
 from triune.services.operations import Operations, Task
 from triune.services.schedules import Schedule
+from triune.services.storage import Storage
 from triune.store import Delete, Put, Store
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ class Backups:
         instances: Instances,
         engines: Mapping[str, Engine],
         networks: Networks,
+        storage: Storage,
         operations: Operations,
         store: Store,
     ) -> None:
@@ -68,6 +71,7 @@ class Backups:
         self._instances = instances
         self._engines = engines
         self._networks = networks
+        self._storage = storage
         self._operations = operations
         self._store = store
         self._making = threading.Lock()
@@ -150,8 +154,13 @@ class Backups:
             operation=task.operation.id,
         )
         intent = self._instances.intent(name)
+        spec = dict(intent["spec"]) if intent else None
         subject = Subject(
-            engine=engine, archiving=archiving, instance=instance, spec=dict(intent["spec"]) if intent else None
+            engine=engine,
+            archiving=archiving,
+            instance=instance,
+            spec=spec,
+            volumes=included(spec or {}, self._storage),
         )
         result = Backup(subject, repository, task, self._folder).run(known)
         size = {"size": result["size"], "added": result["added"]}
@@ -209,7 +218,12 @@ class Backups:
         if spec.network is not None:
             self._networks.check_ports(spec.name, spec.publish, native=engine.ports is not None)
         parts = Restoring(
-            engine=engine, archiving=archiving, repository=repository, networks=self._networks, store=self._store
+            engine=engine,
+            archiving=archiving,
+            repository=repository,
+            networks=self._networks,
+            storage=self._storage,
+            store=self._store,
         )
         return Restore(parts, request, task).run(found, manifest, spec, known)
 
@@ -395,6 +409,7 @@ def candidates(manifest: Manifest, path: str) -> list[str]:
     trees = [part.name for part in manifest.parts if part.kind is PartKind.TREE]
     told = manifest.described.get("mounts")
     mounts = {str(part): str(at).rstrip("/") for part, at in told.items()} if isinstance(told, dict) else {}
+    mounts |= {str(one["part"]): str(one["target"]).rstrip("/") for one in manifest.volumes}
     found = [
         (at, f"/{part}{path[len(at) :]}".rstrip("/"))
         for part, at in mounts.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -104,15 +105,18 @@ def number(found: Mapping[str, Any], key: str) -> float:
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else 0
 
 
-def unreadable(errors: str) -> list[str]:
-    """What a backup could not read, from its error output: `PATH: REASON`, each once. Never raises."""
+def unreadable(errors: str, folder: str = "") -> list[str]:
+    """What a backup of `folder` could not read, from its error output: `PATH: REASON`, each once. Never raises."""
     found = []
     for line in errors.splitlines():
         entry = parse_line(line.encode(errors="replace"))
         if entry.get("message_type") == "error":
             error = entry.get("error")
             said = error.get("message") or error.get("Err") if isinstance(error, dict) else error
-            found.append(f"{entry.get('item') or '?'}: {said or 'no reason given'}")
+            if isinstance(said, int):  # older versions tell only the number
+                said = os.strerror(said)
+            path = str(entry.get("item") or "?").removeprefix(folder)
+            found.append(f"{path}: {said or 'no reason given'}")
     return list(dict.fromkeys(found))
 
 

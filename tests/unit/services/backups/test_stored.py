@@ -68,6 +68,8 @@ def test_what_could_not_be_restored() -> None:
 def test_what_could_not_be_read() -> None:
     line = {"message_type": "error", "error": {"message": "permission denied"}, "during": "archival", "item": "/x"}
     assert stored.unreadable(json.dumps(line) + "\nWarning: at least one\n") == ["/x: permission denied"]
+    old = {"message_type": "error", "error": {"Op": "lstat", "Path": "x", "Err": 2}, "item": "/stage/root/x"}
+    assert stored.unreadable(json.dumps(old), "/stage/") == ["root/x: No such file or directory"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,198 @@
+"""Backups through the API and the command line, on fake engines; what stores them is real where it may run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.api.house import House
+from tests.api.test_api_openapi import check, document
+from triune.api.backup_schemas import Backup
+from triune.domain.errors import Conflict, Denied, Failed, Invalid, NotFound, Unsupported
+
+stores = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("restic") is None, reason="needs root and restic, as the daemon does"
+)
+
+
+class Repo:
+    """A repository and its key, and the house that writes into it."""
+
+    def __init__(self, house: House, folder: Path) -> None:
+        self.house = house
+        self.address = str(folder / "repository")
+        self.key = str(folder / "key")
+        Path(self.key).write_text("secret\n")
+        self.where = {"repository": self.address, "password_file": self.key}
+        self.options = ("--repo", self.address, "--password-file", self.key)
+        self.client = house.client.backups
+
+    def result(self, operation: Any) -> dict[str, Any]:
+        found = self.house.client.operations.result(operation["id"], timeout=60)
+        assert isinstance(found, dict)
+        return found
+
+    def backup(self, name: str) -> dict[str, Any]:
+        return self.result(self.client.create(name, **self.where))
+
+
+@pytest.fixture
+def repo(house: House, tmp_path: Path) -> Iterator[Repo]:
+    yield Repo(house, tmp_path)
+
+
+@stores
+def test_replies_are_what_the_document_says(repo: Repo) -> None:
+    openapi = document(repo.house)
+    repo.house.launch("web", settings={"log": "one|two"})
+    call = repo.house.client.transport.call
+    made = call("POST", "/v1/backups", {"instance": "web", **repo.where})
+    check(openapi, "post", "/v1/backups", 202, made)
+    told = repo.result(made)
+    query = f"?repository={repo.address}&password_file={repo.key}"
+    listed = call("GET", f"/v1/backups{query}")
+    check(openapi, "get", "/v1/backups", 200, listed)
+    (row,) = listed["items"]
+    assert (row["id"], row["instance"], row["engine"]) == (told["backup"], "web", "lxc")
+    assert (row["consistency"], row["size"]) == ("frozen", told["size"])
+    from triune.sdk import types
+
+    assert set(types.BackupRow.__annotations__) == set(Backup.model_fields)
+    for path in ("/v1/backups/verify",):
+        check(openapi, "post", path, 202, call("POST", path, repo.where))
+
+
+@stores
+def test_a_round(repo: Repo) -> None:
+    repo.house.launch("web", settings={"log": "one|two"})
+    first, second = repo.backup("web"), repo.backup("web")
+    assert repo.house.engine("lxc").get("web").instance.state.value == "running"
+    assert b"".join(repo.client.content("web", "/log", **repo.where)) == b"one\ntwo"
+    result = repo.result(repo.client.restore(first["backup"], "web2", start=True, **repo.where))
+    assert (result["name"], result["lost"]) == ("web2", [])
+    detail = repo.house.client.instances.get("web2")
+    assert (detail["state"], detail["image"], detail["settings"]) == ("running", "debian/12", {"log": "one|two"})
+    assert detail["addresses"] == result["addresses"] != []
+    assert repo.result(repo.client.verify(**repo.where))["ok"]
+    gone = repo.result(repo.client.prune({"last": 1}, **repo.where))["removed"]
+    assert [one["backup"] for one in gone] == [first["backup"]]
+    assert [row["id"] for row in repo.client.list(**repo.where)] == [second["backup"]]
+    repo.result(repo.client.remove(second["backup"], **repo.where))
+    assert repo.client.list(**repo.where) == []
+
+
+@stores
+def test_the_command_line(repo: Repo, tmp_path: Path) -> None:
+    repo.house.launch("web", settings={"log": "one"})
+    repo.house.launch("db", "docker")
+    run = repo.house.run
+    done = run("backup", "create", "--all", *repo.options, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.decode().splitlines()] == ["db", "web"]
+    rows = json.loads(run("backup", "list", *repo.options, "--format", "json").stdout)
+    assert {row["instance"] for row in rows} == {"web", "db"}
+    assert run("backup", "cat", "web", "/log", *repo.options).stdout == b"one"
+    told = json.loads(run("backup", "verify", *repo.options, "--format", "json", timeout=60).stdout)
+    assert (told["ok"], told["backups"], told["damaged"]) == (True, 2, [])
+    (tmp_path / "out").mkdir()
+    done = run("backup", "extract", "web", "/log", "--to", str(tmp_path / "out"), *repo.options, timeout=60)
+    assert (done.returncode, (tmp_path / "out/log").read_text()) == (0, "one"), done.stderr
+    done = run("backup", "restore", "web", "--name", "web3", *repo.options, timeout=60)
+    assert (done.returncode, b"web3 is restored, stopped" in done.stdout) == (0, True), done.stderr
+    done = run("backup", "prune", "--keep-last", "1", *repo.options, "--yes", timeout=60)
+    assert (done.returncode, done.stdout) == (0, b"0 backups are removed\n")
+
+
+@stores
+def test_what_fails_leaves_nothing(repo: Repo) -> None:
+    repo.house.launch("web")
+    backup = repo.backup("web")["backup"]
+    engine = repo.house.engine("lxc")
+    engine.failures["lxc-restored"] = Failed("broken", "it broke", hint="Mend it.")
+    with pytest.raises(Failed, match="it broke"):
+        repo.result(repo.client.restore(backup, "web2", **repo.where))
+    engine.failures.clear()
+    assert "web2" not in {row["name"] for row in repo.house.client.instances.list()[0]}
+    repo.result(repo.client.restore(backup, "web2", **repo.where))
+    engine.failures["lxc-archive"] = Failed("broken", "it broke", hint="Mend it.")
+    with pytest.raises(Failed, match="it broke"):
+        repo.backup("web")
+    engine.failures.clear()
+    assert [row["id"] for row in repo.client.list(**repo.where)] == [backup]
+    assert engine.get("web").instance.state.value == "running"
+
+
+@stores
+def test_wrong_words(repo: Repo, tmp_path: Path) -> None:
+    repo.house.launch("web")
+    with pytest.raises(NotFound, match="no backup repository"):
+        repo.client.list(**repo.where)
+    repo.backup("web")
+    (tmp_path / "wrong").write_text("wrong\n")
+    with pytest.raises(Denied, match="does not open"):
+        repo.client.list(repository=repo.address, password_file=str(tmp_path / "wrong"))
+    with pytest.raises(NotFound, match="no backup 'nobody'"):
+        repo.result(repo.client.restore("nobody", "web2", **repo.where))
+    with pytest.raises(NotFound, match="no file /none"):
+        b"".join(repo.client.content("web", "/none", **repo.where))
+    with pytest.raises(Invalid, match="not an absolute path"):
+        b"".join(repo.client.content("web", "/../etc/passwd", **repo.where))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").touch()
+    with pytest.raises(Invalid, match="not empty"):
+        repo.result(repo.client.create("web", repository=str(tmp_path / "full"), password_file=repo.key))
+
+
+def test_what_is_refused_at_once(repo: Repo) -> None:
+    repo.house.launch("web")
+    with pytest.raises(Invalid, match="no backup repository is named"):
+        repo.client.create("web")
+    with pytest.raises(Invalid, match="no place for a repository"):
+        repo.client.create("web", repository="backups")
+    with pytest.raises(NotFound, match="nobody"):
+        repo.client.create("nobody", **repo.where)
+    with pytest.raises(Conflict, match="'web' already"):
+        repo.client.restore("web", "web", **repo.where)
+    with pytest.raises(Invalid, match="nothing is said"):
+        repo.client.prune({}, **repo.where)
+    with pytest.raises(NotFound, match="there is no folder"):
+        repo.client.extract("web", ["/log"], "/no/such/folder", **repo.where)
+    engine = repo.house.engine("lxc")
+    facet, engine.archiving = engine.archiving, None
+    try:
+        with pytest.raises(Unsupported, match="can't do that here"):
+            repo.client.create("web", **repo.where)
+    finally:
+        engine.archiving = facet
+
+
+def test_schedules(repo: Repo) -> None:
+    repo.house.launch("web")
+    run = repo.house.run
+    done = run("backup", "schedule", "web", "--at", "03:00", "--keep-daily", "7", *repo.options)
+    assert (done.returncode, b"web-backup-0300" in done.stdout) == (0, True), done.stderr
+    (row,) = repo.house.client.schedules.list("backup")
+    assert (row["keep"], row["options"]["repository"]) == ({"daily": 7}, repo.address)
+    assert b"daily=7" in run("backup", "schedule", "list").stdout
+    assert run("backup", "schedule", "rm", "web-backup-0300").returncode == 0
+    assert repo.house.client.schedules.list("backup") == []
+    with pytest.raises(Invalid, match="not kept by"):
+        repo.house.client.schedules.create("web", every="1d", keep={"minutely": 1}, action="backup", **repo.where)
+
+
+@stores
+def test_a_run_of_a_schedule_lets_old_ones_go(repo: Repo) -> None:
+    repo.house.launch("web")
+    repo.backup("web")
+    made = repo.house.client.schedules.create("web", every="1d", keep={"last": 1}, action="backup", **repo.where)
+    triune = repo.house.triune
+    operation = triune.backups.scheduled(triune.schedules.get(made["name"]))
+    assert triune.operations.wait(operation.id, 60).state.value == "done"
+    assert len(repo.client.list(**repo.where)) == 1
+    repo.house.client.schedules.remove(made["name"])
