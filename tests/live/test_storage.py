@@ -276,6 +276,26 @@ def test_limits_of_volumes_hold_and_shrink_only_where_it_fits(daemon: Daemon, sy
         daemon.run("pool", "rm", "small", "--yes")
 
 
+def test_a_full_pool_is_told_and_nothing_half_made_stays(daemon: Daemon) -> None:
+    daemon.run("pool", "create", "full", "--driver", "btrfs", "--size", "128MiB")
+    place = Path(daemon.json("pool", "show", "full")["path"])
+    large = daemon.data / "large"
+    large.mkdir(exist_ok=True)
+    (large / "data").write_bytes(os.urandom(160 << 20))
+    try:
+        for source, options in ((large, ()), (large / "data", ("--format", "raw"))):
+            argv = ("volume", "import", str(source), "--name", "toolarge", "--pool", "full", *options)
+            assert "no space is left in the pool full" in refused(daemon, 1, *argv)
+            assert "toolarge" not in {volume["name"] for volume in daemon.json("volume", "list")}
+            assert [entry.name for part in ("trees", "disks", "tmp") for entry in (place / part).iterdir()] == []
+        daemon.run("volume", "create", "small", "--pool", "full", "--size", "16MiB")
+        daemon.run("volume", "rm", "small", "--yes")
+    finally:
+        (large / "data").unlink()
+        large.rmdir()
+        daemon.run("pool", "rm", "full", "--yes")
+
+
 def test_a_pool_without_its_file_is_unavailable_and_the_daemon_starts(daemon: Daemon) -> None:
     daemon.run("pool", "create", "lost", "--driver", "btrfs", "--size", "128MiB")
     daemon.run("volume", "create", "inside", "--pool", "lost")

@@ -29,6 +29,7 @@ class FakeAttaching:
             if mount.target and mount.target in one.volumes.values():
                 raise Conflict("target_taken", f"{mount.target} is taken", hint="Choose another place.")
             one.volumes[volume.name] = mount.target
+            one.sources[volume.name] = mount.source
 
     def detach(self, name: str, volume: Volume, progress: Progress) -> None:
         """Forget it."""
@@ -38,3 +39,4 @@ class FakeAttaching:
             if one.settings.get("volumes") == "busy" and one.state != "stopped":
                 raise Conflict("volume_busy", f"{name} uses {volume.name}", hint="Stop it first.")
             one.volumes.pop(volume.name, None)
+            one.sources.pop(volume.name, None)

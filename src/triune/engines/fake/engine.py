@@ -172,6 +172,10 @@ class FakeEngine:
                 kernel="simulated",
                 isolation={"kernel": "shared", "boundary": "none: simulated", "privileged": False},
                 network=(card,) if one.network else (),
+                devices=tuple(
+                    {"type": "mount", "source": source, "target": one.volumes[name]}
+                    for name, source in one.sources.items()
+                ),
                 settings=dict(one.settings),
                 command=tuple(one.command),
             )
@@ -211,6 +215,7 @@ class FakeEngine:
             ports=[str(publish) for publish in spec.publish],
             command=[*spec.command],
             volumes={volume.volume: volume.target for volume in spec.volumes if volume.volume},
+            sources={volume.volume: volume.source for volume in spec.volumes if volume.volume},
             settings=dict(spec.settings),
         )
         limiting.remember(made, replace(spec.limits, cpus=spec.cpus, memory=spec.memory))

@@ -33,6 +33,7 @@ class FakeInstance:
     ports: list[str] = field(default_factory=list)
     command: list[str] = field(default_factory=list)
     volumes: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
     limits: dict[str, Value] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
