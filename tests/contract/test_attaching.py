@@ -66,12 +66,14 @@ def sources(engine: Engine, name: str) -> set[Path]:
 
 
 @pytest.fixture(params=["stopped", "running"])
-def instance(request: pytest.FixtureRequest, engine: Engine, created: str) -> str:
+def instance(request: pytest.FixtureRequest, adapter: Adapter, engine: Engine, created: str) -> str:
     """A fresh instance; running only where the engine attaches to what runs."""
     if request.param == "running":
         if engine.attaching is not None and not engine.attaching.live:
             pytest.skip("by design: attaches to what is stopped")
         engine.start(created, Silent())
+        # A guest that is only booting does not answer to a device that shall go.
+        engine.wait_ready(created, adapter.patience, Silent())
     return created
 
 

@@ -6,6 +6,7 @@ import errno
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -48,11 +49,22 @@ def mounted(folder: Path) -> Iterator[Path]:
 
 
 def wait_until_free(image: Path) -> None:
-    """The kernel may hold an unmounted file system for a moment longer."""
+    """The kernel may hold an unmounted file system for a moment longer, and what copied our mounts meanwhile (a virtual
+    machine's namespace, on a host whose root is not shared) as long as it lives."""
     deadline = time.monotonic() + 20
-    while loop.devices(image):
+    while loop.devices(image) and not held_elsewhere(image):
         assert time.monotonic() < deadline, "its loop device is still there"
         time.sleep(0.1)
+
+
+def held_elsewhere(image: Path) -> bool:
+    """Whether another mount namespace has the loop device mounted."""
+    found = False
+    for path in Path("/proc").glob("[0-9]*/mountinfo"):
+        with suppress(OSError):
+            text = path.read_text()
+            found = found or any(f" {device} " in text for device in loop.devices(image))
+    return found
 
 
 @pytest.mark.parametrize("place", ["own", "btrfs", "across"])

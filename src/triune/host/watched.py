@@ -110,6 +110,7 @@ def _lines(process: subprocess.Popen[bytes], line: Callable[[bytes], None], tick
 def _follow(process: subprocess.Popen[bytes], tick: Callable[[float | None], None]) -> None:
     assert process.stdout is not None  # noqa: S101 - it is a pipe
     fraction, tail = None, b""
+    tick(fraction)
     with selectors.DefaultSelector() as ready:
         ready.register(process.stdout, selectors.EVENT_READ)
         while True:

@@ -200,5 +200,5 @@ def _busy(name: str, volume: Volume) -> Conflict:
     return Conflict(
         "volume_busy",
         f"the guest {name} did not let go of the volume {volume.name}",
-        hint=f"Unmount it inside first, or stop {name}.",
+        hint=f"Unmount it inside first, let it finish booting, or stop {name}.",
     )
