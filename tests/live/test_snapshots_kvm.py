@@ -24,7 +24,7 @@ from triune.domain.operation import Silent
 from triune.domain.snapshot import Consistency, Snapshot
 from triune.engines.base import ClonePlan
 
-pytestmark = [pytest.mark.live, pytest.mark.kvm]
+pytestmark = [pytest.mark.live, pytest.mark.kvm, pytest.mark.timeout(900)]
 
 QUIET = Silent()
 
@@ -320,7 +320,8 @@ IDENTITY = "cat /etc/machine-id; hostname; cat /sys/class/dmi/id/product_uuid; c
 
 def test_a_running_machine_is_cloned_and_both_go_their_ways(lab: Lab, original: str) -> None:
     before = sh(lab, original, FILES)
-    counter = "nohup sh -c 'while :; do date +%s.%N > /dev/shm/alive; sleep 0.05; done' >/dev/null 2>&1 &"
+    told = "date +%s.%N > /dev/shm/half; mv /dev/shm/half /dev/shm/alive"
+    counter = f"{told}; nohup sh -c 'while :; do {told}; sleep 0.05; done' >/dev/null 2>&1 &"
     sh(lab, original, counter)
     new = clone(lab, original, "live")
     assert lab.row(new).state is State.STOPPED
@@ -365,9 +366,6 @@ def test_a_stopped_machine_is_cloned_without_copying_anything(lab: Lab, original
     lab.engine.delete(one)
     lab.engine.delete(two)
     assert layers(lab) == {base}
-    started(lab, original)
-    assert sh(lab, original, "cat /root/who") == "original\n"
-    stopped(lab, original)
 
 
 def test_a_clone_of_a_clone_outlives_both(lab: Lab, original: str) -> None:
