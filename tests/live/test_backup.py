@@ -149,6 +149,26 @@ def test_an_app_container_comes_back_with_its_volumes(place: Place, app: str, tm
 
 
 @pytest.mark.docker
+def test_a_volume_of_a_pool_comes_back_as_another(place: Place) -> None:
+    name, volume = f"{PREFIX}pool", f"{PREFIX}pv"
+    for old in (volume, f"{name}2-{volume}"):
+        place.daemon.run("volume", "rm", old, "--yes", check=False)
+    place.daemon.run("volume", "create", volume)
+    place.daemon.launch(IMAGE, name, "docker", "--volume", f"{volume}:/data", command=("sleep", "infinity"))
+    place.daemon.exec(name, "sh", "-c", "echo pooled >/data/file; chown 7:8 /data/file; chmod 2750 /data")
+    place.backup(name)
+    place.restore(name, f"{name}2", "--start")
+    told = place.daemon.exec(f"{name}2", "sh", "-c", "stat -c '%u %g' /data/file; stat -c %a /data; cat /data/file")
+    assert told.split() == ["7", "8", "2750", "pooled"]
+    place.daemon.exec(f"{name}2", "sh", "-c", "echo other >/data/file")
+    assert place.daemon.exec(name, "cat", "/data/file") == "pooled\n"
+    assert place.cat(name, "/data/file") == b"pooled\n"
+    place.daemon.run("rm", name, f"{name}2", "--force", "--yes")
+    for old in (volume, f"{name}2-{volume}"):
+        place.daemon.run("volume", "rm", old, "--yes")
+
+
+@pytest.mark.docker
 def test_an_image_that_the_host_lost_comes_out_of_the_repository(place: Place) -> None:
     """Of a build of one's own, which no registry has."""
     name, tag = f"{PREFIX}own", "tbkp-own:1"

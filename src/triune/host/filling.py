@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -15,11 +16,14 @@ def put(source: Path, target: Path) -> None:
     found = source.stat()  # moving things out of it changes its times
     for old in list(target.iterdir()):
         run(["rm", "-rf", "--", old], timeout=3600)
-    if found.st_dev != target.stat().st_dev:
-        copy_tree(source, target)
-    else:
+    try:
         for entry in list(source.iterdir()):
             entry.rename(target / entry.name)
+    except OSError as error:
+        # Another file system, or another mount of the same one: then that is so for the first entry already.
+        if error.errno != errno.EXDEV:
+            raise
+        copy_tree(source, target)
     for key in os.listxattr(source, follow_symlinks=False):
         os.setxattr(target, key, os.getxattr(source, key, follow_symlinks=False), follow_symlinks=False)
     os.chown(target, found.st_uid, found.st_gid)
