@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import platform
 import shutil
 import threading
@@ -49,6 +50,8 @@ class Templates:
         self._host = host
         self._busy: set[str] = set()
         self._lock = threading.Lock()
+        # More at once only get into each other's way, and libvirt stops to answer.
+        self._turns = threading.Semaphore(max(2, os.cpu_count() or 1))
 
     # What there is
 
@@ -220,6 +223,10 @@ class Templates:
         template = self._fitting(plan)
         if template is None:
             raise Failed("warm_failed", f"there is no template of {plan.image}", hint="It boots as usual.")
+        with self._turn(progress):
+            self._launch(template, plan, progress)
+
+    def _launch(self, template: Template, plan: LaunchPlan, progress: Progress) -> None:
         name, host = plan.spec.name, self._host()
         self._lifecycle.create(plan, host, progress, disk=lambda _plan, files: _copy(template.disk, files.disk))
         try:
@@ -235,6 +242,15 @@ class Templates:
         except BaseException:
             self._undo(name)
             raise
+
+    @contextlib.contextmanager
+    def _turn(self, progress: Progress) -> Iterator[None]:
+        while not self._turns.acquire(timeout=0.2):
+            progress.report(None, "waiting for others that are starting")
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     def _undo(self, name: str) -> None:
         with contextlib.suppress(TriuneError, OSError):
