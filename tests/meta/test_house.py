@@ -148,3 +148,8 @@ def _plain(text: str) -> str:
 
 def test_ci_runs_make_test() -> None:
     assert (ROOT / ".ci" / "run").read_text().splitlines() == ["#!/usr/bin/env bash", "set -euo pipefail", "make test"]
+
+
+def test_no_folder_of_tests_shadows_a_package() -> None:
+    """pytest puts the folder of a test file on the path: beside `lxc/` it would be what `import lxc` finds."""
+    assert not list((ROOT / "tests/unit/engines").glob("*.py"))

@@ -228,7 +228,8 @@ def _whole(text: str) -> int:
 
 
 def _bytes(text: str) -> int:
-    return parse_size(text)
+    # Numbers of JSON may be longer than what a person would write: too large for this host is said elsewhere.
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else parse_size(text)
 
 
 def _bits(text: str) -> int:
