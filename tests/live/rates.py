@@ -57,21 +57,30 @@ def _started(server: socket.socket, argv: Sequence[str]) -> Iterator[Popen[bytes
 
 
 def arriving(connection: socket.socket) -> float:
-    """Bits/s until the other side closes."""
+    """Bits/s from the first to the last that comes: an emulated guest takes its time to begin and to end."""
+    assert connection.recv(1)
     total, began = 0, time.monotonic()
+    last = began
     while data := connection.recv(CHUNK):
-        total += len(data)
-    return total * 8 / (time.monotonic() - began)
+        total, last = total + len(data), time.monotonic()
+    return total * 8 / (last - began)
 
 
 def leaving(connection: socket.socket, seconds: float) -> float:
-    """Bits/s sent; little is left in the buffers, as they are small."""
+    """Bits/s sent, once it flows; little is left in the buffers, as they are small."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, CHUNK)
-    total, began = 0, time.monotonic()
-    while time.monotonic() - began < seconds:
+    began = time.monotonic()
+    warm, total, now = began + seconds / 3, 0, began
+    while now < began + seconds * 4 / 3:
         connection.sendall(bytes(CHUNK // 4))
-        total += CHUNK // 4
-    return total * 8 / (time.monotonic() - began)
+        before, now = now, time.monotonic()
+        if now < warm:
+            continue
+        if before < warm:
+            start = now
+        else:
+            total += CHUNK // 4
+    return total * 8 / (now - start)
 
 
 if __name__ == "__main__":
