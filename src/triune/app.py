@@ -160,6 +160,7 @@ class Triune:
             self.engines,
             self.networks,
             self.storage,
+            self.limits,
             self.operations,
             self.store,
         )

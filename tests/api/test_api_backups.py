@@ -88,6 +88,19 @@ def test_a_round(repo: Repo) -> None:
 
 
 @stores
+def test_limits_set_since_the_launch_come_back(repo: Repo) -> None:
+    """Those of the network and the ones an engine forgets are kept by the daemon alone."""
+    repo.house.launch("web", memory="512MiB")
+    wanted = {"net.in": "100Mbit/s", "iops.read": 500, "memory": "256MiB", "pids": 77}
+    repo.result(repo.house.client.instances.set_limits("web", wanted))
+    made = repo.backup("web")
+    repo.result(repo.client.restore(made["backup"], "web2", start=True, **repo.where))
+    found = repo.house.client.instances.get("web2")["limits"]
+    assert found == repo.house.client.instances.get("web")["limits"]
+    assert (found["net.in"], found["iops.read"]) == (100_000_000, 500)
+
+
+@stores
 def test_the_command_line(repo: Repo, tmp_path: Path) -> None:
     repo.house.launch("web", settings={"log": "one"})
     repo.house.launch("db", "docker")

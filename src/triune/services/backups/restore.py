@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from triune.domain.errors import Conflict, Failed
+from triune.domain.errors import Conflict, Failed, TriuneError
 from triune.domain.instance import InstanceSpec
 from triune.domain.network import Nic
 from triune.domain.pool import PoolPlace
@@ -29,6 +29,7 @@ from triune.services.backups.stored import Stored
 from triune.services.backups.volumes import Volumes, renamed
 from triune.services.instances import policy
 from triune.services.instances.inventory import INTENT
+from triune.services.limits import InstanceLimits
 from triune.services.networks import Networks
 from triune.services.operations import Task
 from triune.services.storage import Storage
@@ -48,6 +49,7 @@ class Restoring:
     repository: Repository
     networks: Networks
     storage: Storage
+    limits: InstanceLimits
     store: Store
 
 
@@ -96,12 +98,14 @@ class Restore:
             self._create(plan)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+        self._limit(spec)
         spec = replace(spec, pool=plan.pool.name if plan.pool else None)
         value = {"engine": engine.name, "created": plan.created.isoformat(), "spec": asdict(spec)}
         self._with.store.commit([Put(INTENT + spec.name, value)])
         if self._request.start:
             task.step("start", f"starting {spec.name}")
             engine.start(spec.name, task)
+            self._with.limits.enforce_started(engine, spec.name)
         task.keep()
         return {
             "name": spec.name,
@@ -133,6 +137,20 @@ class Restore:
                 self._task.withdraw("restore")
                 self._with.networks.release(plan.spec.name)
             raise
+
+    def _limit(self, spec: InstanceSpec) -> None:
+        """Those that its configuration did not bring along. What this host can't enforce is told, and no reason to
+        fail."""
+        engine, limiting = self._with.engine, self._with.engine.limiting
+        wanted = replace(spec.limits, cpus=spec.cpus, memory=spec.memory)
+        if limiting is not None:
+            has = limiting.read(spec.name).by_key()
+            asked = {key for key, value in wanted.by_key().items() if has.get(key) != value}
+            try:
+                limiting.apply(spec.name, wanted, frozenset(asked) & limiting.keys - limiting.volatile)
+            except TriuneError as error:
+                self._lost.append(f"limits: {error.message}")
+        self._with.limits.launched(engine, spec.name, spec.limits)
 
     def _nics(self, spec: InstanceSpec) -> tuple[Nic, ...]:
         networks = self._with.networks

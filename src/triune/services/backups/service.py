@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from triune.services.backups.stored import Stored
 from triune.services.backups.verify import verify
 from triune.services.backups.volumes import included
 from triune.services.instances import Instances, require_facet
+from triune.services.limits import InstanceLimits
 from triune.services.networks import Networks
 from triune.services.operations import Operations, Task
 from triune.services.schedules import Schedule
@@ -63,6 +65,7 @@ class Backups:
         engines: Mapping[str, Engine],
         networks: Networks,
         storage: Storage,
+        limits: InstanceLimits,
         operations: Operations,
         store: Store,
     ) -> None:
@@ -72,6 +75,7 @@ class Backups:
         self._engines = engines
         self._networks = networks
         self._storage = storage
+        self._limits = limits
         self._operations = operations
         self._store = store
         self._making = threading.Lock()
@@ -154,7 +158,7 @@ class Backups:
             operation=task.operation.id,
         )
         intent = self._instances.intent(name)
-        spec = dict(intent["spec"]) if intent else None
+        spec = self._spec_now(engine, name, intent["spec"]) if intent else None
         subject = Subject(
             engine=engine,
             archiving=archiving,
@@ -171,6 +175,12 @@ class Backups:
             self._remove(repository, known, gone, task)
         key_file = str(where.password_file)
         return {**result, "made_repository": made, "made_key": key_file if made_key else None, "key": key_file}
+
+    def _spec_now(self, engine: Engine, name: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """What was asked for at the launch, with the limits set since."""
+        now = self._limits.read(engine, name)
+        rest = asdict(replace(now, cpus=None, memory=None))
+        return {**asked, "cpus": now.cpus, "memory": now.memory, "limits": rest}
 
     def check_schedule(
         self, name: str, *, keep: Mapping[str, int], repository: str = "", password_file: str = ""
@@ -223,6 +233,7 @@ class Backups:
             repository=repository,
             networks=self._networks,
             storage=self._storage,
+            limits=self._limits,
             store=self._store,
         )
         return Restore(parts, request, task).run(found, manifest, spec, known)
