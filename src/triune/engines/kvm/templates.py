@@ -1,7 +1,7 @@
 """The `templates` facet: virtual machines that start from a booted, idle, saved one instead of booting.
 
 See docs/WARM.md. A template is made without a card; a copy gets its own overlay (a copy of the few megabytes that the
-boot wrote), the saved memory under its own name, then, at the same time, its card and its identity. What is defined is
+boot wrote), the saved memory under its own name, its identity, and then its card. What is defined is
 what a cold launch defines: after the next start nothing tells the two apart.
 """
 
@@ -14,7 +14,6 @@ import platform
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -277,13 +276,12 @@ class Templates:
             xml = clone_xml(head.xml, cold, files)
             own = savefile.Head(xml=xml, cookie=head.cookie, running=head.running, compression=head.compression)
             restore.restore(self._client, name, own, memory, head.memory, files.fifo)
-        progress.step("kvm-identity", "giving it its card and its identity")
+        progress.step("kvm-identity", "giving it its identity and its card")
         domain = self._client.domain(name)
-        # The card needs the monitor, the identity the guest: neither waits for the other.
-        with ThreadPoolExecutor(1, thread_name_prefix="warm-card") as pool:
-            plugged = pool.submit(self._plug, domain, name, cold)
-            self._identify(domain, template, plan)
-            plugged.result()
+        # One after the other: nothing of the old identity is ever on the network, and a guest that has to set a card up
+        # at the same time answers later than the few milliseconds that plugging takes (measured: 0.32 and 0.48 s).
+        self._identify(domain, template, plan)
+        self._plug(domain, name, cold)
 
     def _plug(self, domain: Any, name: str, cold: str) -> None:
         for card in cards(cold):
