@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -193,11 +194,11 @@ def test_an_image_that_the_host_lost_comes_out_of_the_repository(place: Place) -
 def test_killed_at_any_moment_the_repository_stays_good(place: Place, container: str) -> None:
     chance = random.Random(7)
     before = len(place.backups(container))
-    for turn in range(6):
+    for turn in range(4):
         place.daemon.exec(container, "sh", "-c", "head -c 30000000 /dev/urandom >/srv/noise")
         argv = [TRIUNE, "backup", "create", container, "--repo", str(place.repository)]
         command = subprocess.Popen(argv, env=place.daemon.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(0.3 + chance.random() * 6)
+        time.sleep(0.3 + chance.random() * 4)
         if turn % 2:
             place.daemon.kill()
             command.wait(60)
@@ -205,13 +206,14 @@ def test_killed_at_any_moment_the_repository_stays_good(place: Place, container:
             place.daemon.start()
         else:
             for pid in _restics(place):
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             command.wait(120)
         assert stay_behind(place) == []
     place.backup(container)
     code, report = place.verify()
     assert (code, report["ok"]) == (0, True), report
-    assert before < len(place.backups(container)) <= before + 7
+    assert before < len(place.backups(container)) <= before + 5
     assert place.daemon.names()[container]["state"] == "running"
 
 
@@ -322,13 +324,22 @@ def test_old_backups_go_and_the_rest_stays(place: Place, app: str) -> None:
     assert place.verify()[0] == 0
 
 
+def until_reading(command: subprocess.Popen[bytes]) -> None:
+    """Wait until it is in the middle of its work, which takes seconds on a slow host and less on a quick one."""
+    assert command.stderr is not None
+    for line in command.stderr:
+        if b": reading " in line:
+            return
+    raise AssertionError("it ended before it read anything")
+
+
 @pytest.mark.lxc
 def test_a_cancelled_backup_leaves_nothing(place: Place, container: str) -> None:
     place.daemon.exec(container, "sh", "-c", "head -c 60000000 /dev/urandom >/srv/noise")
     known = [row["id"] for row in place.backups(container)]
     argv = [TRIUNE, "backup", "create", container, "--repo", str(place.repository)]
     command = subprocess.Popen(argv, env=place.daemon.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    time.sleep(2.5)
+    until_reading(command)
     command.send_signal(signal.SIGINT)
     command.communicate(timeout=60)
     deadline = time.monotonic() + 30
@@ -345,7 +356,7 @@ def test_an_instance_that_goes_away_meanwhile(place: Place) -> None:
     place.daemon.exec(name, "sh", "-c", "head -c 90000000 /dev/urandom >/srv/noise")
     argv = [TRIUNE, "backup", "create", name, "--repo", str(place.repository)]
     command = subprocess.Popen(argv, env=place.daemon.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    time.sleep(2.0)
+    until_reading(command)
     subprocess.run(["docker", "rm", "-f", name], check=True, capture_output=True)
     _, said = command.communicate(timeout=120)
     assert command.returncode in (1, 3), said

@@ -100,7 +100,8 @@ def create(names: tuple[str, ...], every: bool, repo: str, password_file: str, f
 
 
 def _tell_made(name: str, result: Mapping[str, Any]) -> None:
-    added = f"{format_size(result['added'])} new of {format_size(result['size'])}"
+    # What is stored can be more than the instance's own data: its image goes along once, and small files are padded.
+    added = f"{format_size(result['size'])}, {format_size(result['added'])} new in the repository"
     print(
         clean(
             f"{name} is backed up as {result['backup']} ({added}, {result['consistency']}, "

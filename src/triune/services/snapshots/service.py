@@ -180,7 +180,7 @@ class Snapshots:
         name = request.instance
         _require_new(name, chosen, facet.list(name))  # once more, now that nobody else of ours can make one
         task.intend("snapshot", engine=engine.name, name=name, snapshot=chosen)
-        task.step("snapshot", f"taking {chosen} of {name}")
+        task.step("snapshot", f"taking the snapshot {chosen} of {name}")
         wanted = Snapshot(
             name=chosen,
             created=self._clock(),
