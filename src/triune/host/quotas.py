@@ -11,6 +11,7 @@ import fcntl
 import os
 import re
 import threading
+import time
 import uuid
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ _FS_INFO = 0x8400941F  # BTRFS_IOC_FS_INFO: u64 max_id, u64 num_devices, u8 fsid
 _MAX_LEVEL = 8  # BTRFS_MAX_LEVEL
 _STALE = re.compile(r"^0/(\d+)\s.*<stale>\s*$", re.MULTILINE)
 _GONE_WITHIN_S = 600.0
+_LOOK_S = 1.0
 
 _lock = threading.Lock()
 # Folders of /sys whose file systems have a thread that tidies, and whether it has to go round again.
@@ -71,15 +73,30 @@ def _tidy(path: Path, state: Path) -> None:
     while True:
         # An error, or a file system that went away: the next deletion or start begins anew.
         with suppress(TriuneError):
-            run(["btrfs", "subvolume", "sync", path], check=False, timeout=_GONE_WITHIN_S)
-            _forget(path)
-            if inconsistent(state):
-                run(["btrfs", "quota", "rescan", "-w", path], check=False, timeout=_GONE_WITHIN_S)
+            if _settled(path, state):
+                _forget(path)
+                if inconsistent(state):
+                    run(["btrfs", "quota", "rescan", path], check=False)
         with _lock:
             if not _tidying[state]:
                 del _tidying[state]
                 return
             _tidying[state] = False
+
+
+def _settled(path: Path, state: Path) -> bool:
+    """Wait until deleted subvolumes are gone; False where the file system went away, or where it takes too long.
+
+    Asked again and again: `btrfs subvolume sync` would keep the file system busy when somebody unmounts it.
+    """
+    deadline = time.monotonic() + _GONE_WITHIN_S
+    while time.monotonic() < deadline:
+        if folder(path) != state:
+            return False
+        if not dropping(run(["btrfs", "subvolume", "list", "-d", path], check=False).text):
+            return True
+        time.sleep(_LOOK_S)
+    return False
 
 
 def inconsistent(state: Path) -> bool:
