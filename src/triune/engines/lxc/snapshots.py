@@ -28,8 +28,8 @@ _SEARCH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"
 def why_no_memory() -> str:
     """Why the running state of a system container can't be kept; one sentence."""
     if shutil.which("criu", path=_SEARCH) is None:
-        return "the running state of a system container can't be kept: CRIU is not installed"
-    return "the running state of a system container can't be kept: CRIU can't save the BPF programs that systemd holds"
+        return "CRIU, which would save a system container's processes, is not installed"
+    return "CRIU can't save a system container's processes: systemd holds BPF programs"
 
 
 class LxcSnapshots:
