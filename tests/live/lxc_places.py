@@ -38,7 +38,7 @@ def btrfs_pool(size: int = 1 << 30) -> Iterator[PoolPlace]:
         btrfs.enable_quota(target)
         yield PoolPlace(name="fast", driver=PoolDriver.BTRFS, path=target)
     finally:
-        run(["btrfs", "subvolume", "sync", target], check=False)
+        run(["btrfs", "subvolume", "sync", target], check=False, timeout=600)
         loop.unmount(image, target)
         remove_tree(folder)
 

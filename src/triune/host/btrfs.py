@@ -82,7 +82,6 @@ def delete(path: Path) -> None:
     if not path.exists():
         return
     found = show(path)
-    quotas.count_drops(path)
     for inner in nested(path, found.id):
         _btrfs("subvolume", "delete", "--subvolid", str(inner), path)
     if found.read_only:

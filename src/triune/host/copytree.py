@@ -1,8 +1,8 @@
 """Copies of whole trees with everything in them, sharing blocks where the file system can.
 
 `cp -a` keeps owners, modes, times (nanoseconds, of links too), hard links, symbolic links, devices, pipes, extended
-attributes, and with those ACLs and file capabilities; `--sparse=always` makes holes of zeros, `--reflink=auto` shares
-blocks on btrfs and xfs, which rsync can't. A tree that a guest can change meanwhile must be held still first (stopped,
+attributes, and with those ACLs and file capabilities; holes stay holes, and `--reflink=auto` shares blocks on btrfs and
+xfs, which rsync can't. A tree that a guest can change meanwhile must be held still first (stopped,
 frozen, or a snapshot): `cp` walks by path, and a folder swapped for a link would lead it out of the tree.
 """
 
@@ -29,17 +29,17 @@ def copy_tree(source: Path, target: Path, check: Callable[[], None] = lambda: No
     What was copied so far stays when it fails. Raises Failed, and Failed("no_space") on a full disk.
     """
     target.mkdir(exist_ok=True)
-    _copy(source, target, check)
+    _copy(source, target, check, "auto")
 
 
 def copy_file(source: Path, target: Path, check: Callable[[], None] = lambda: None) -> None:
-    """Copy one regular file the same way; an existing `target` is replaced."""
-    _copy(source, target, check)
+    """Copy one regular file the same way, zeros becoming holes; an existing `target` is replaced."""
+    _copy(source, target, check, "always")
 
 
-def _copy(source: Path, target: Path, check: Callable[[], None]) -> None:
+def _copy(source: Path, target: Path, check: Callable[[], None], sparse: str) -> None:
     # -T: into the target, not below it; and the target gets the source's own owner, mode and times.
-    argv = ["cp", "-a", "--preserve=xattr", "--reflink=auto", "--sparse=always", "-T", "--"]
+    argv = ["cp", "-a", "--preserve=xattr", "--reflink=auto", f"--sparse={sparse}", "-T", "--"]
     try:
         run_watched([*argv, source, target], lambda _: check())
     except Failed as error:

@@ -3,6 +3,9 @@
 The kernel removes a deleted subvolume in the background. Depending on its version it then leaves the quota group, or
 finds that it has lost count, and from there on enforces no limit on the whole file system until somebody has it
 counted anew (`btrfs quota rescan`). `tidy` waits for the one and does the other.
+
+Having it count throughout (drop_subtree_threshold) takes minutes with a few dozen snapshots, and it lost count all the
+same (Linux 6.18).
 """
 
 from __future__ import annotations
@@ -20,7 +23,6 @@ from triune.domain.errors import TriuneError
 from triune.host.run import run
 
 _FS_INFO = 0x8400941F  # BTRFS_IOC_FS_INFO: u64 max_id, u64 num_devices, u8 fsid[16], …
-_MAX_LEVEL = 8  # BTRFS_MAX_LEVEL
 _STALE = re.compile(r"^0/(\d+)\s.*<stale>\s*$", re.MULTILINE)
 _GONE_WITHIN_S = 600.0
 _LOOK_S = 1.0
@@ -44,16 +46,6 @@ def folder(path: Path) -> Path | None:
         os.close(fd)
     found = Path("/sys/fs/btrfs") / str(uuid.UUID(bytes=info[16:32])) / "qgroups"
     return found if found.is_dir() else None
-
-
-def count_drops(path: Path) -> None:
-    """Have the kernel count while it removes subvolumes of this file system, until it is unmounted.
-
-    Since Linux 6.15 it does not for tall ones (drop_subtree_threshold), to be quicker.
-    """
-    if (state := folder(path)) is not None:
-        with suppress(OSError):
-            (state / "drop_subtree_threshold").write_text(f"{_MAX_LEVEL}\n")
 
 
 def tidy(path: Path) -> None:

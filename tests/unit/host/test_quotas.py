@@ -30,6 +30,5 @@ def test_any_text_is_read(text: str) -> None:
 def test_what_is_no_btrfs_has_no_quotas(tmp_path: Path) -> None:
     assert quotas.folder(tmp_path) is None
     assert quotas.folder(tmp_path / "gone") is None
-    quotas.count_drops(tmp_path)
     quotas.tidy(tmp_path)
     assert not quotas.inconsistent(tmp_path)

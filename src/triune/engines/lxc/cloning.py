@@ -79,13 +79,13 @@ class LxcCloning:
         progress.step("lxc-mount", "giving it an identity")
         layers.mount_root(target, new)
         seed.reseed(new.writable(target), plan.new, plan.name, mark, new)
-        marks.write(target, replace(new, seeded=True))
+        marks.write(target, replace(new, seeded=True), durable=False)
         progress.step("lxc-config", "writing its configuration")
         items = spec.id_items(new.id_map)
         for index, card in enumerate(new.cards):
             items += spec.card_items(index, card)
         text = restoring.readdressed(spec.renamed(config, folder, target), items)
-        marks.write_file(target / "config", text.encode(), 0o644)
+        marks.write_file(target / "config", text.encode(), 0o644, durable=False)
 
     def _mark(self, plan: ClonePlan, mark: Mark) -> Mark:
         given = settings_module.parse(mark.settings)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from triune.domain.errors import Failed
@@ -97,10 +98,28 @@ def _thaw(client: Client, name: str) -> None:
     (client.folder(name) / FILE).unlink(missing_ok=True)
 
 
-def write_out(path: Path) -> None:
-    """Have the file system of `path` on disk."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def write_out(path: Path, marker: str = "") -> None:
+    """Have the file system of the folder on disk, then remove the `marker` in it. Raises OSError."""
+    _write_out(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW), marker)
+
+
+def _write_out(fd: int, marker: str) -> None:
     try:
         syscalls.syncfs(fd)
+        if marker:
+            with suppress(FileNotFoundError):
+                os.unlink(marker, dir_fd=fd)
     finally:
         os.close(fd)
+
+
+def write_out_later(path: Path, marker: str = "") -> None:
+    """The same in the background; an error leaves the marker."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def work() -> None:
+        with suppress(OSError):
+            _write_out(fd, marker)
+
+    # No daemon thread: whoever ends the process in an orderly way waits for it.
+    threading.Thread(target=work, name="lxc-write-out").start()

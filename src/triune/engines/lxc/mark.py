@@ -161,18 +161,23 @@ def read(folder: Path) -> Mark | None:
         ) from None
 
 
-def write(folder: Path, mark: Mark) -> None:
+def write(folder: Path, mark: Mark, *, durable: bool = True) -> None:
     """Write it in one step, readable by root only."""
-    write_file(folder / FILE, dump(mark))
+    write_file(folder / FILE, dump(mark), durable=durable)
 
 
-def write_file(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Replace a file of ours in one step, on disk before it has its name."""
+def write_file(path: Path, data: bytes, mode: int = 0o600, *, durable: bool = True) -> None:
+    """Replace a file of ours in one step; `durable`: on disk before it has its name.
+
+    Not `durable` is for what comes right after the copy of a tree: on ext4 the file would wait for all of that. A crash
+    of the daemon loses nothing either way, only one of the host could.
+    """
     fresh = path.with_name(f".{path.name}.new")
     fresh.unlink(missing_ok=True)
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     with os.fdopen(fd, "wb") as file:
         file.write(data)
         file.flush()
-        os.fdatasync(fd)
+        if durable:
+            os.fdatasync(fd)
     fresh.rename(path)

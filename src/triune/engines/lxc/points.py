@@ -4,6 +4,7 @@
     DATA/snapshots/NAME/config           the container's LXC configuration then
     DATA/snapshots/NAME/triune.json      its mark then
     DATA/snapshots/NAME/tree             what it had written: a copy of the upper layer, or a read-only subvolume
+    DATA/snapshots/NAME/unwritten        there until all of it is on disk; holds the host's boot id (see `keep`)
     DATA/snapshots/.NAME.new             one that is being made, or being removed: nobody sees it
 
 Each stands alone: none needs another, or the container's present state. They move with the container's folder.
@@ -19,12 +20,13 @@ from typing import Any
 
 from triune.domain.errors import Failed, NotFound
 from triune.domain.snapshot import Consistency, Snapshot
+from triune.engines.lxc import holding, roots
 from triune.engines.lxc import mark as marks
-from triune.engines.lxc import roots
 from triune.engines.lxc.mark import Mark
 
 TREE = "tree"
 _FILE = "snapshot.json"
+_UNWRITTEN = "unwritten"
 _VERSION = 1
 
 
@@ -41,10 +43,11 @@ def fresh_folder(data: Path, name: str) -> Path:
 
 
 def require(data: Path, name: str, of: str) -> Path:
-    """The snapshot's folder. Raises NotFound("snapshot_not_found")."""
+    """The snapshot's folder, for use. Raises NotFound("snapshot_not_found"), Failed("snapshot_unwritten")."""
     folder = folder_of(data, name)
     if not folder.is_dir():
         raise _not_found(data, name, of)
+    _require_written(folder)
     return folder
 
 
@@ -57,11 +60,37 @@ def _not_found(data: Path, name: str, of: str = "") -> NotFound:
     )
 
 
-def write(folder: Path, snapshot: Snapshot, config: bytes, mark: Mark) -> None:
-    """Write the files of a snapshot whose tree is there."""
-    marks.write_file(folder / "config", config)
-    marks.write(folder, mark)
-    marks.write_file(folder / _FILE, dump(snapshot))
+def keep(data: Path, snapshot: Snapshot, config: bytes, mark: Mark) -> None:
+    """Make a snapshot of what `fresh_folder` has the tree of.
+
+    It counts at once, and is written to disk in the background: nobody waits for hundreds of megabytes. Only if the
+    host loses its power meanwhile, its files may be empty: then `require` refuses it.
+    """
+    fresh = fresh_folder(data, snapshot.name)
+    for name, text in ((_UNWRITTEN, _boot_id()), ("config", config), (marks.FILE, marks.dump(mark))):
+        marks.write_file(fresh / name, text, durable=False)
+    marks.write_file(fresh / _FILE, dump(snapshot), durable=False)
+    final = folder_of(data, snapshot.name)
+    fresh.rename(final)
+    holding.write_out_later(final, _UNWRITTEN)
+
+
+def _boot_id() -> bytes:
+    return Path("/proc/sys/kernel/random/boot_id").read_bytes()
+
+
+def _require_written(folder: Path) -> None:
+    try:
+        boot = (folder / _UNWRITTEN).read_bytes()
+    except FileNotFoundError:
+        return
+    if boot != _boot_id():
+        raise Failed(
+            "snapshot_unwritten",
+            f"the host went down before the snapshot {folder.name} was on disk: its files may be empty",
+            hint="Remove it, and use another.",
+        )
+    holding.write_out(folder, _UNWRITTEN)
 
 
 def dump(snapshot: Snapshot) -> bytes:

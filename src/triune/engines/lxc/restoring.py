@@ -35,16 +35,17 @@ def restore(folder: Path, mark: Mark, point: Path, check: Callable[[], None]) ->
     settings = then or mark
     result = replace(mark, settings=settings.settings, disk=settings.disk)
     roots.remove(data / "outgoing")
+    # Before the copy: an overlay that goes writes out the whole file system below it.
+    layers.unmount_root(folder)
     try:
         roots.copy(point / points.TREE, incoming, check)
         if mark.whole:
             roots.set_limit(incoming, result.disk)
         text = merged((point / "config").read_text(), (folder / "config").read_text())
-        marks.write_file(folder / _CONFIG, text.encode(), 0o644)
-        marks.write_file(folder / _MARK, marks.dump(result))
-        layers.unmount_root(folder)
+        marks.write_file(folder / _CONFIG, text.encode(), 0o644, durable=False)
+        marks.write_file(folder / _MARK, marks.dump(result), durable=False)
         check()
-        marks.write_file(folder / _DECIDED, b"")
+        marks.write_file(folder / _DECIDED, b"", durable=False)
     except BaseException:
         _forget(folder, data)
         raise

@@ -144,7 +144,6 @@ def remove(path: Path) -> None:
     """Remove a tree of ours, a subvolume too. Gone: succeed. Raises Failed("not_removed")."""
     try:
         if btrfs.is_subvolume(path):
-            quotas.count_drops(path)
             subvolumes.delete(path)
             quotas.tidy(path.parent)
         else:

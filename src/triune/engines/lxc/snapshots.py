@@ -76,12 +76,9 @@ class LxcSnapshots:
             roots.copy(own, fresh / points.TREE, progress.check, read_only=True)
         progress.step("lxc-keep", f"keeping the snapshot {snapshot.name}")
         if not btrfs.is_subvolume(own):
-            # On disk before it has its name: a power cut must not leave one with empty files.
-            holding.write_out(fresh)
             snapshot = replace(snapshot, size=beneath.disk_usage(fresh / points.TREE))
         done = replace(snapshot, consistency=hold.consistency, parent=None)
-        points.write(fresh, done, config, mark)
-        fresh.rename(points.folder_of(data, snapshot.name))
+        points.keep(data, done, config, mark)
         return done
 
     def list(self, name: str) -> Sequence[Snapshot]:

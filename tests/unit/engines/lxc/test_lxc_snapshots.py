@@ -71,6 +71,22 @@ def test_one_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert points.read_all(tmp_path) == []
 
 
+def test_one_that_a_power_cut_caught_is_refused(tmp_path: Path) -> None:
+    snapshot = Snapshot(name="s1", created=MARK.created, consistency=Consistency.STOPPED)
+    points.fresh_folder(tmp_path, "s1").mkdir(parents=True)
+    points.keep(tmp_path, snapshot, b"lxc.uts.name = web\n", MARK)
+    folder = points.require(tmp_path, "s1", "web")
+    assert points.read_all(tmp_path) == [snapshot]
+    assert (folder / "config").read_bytes() == b"lxc.uts.name = web\n" and marks.read(folder) == MARK
+    assert not (folder / "unwritten").exists()
+    (folder / "unwritten").write_text("another boot")
+    with pytest.raises(Failed) as cut:
+        points.require(tmp_path, "s1", "web")
+    assert cut.value.code == "snapshot_unwritten"
+    assert points.read_all(tmp_path) == [snapshot]
+    points.remove(tmp_path, "s1")
+
+
 @pytest.mark.parametrize("pool", [None, POOL, replace(POOL, driver=PoolDriver.DIR)])
 def test_a_mark_keeps_its_pool(pool: PoolPlace | None) -> None:
     mark = replace(MARK, pool=pool, whole=pool is not None, disk=None if pool is None else 1 << 30)
