@@ -206,6 +206,33 @@ def test_a_stopped_container_too(daemon: Daemon, engine: str, tmp_path: Path) ->
     assert daemon.exec(name, "cat", "/srv/slept") == "while it slept"
 
 
+@pytest.mark.lxc
+def test_into_id_mapped_folders(daemon: Daemon, tmp_path: Path) -> None:
+    """A volume, and a whole root on btrfs: there the host's root is nobody."""
+    (tmp_path / "tree/sub").mkdir(parents=True)
+    (tmp_path / "tree/sub/file").write_text("mapped")
+    os.chown(tmp_path / "tree/sub/file", 1000, 1000)
+    name = "tfil-mapped"
+    daemon.run("pool", "create", "tfil-pool", "--driver", "btrfs", "--size", "1GiB")
+    daemon.run("volume", "create", "tfil-vol")
+    try:
+        daemon.launch(IMAGE, name, "lxc", "--pool", "tfil-pool", "--volume", "tfil-vol:/vol")
+        for state in ("running", "stopped"):
+            for where in ("/srv", "/vol") if state == "running" else ("/srv",):
+                daemon.run("cp", "-a", str(tmp_path / "tree"), f"{name}:{where}/{state}")
+                daemon.run("cp", "-a", f"{name}:{where}/{state}", str(tmp_path / f"{state}{where.strip('/')}"))
+                back = tmp_path / f"{state}{where.strip('/')}/sub/file"
+                assert (back.read_text(), back.stat().st_uid) == ("mapped", 1000)
+            if state == "running":
+                assert daemon.exec(name, "stat", "-c", "%u %U", "/srv/running/sub/file").split()[0] == "1000"
+                assert daemon.exec(name, "stat", "-c", "%u", "/vol/running").strip() == "0"
+                daemon.run("stop", name, "--force")
+    finally:
+        daemon.run("rm", name, "--force", "--yes", check=False)
+        daemon.run("volume", "rm", "tfil-vol", "--yes", check=False)
+        daemon.run("pool", "rm", "tfil-pool", "--yes", check=False)
+
+
 @by_engine
 def test_owners_are_kept_when_asked(daemon: Daemon, engine: str, tmp_path: Path) -> None:
     name = NAMES[engine]

@@ -16,10 +16,12 @@ from triune.engines.lxc import layers
 from triune.engines.lxc import mark as marks
 from triune.engines.lxc.client import Client
 from triune.host import treetar, untar
+from triune.host.acting import as_owner
 from triune.host.beneath import Root
 
 _KINDS = {stat.S_IFREG: FileKind.FILE, stat.S_IFDIR: FileKind.FOLDER, stat.S_IFLNK: FileKind.LINK}
 _OVERFLOW = 65534
+_ALL = 2**32 - 1
 _TAKEN = tuple[int, int, int]  # first id inside, first outside, how many
 
 
@@ -58,7 +60,7 @@ class LxcFiles:
 
     def write(self, name: str, path: str, tar: Iterator[bytes]) -> None:
         """Unpack into the folder there."""
-        with self._root(name) as (root, taken), _explained(name, path):
+        with self._root(name) as (root, taken), _explained(name, path), as_owner(*_outside(taken, 0, 0)):
             top = root.open(inside_path(path), os.O_RDONLY | os.O_DIRECTORY)
             try:
                 policy = untar.Policy(owner=lambda member: _outside(taken, member.uid, member.gid))
@@ -85,7 +87,7 @@ class LxcFiles:
                 hint=f"Start it: triune start {name}",
             )
         layers.mount_root(folder, mark)
-        ids = (0, mark.id_map.base, mark.id_map.count) if mark.id_map else (0, 0, 2**32)
+        ids = (0, mark.id_map.base, mark.id_map.count) if mark.id_map else (0, 0, _ALL)
         with Root(folder / "rootfs") as root:
             yield root, (ids, ids)
 
