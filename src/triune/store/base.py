@@ -53,11 +53,13 @@ class Store(Protocol):
         *,
         expect: Mapping[str, int] | None = None,
         durable: bool = True,
+        vital: bool = True,
     ) -> int:
         """Apply all writes at once, or none; returns the new revision.
 
         `expect` maps keys to the revision they must have, 0 for "must not exist"; a mismatch raises
         Conflict("store_conflict"). `durable` False allows the last moments to be lost with the power, never torn.
+        On a full disk only what is `vital` may use the room kept for it: stopping and removing instances needs that.
         """
 
     def room(self) -> int | None:

@@ -116,12 +116,13 @@ class SqliteStore:
         *,
         expect: Mapping[str, int] | None = None,
         durable: bool = True,
+        vital: bool = True,
     ) -> int:
         with self._lock, self._explained():
             try:
                 revision = self._commit(writes, expect or {}, durable=durable)
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_FULL or not self._give_up_reserve():
+                if error.sqlite_errorcode != sqlite3.SQLITE_FULL or not (vital and self._give_up_reserve()):
                     raise
                 return self._commit(writes, expect or {}, durable=durable)
             self._take_reserve()

@@ -141,7 +141,7 @@ class Events:
             old = [entry.key for entry in self._store.scan(_PREFIX, limit=500) if entry.key < limit]
             writes += [Delete(key) for key in old]
             self._forgotten = max([self._forgotten, *(int(key.removeprefix(_PREFIX)) for key in old)])
-        self._store.commit(writes, durable=False)
+        self._store.commit(writes, durable=False, vital=False)
 
     def since(self, sequence: int, limit: int = 1000) -> list[Event]:
         """Kept events after that number, oldest first."""

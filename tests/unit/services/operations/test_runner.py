@@ -155,7 +155,7 @@ class FullDisk(SqliteStore):
 
     full = False
 
-    def commit(self, writes: Any, *, expect: Any = None, durable: bool = True) -> int:
+    def commit(self, writes: Any, *, expect: Any = None, durable: bool = True, vital: bool = True) -> int:
         if self.full:
             raise Failed("store_failed", "the disk is full")
         return super().commit(writes, expect=expect, durable=durable)
