@@ -176,11 +176,6 @@ class TestOrdinaryContainers:
             assert docker("volume", "ls", "-q", "--filter", "name=tdoc-volume") == "tdoc-volume"
             docker("volume", "rm", "tdoc-volume")
 
-    def test_docker_refuses_more_cpus_than_there_are(self, engine: DockerEngine, name: str) -> None:
-        with pytest.raises(Invalid):
-            make(engine, name, cpus=4096.0)
-        assert name not in {one.name for one in engine.list()}
-
     def test_a_host_folder_that_is_not_there(self, engine: DockerEngine, name: str) -> None:
         with pytest.raises(Invalid):
             make(engine, name, volumes=(VolumeMount(source="/no/such/folder", target="/x"),))

@@ -48,6 +48,8 @@ class OomWatch:
 
     def add(self, name: str, version: int, folder: Path) -> None:
         """Watch a group by its folder of the memory controller, in place of what had the name. Gone: does nothing."""
+        if self._ended:
+            return
         self.remove(name)
         try:
             watched = _register(version, folder)
