@@ -23,7 +23,7 @@ class FakeFiles:
 
     def __init__(self, engine: FakeEngine) -> None:
         self._engine = engine
-        self._home = tempfile.TemporaryDirectory(prefix="triune-fake-")
+        self._home: tempfile.TemporaryDirectory[str] | None = None
 
     def stat(self, name: str, path: str) -> FileStat:
         """What is at `path`."""
@@ -68,6 +68,7 @@ class FakeFiles:
     def _root(self, name: str) -> Root:
         with self._engine.reading():
             self._engine.find(name)
+            self._home = self._home or tempfile.TemporaryDirectory(prefix="triune-fake-")
         folder = Path(self._home.name) / name
         (folder / "etc").mkdir(parents=True, exist_ok=True)
         (folder / "etc/hostname").write_text(f"{name}\n")
