@@ -6,9 +6,10 @@ import base64
 import binascii
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol, TypeVar
 
-from fastapi import Query
+from fastapi import Depends, Query
 
 from triune.domain.errors import Invalid
 
@@ -20,6 +21,16 @@ Fields = Annotated[str | None, Query(max_length=500, description="Like name,stat
 Filter = Annotated[str | None, Query(alias="filter", max_length=1000, description="Like engine=lxc,state=running")]
 
 Row = Mapping[str, Any]
+
+
+class Named(Protocol):
+    """What has a name."""
+
+    @property
+    def name(self) -> str: ...
+
+
+N = TypeVar("N", bound=Named)
 
 
 def encode_cursor(*key: str) -> str:
@@ -108,3 +119,35 @@ class Selection:
 def by_name(row: Row) -> tuple[str, ...]:
     """The cursor of lists in order of their names."""
     return (str(row["name"]),)
+
+
+@dataclass(frozen=True, slots=True)
+class NamedQuery:
+    """The query of a list in order of names, as a dependency of its route."""
+
+    limit: Limit = 100
+    cursor: Cursor = None
+    fields: Fields = None
+    filtered: Filter = None
+
+    def selection(self, *, known: Collection[str], keys: Collection[str]) -> NamedSelection:
+        """Checked before anything is read. Raises Invalid."""
+        after = decode_cursor(self.cursor, 1)
+        return NamedSelection(Selection(self.fields, self.filtered, known=known, keys=keys), self.limit, after)
+
+
+@dataclass(frozen=True, slots=True)
+class NamedSelection:
+    """What of a list in order of names is wanted."""
+
+    _selection: Selection
+    _limit: int
+    _after: tuple[str, ...] | None
+
+    def page(self, found: Iterable[N], view: Callable[[N], Row]) -> dict[str, Any]:
+        """`{items, next}`; `found` is in order of names."""
+        rows = (view(one) for one in found if self._after is None or (one.name,) > self._after)
+        return self._selection.page(rows, limit=self._limit, cursor=by_name)
+
+
+ByName = Annotated[NamedQuery, Depends()]

@@ -37,20 +37,11 @@ _FILTERS = ("name", "digest", "source")
 
 
 @router.get("", response_model=schemas.ImageList)
-async def list_images(
-    triune: Services,
-    run: Run,
-    limit: pages.Limit = 100,
-    cursor: pages.Cursor = None,
-    fields: pages.Fields = None,
-    filtered: pages.Filter = None,
-) -> Response:
+async def list_images(triune: Services, run: Run, query: pages.ByName) -> Response:
     """All images by name."""
-    after = pages.decode_cursor(cursor, 1)
-    selection = pages.Selection(fields, filtered, known=schemas.Image.model_fields, keys=_FILTERS)
+    wanted = query.selection(known=schemas.Image.model_fields, keys=_FILTERS)
     found = sorted(await run.run(triune.images.list), key=lambda image: image.name)
-    rows = (views.image(image) for image in found if after is None or (image.name,) > after)
-    return Json(selection.page(rows, limit=limit, cursor=pages.by_name))
+    return Json(wanted.page(found, views.image))
 
 
 @router.post("", status_code=202, responses=ACCEPTED)

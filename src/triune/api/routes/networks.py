@@ -24,22 +24,13 @@ def _view(triune: Triune, network: Network) -> dict[str, object]:
 
 
 @router.get("", response_model=schemas.NetworkList)
-async def list_networks(
-    triune: Services,
-    run: Run,
-    limit: pages.Limit = 100,
-    cursor: pages.Cursor = None,
-    fields: pages.Fields = None,
-    filtered: pages.Filter = None,
-) -> Response:
+async def list_networks(triune: Services, run: Run, query: pages.ByName) -> Response:
     """All networks by name."""
-    after = pages.decode_cursor(cursor, 1)
-    selection = pages.Selection(fields, filtered, known=schemas.Network.model_fields, keys=_FILTERS)
+    wanted = query.selection(known=schemas.Network.model_fields, keys=_FILTERS)
 
     def work() -> dict[str, object]:
         found = sorted(triune.networks.list(), key=lambda network: network.name)
-        rows = (_view(triune, network) for network in found if after is None or (network.name,) > after)
-        return selection.page(rows, limit=limit, cursor=pages.by_name)
+        return wanted.page(found, lambda network: _view(triune, network))
 
     return Json(await run.run(work))
 

@@ -21,20 +21,10 @@ _FILTERS = ("name", "driver", "available")
 
 
 @router.get("", response_model=schemas.PoolList)
-async def list_pools(
-    triune: Services,
-    run: Run,
-    limit: pages.Limit = 100,
-    cursor: pages.Cursor = None,
-    fields: pages.Fields = None,
-    filtered: pages.Filter = None,
-) -> Response:
+async def list_pools(triune: Services, run: Run, query: pages.ByName) -> Response:
     """All pools by name."""
-    after = pages.decode_cursor(cursor, 1)
-    selection = pages.Selection(fields, filtered, known=schemas.Pool.model_fields, keys=_FILTERS)
-    found = await run.run(triune.storage.pools.list)
-    rows = (views.pool(pool) for pool in found if after is None or (pool.name,) > after)
-    return Json(selection.page(rows, limit=limit, cursor=pages.by_name))
+    wanted = query.selection(known=schemas.Pool.model_fields, keys=_FILTERS)
+    return Json(wanted.page(await run.run(triune.storage.pools.list), views.pool))
 
 
 @router.get("/{name}", response_model=schemas.Pool)

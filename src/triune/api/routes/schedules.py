@@ -28,23 +28,10 @@ def view(found: Schedule) -> dict[str, Any]:
 
 
 @router.get("", response_model=schemas.ScheduleList)
-async def list_schedules(
-    triune: Services,
-    run: Run,
-    limit: pages.Limit = 100,
-    cursor: pages.Cursor = None,
-    fields: pages.Fields = None,
-    filtered: pages.Filter = None,
-) -> Response:
+async def list_schedules(triune: Services, run: Run, query: pages.ByName) -> Response:
     """All schedules by name."""
-    after = pages.decode_cursor(cursor, 1)
-    selection = pages.Selection(fields, filtered, known=schemas.Schedule.model_fields, keys=_FILTERS)
-
-    def work() -> dict[str, object]:
-        rows = (view(one) for one in triune.schedules.list() if after is None or (one.name,) > after)
-        return selection.page(rows, limit=limit, cursor=pages.by_name)
-
-    return Json(await run.run(work))
+    wanted = query.selection(known=schemas.Schedule.model_fields, keys=_FILTERS)
+    return Json(await run.run(lambda: wanted.page(triune.schedules.list(), view)))
 
 
 @router.get("/{name}", response_model=schemas.Schedule)

@@ -24,20 +24,10 @@ _FILTERS = ("name", "pool", "kind", "format")
 
 
 @router.get("/volumes", response_model=schemas.VolumeList)
-async def list_volumes(
-    triune: Services,
-    run: Run,
-    limit: pages.Limit = 100,
-    cursor: pages.Cursor = None,
-    fields: pages.Fields = None,
-    filtered: pages.Filter = None,
-) -> Response:
+async def list_volumes(triune: Services, run: Run, query: pages.ByName) -> Response:
     """All volumes by name."""
-    after = pages.decode_cursor(cursor, 1)
-    selection = pages.Selection(fields, filtered, known=schemas.Volume.model_fields, keys=_FILTERS)
-    found = await run.run(triune.storage.volumes.list)
-    rows = (views.volume(volume) for volume in found if after is None or (volume.name,) > after)
-    return Json(selection.page(rows, limit=limit, cursor=pages.by_name))
+    wanted = query.selection(known=schemas.Volume.model_fields, keys=_FILTERS)
+    return Json(wanted.page(await run.run(triune.storage.volumes.list), views.volume))
 
 
 @router.get("/volumes/{name}", response_model=schemas.Volume)
