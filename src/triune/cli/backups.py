@@ -12,7 +12,7 @@ import click
 from triune.cli.listing import age
 from triune.cli.options import Duration, complete_instances, confirm, confirmable, formatted, quietable, silenceable
 from triune.cli.problems import tell
-from triune.cli.schedules import COLUMNS, Adding, complete_schedules, when
+from triune.cli.schedules import COLUMNS, Adding, complete_schedules, drop, when
 from triune.cli.tables import Column, emit, structured
 from triune.cli.text import clean
 from triune.cli.waiting import finish
@@ -338,10 +338,7 @@ def list_schedules(form: str, quiet: bool) -> None:
 @silenceable
 def remove_schedules(schedules: tuple[str, ...], quiet: bool) -> None:
     """Remove schedules; the backups they made stay."""
-    for one in schedules:
-        Client().schedules.remove(one)
-        if not quiet:
-            print(clean(f"schedule {one} is removed"))
+    drop(schedules, quiet=quiet)
 
 
 def _rule(keep: Mapping[str, int]) -> dict[str, int]:

@@ -96,8 +96,14 @@ def list_schedules(form: str, quiet: bool) -> None:
 @silenceable
 def remove(schedules: tuple[str, ...], quiet: bool) -> None:
     """Remove schedules; the snapshots they took stay."""
+    drop(schedules, quiet=quiet)
+
+
+def drop(schedules: tuple[str, ...], *, quiet: bool) -> None:
+    """Remove them, whatever they do."""
+    client = Client()
     for one in schedules:
-        Client().schedules.remove(one)
+        client.schedules.remove(one)
         if not quiet:
             print(clean(f"schedule {one} is removed"))
 
