@@ -70,5 +70,8 @@ def _usable(need: Need, name: str, device: Finding | None) -> Finding:
     accelerated = device is not None and device.facts.get("usable") is True
     facts["accelerated"] = accelerated
     if accelerated:
+        if device is not None and not device.facts.get("kernel", True):
+            sentence = f"{need.title} can run; whether hardware-accelerated, the first one's kernel will prove."
+            return ok(name, AREA, sentence, **facts)
         return ok(name, AREA, f"{need.title} can run, hardware-accelerated.", **facts)
     return warning(name, AREA, f"{need.title} can run, emulated: nothing proves that KVM works here.", **facts)
