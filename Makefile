@@ -113,8 +113,8 @@ docs: compiled ## Write docs/CLI.md from the commands themselves
 .PHONY: lock
 lock: $(VENV)/.dev ## Renew the locked dependencies
 	@export CUSTOM_COMPILE_COMMAND="make lock" PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS= PIP_EXTRA_INDEX_URL=
-	compile="$(BIN)/pip-compile -q --upgrade --generate-hashes --allow-unsafe --strip-extras
-		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host"
+	compile="$(BIN)/pip-compile -q --upgrade --generate-hashes --allow-unsafe --strip-extras"
+	compile+=" --no-emit-index-url --no-emit-find-links --no-emit-trusted-host"
 	$$compile -o requirements.lock pyproject.toml
 	$(BIN)/python tools/groups.py build | $$compile -o requirements-build.lock -
 	$(BIN)/python tools/groups.py dev | $$compile -c requirements.lock -o requirements-dev.lock -

@@ -8,6 +8,7 @@ or its own live tests show).
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from hypothesis import settings
 # Speed is shown by `make bench`, never by a timed test: a busy machine is no failure.
 settings.register_profile("triune", deadline=None)
 settings.load_profile("triune")
+
+# A run in the background ignores it, and so would what it starts: tests interrupt their commands.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LIVE = Path(__file__).parent / "live"
 EXEMPT = ("hardware:", "by design:")

@@ -80,7 +80,8 @@ def _inside(name: str, *argv: str) -> list[str]:
 
 def _server(name: str) -> list[str]:
     """The command that serves SFTP on its standard streams in the instance. Raises Unsupported."""
-    found = run(_inside(name, "sh", "-c", _FIND, "sh", *_SERVERS), check=False)
+    # The daemon and how to reach it are the caller's choice: TRIUNE_HOST and its like.
+    found = run(_inside(name, "sh", "-c", _FIND, "sh", *_SERVERS), check=False, env=os.environ)
     if found.status != 0:
         said = found.stderr.decode(errors="replace").strip().splitlines()
         raise Failed("mount_failed", f"{name}: {said[0] if said else 'no shell'}", hint=f"Try: triune shell {name}")

@@ -50,6 +50,8 @@ class Lxcfs:
     def fill(self, say: Say) -> None:
         """Start it and wait for its mount."""
         pid = None
+        if self._mounted():  # what an lxcfs that was killed leaves: nothing can be mounted over it
+            self.machine.run("umount", "--lazy", str(FOLDER))
         if self.machine.systemd:
             self.machine.run("systemctl", "enable", "--now", "lxcfs.service")
         else:
@@ -58,4 +60,7 @@ class Lxcfs:
         self.machine.wait(self._runs, self.title, hint, 10, pid=pid)
 
     def _runs(self) -> bool:
+        return self.machine.files.text(f"{FOLDER}/proc/uptime") is not None
+
+    def _mounted(self) -> bool:
         return any(f" {FOLDER} " in line for line in self.machine.files.lines("/proc/self/mountinfo"))

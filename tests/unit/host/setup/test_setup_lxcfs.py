@@ -11,13 +11,15 @@ from triune.domain.errors import Failed
 from triune.host.setup.lxcfs import Lxcfs, LxcfsUnit
 
 MOUNTED = "96 27 0:50 / /var/lib/lxcfs rw - fuse.lxcfs lxcfs rw,user_id=0\n"
+UPTIME = "var/lib/lxcfs/proc/uptime"
 
 
 class Starting(CannedMachine):
     """Its lxcfs mounts itself as soon as it is started."""
 
     def spawn(self, argv: tuple[str, ...], log: str) -> int:
-        self.files.path("/proc/self/mountinfo").write_text(MOUNTED)
+        self.write("/proc/self/mountinfo", MOUNTED)
+        self.write(f"/{UPTIME}", "1.00 1.00")
         return super().spawn(argv, log)
 
 
@@ -32,8 +34,17 @@ def test_it_is_started_without_systemd(tmp_path: Path) -> None:
 
 
 def test_one_that_runs_is_left_alone_and_without_fuse_there_is_none(tmp_path: Path) -> None:
-    assert Lxcfs(CannedMachine(tmp_path / "a", {"dev/fuse": "", "proc/self/mountinfo": MOUNTED})).gap() is None
+    assert Lxcfs(CannedMachine(tmp_path / "a", {"dev/fuse": "", UPTIME: "1.00 1.00"})).gap() is None
     assert Lxcfs(CannedMachine(tmp_path / "b", {"proc/self/mountinfo": ""})).gap() is None
+
+
+def test_what_a_killed_one_left_is_taken_away_first(tmp_path: Path) -> None:
+    machine = Starting(tmp_path, {"dev/fuse": "", "proc/self/mountinfo": MOUNTED})
+    step = Lxcfs(machine)
+    assert step.gap() == "start it"
+    step.fill(quiet)
+    assert machine.done[0] == ("umount", "--lazy", "/var/lib/lxcfs")  # type: ignore[attr-defined]
+    assert step.gap() is None
 
 
 def test_one_that_ends_at_once_is_told(tmp_path: Path) -> None:
