@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
 
 import click
 
+from triune.cli.lazy import Lazy
 from triune.cli.text import clean, colours, paint
 
 # name: (module:attribute, help, section)
@@ -42,6 +41,7 @@ _COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "volume": ("volumes:volume", "Create, attach, convert, import and export volumes", "Host"),
     "ops": ("ops:ops", "Look at long-running operations", "Host"),
     "events": ("watching:events", "Show what happens, as it happens", "Host"),
+    "rescue": ("rescue.root:rescue", "Get machines and disks back from what VMware left", "Host"),
     "doctor": ("local:doctor", "Explain what this host can do, and why not the rest", "Host"),
     "setup": ("local:setup", "Install and start what this host lacks", "Host"),
     "serve": ("serve:serve", "Run the daemon", "Host"),
@@ -65,45 +65,10 @@ _ALIASES: Mapping[str, str] = {
 }
 
 
-class Lazy(click.Group):
-    """A group whose commands are imported when they are used."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """All names, in the order of the help."""
-        del ctx
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command."""
-        del ctx
-        found = _COMMANDS.get(_ALIASES.get(cmd_name, cmd_name))
-        if found is None:
-            return None
-        module, _, attribute = found[0].partition(":")
-        command: click.Command = getattr(importlib.import_module(f"triune.cli.{module}"), attribute)
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As Click does, with the nearest name where there is none."""
-        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], [*_COMMANDS, *_ALIASES], 1)
-            did = f" Did you mean '{near[0]}'?" if near else ""
-            ctx.fail(f"there is no command {clean(args[0])!r}.{did}")
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The help, by section, from the table above."""
-        del ctx
-        for section in dict.fromkeys(section for _, _, section in _COMMANDS.values()):
-            rows = [(name, text) for name, (_, text, where) in _COMMANDS.items() if where == section]
-            with formatter.section(section):
-                formatter.write_dl(rows, col_max=14)
-
-
 @click.group(
     cls=Lazy,
+    table=_COMMANDS,
+    aliases=_ALIASES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Every list takes --format table|json|yaml|csv. TRIUNE_HOST names another daemon's socket. "
     "More of a command: triune COMMAND --help",

@@ -1,0 +1,23 @@
+"""The group `triune rescue`. Nothing of a command is imported before it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import click
+
+from triune.cli.lazy import Lazy
+
+# name: (module:attribute below triune.cli.rescue, help, section)
+_COMMANDS: Mapping[str, tuple[str, str, str]] = {
+    "umount": ("mount:umount", "Take a mounted volume's folder away", "Look"),
+}
+
+
+@click.group(cls=Lazy, package="triune.cli.rescue", table=_COMMANDS)
+def rescue() -> None:
+    """Get machines and disks back from what VMware left: VMFS volumes, VMDK and VMX files, whole or damaged.
+
+    Works without the daemon, and without root on what you may read. Sources are never written to. A SOURCE is an image
+    file, a block device or a partition; name all the extents of a volume that has several.
+    """
