@@ -99,7 +99,7 @@ test: $(VENV)/.dev compiled lint test-tools ## Every test, the live ones on real
 
 .PHONY: test-quick
 test-quick: $(VENV)/.dev ## Tests without root and engines, under a minute
-	@$(BIN)/python -m pytest -q -n 2 -m "not live"
+	@$(BIN)/python -m pytest -q -n 2 -m "not live and not heavy"
 
 .PHONY: bench
 bench: $(VENV)/.dev setup ## Measure against the engines' own tools

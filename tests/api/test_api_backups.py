@@ -16,6 +16,7 @@ from tests.api.test_api_openapi import check, document
 from triune.api.backup_schemas import Backup
 from triune.domain.errors import Conflict, Denied, Failed, Invalid, NotFound, Unsupported
 
+pytestmark = pytest.mark.heavy  # restic derives its key slowly, by design
 stores = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("restic") is None, reason="needs root and restic, as the daemon does"
 )

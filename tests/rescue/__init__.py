@@ -1,0 +1,1 @@
+"""Rescue on real volumes: samples, damages, what comes out."""
