@@ -56,10 +56,12 @@ def run(
     timeout: float | None = 60,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    keep: Sequence[int] = (),
 ) -> Result:
     """Run a command to its end and return its Result.
 
-    `stdin` is bytes or an open file; `stdout` an open file, else it is captured. Raises Unsupported
+    `stdin` is bytes or an open file; `stdout` an open file, else it is captured; descriptors in `keep` stay open in it
+    under their numbers. Raises Unsupported
     ("tool_missing") where the program is not installed, and Failed ("command_failed", "command_timeout") with the
     last lines of its error output when it fails and `check` is set.
     """
@@ -73,6 +75,7 @@ def run(
             timeout=timeout,
             env=environment(env),
             cwd=cwd,
+            pass_fds=keep,
             check=False,
             **source,
         )

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
+from triune.host.fuse import Node
 from triune.host.nbd import DiskReader
-from triune.host.staging.fuse import Node
 
 PIECE = 1 << 20
 PER_FOLDER = 1024

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from triune.host import syscalls
+from triune.host.fuse import Server, attach
 from triune.host.nbd import open_disk
 from triune.host.staging import steady
-from triune.host.staging.fuse import Server
 from triune.host.staging.pieces import Pieces
 
 _PR_SET_PDEATHSIG = 1
@@ -91,7 +91,7 @@ def _serve(target: Path, disk: Mapping[str, Any]) -> int:
     target.mkdir()
     path, socket = (Path(disk[key]) if disk[key] else None for key in ("path", "socket"))
     reader = open_disk(path, socket, disk["export"])
-    server = Server(Pieces(reader, disk["size"], dict(map(tuple, disk["pieces"]))), target)
+    server = Server(Pieces(reader, disk["size"], dict(map(tuple, disk["pieces"]))), attach(target))
     child = os.fork()
     if child:
         server.leave()
