@@ -68,7 +68,24 @@ def asked(opcode: int, node: int = 1, body: bytes = b"") -> tuple[int, bytes]:
 
 
 def attributes(body: bytes) -> dict[str, int]:
-    names = ["ino", "size", "blocks", "atime", "mtime", "ctime", "an", "mn", "cn", "mode", "nlink", "uid", "gid", "rdev", "blksize", "flags"]
+    names = [
+        "ino",
+        "size",
+        "blocks",
+        "atime",
+        "mtime",
+        "ctime",
+        "an",
+        "mn",
+        "cn",
+        "mode",
+        "nlink",
+        "uid",
+        "gid",
+        "rdev",
+        "blksize",
+        "flags",
+    ]
     return dict(zip(names, struct.unpack("=QQQQQQIIIIIIIIII", body), strict=True))
 
 
