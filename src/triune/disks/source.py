@@ -85,6 +85,19 @@ class FileSource:
             offset, length = offset + len(part), length - len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fill the buffer from there and tell how much of it; less only where the file ends. Raises Unreadable."""
+        filled = 0
+        while filled < len(buffer):
+            try:
+                more = os.preadv(self._fd, [buffer[filled:]], offset + filled)
+            except OSError as error:
+                raise Unreadable(self.name, offset, len(buffer), error.strerror or "I/O error") from None
+            if not more:
+                break
+            filled += more
+        return filled
+
     def data(self, offset: int, end: int) -> Iterator[tuple[int, int]]:
         """The (offset, length) ranges between that hold data; the file system knows the rest to be zeros."""
         while offset < end:
