@@ -18,9 +18,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 
-from tests.bench import backups, incus, lxc_snapshots, warm
+from tests.bench import backups, incus, kvm_snapshots, lxc_snapshots, warm
 from tests.live.daemon import CACHE, TRIUNE, Daemon
 from tests.live.system_fixtures import IMAGE, built_image
 
@@ -175,9 +176,10 @@ def incus_launch(daemon: Daemon, rounds: int = 7) -> Row:
     return ratio_row("launch LXC to running, beside Incus", times, 0.25, "`incus launch`, dir pool")
 
 
-def lxc_copies(rounds: int = 7) -> list[Row]:
-    """Snapshots and clones of a stopped system container, against the bare tool."""
-    with lxc_snapshots.benches() as pairs:
+def copies(rounds: int = 7) -> list[Row]:
+    """Snapshots and clones of stopped system containers and machines, against the bare tool."""
+    with lxc_snapshots.benches() as containers, kvm_snapshots.benches() as machines:
+        pairs = chain(containers, machines)
         # What one has written and not the other must not wait for the disk in the other's time.
         return [ratio_row(what, in_turn(ours, bare, rounds, os.sync), 1.3, tool) for what, tool, ours, bare in pairs]
 
@@ -349,7 +351,7 @@ def measure_all(daemon: Daemon) -> list[Row]:
             rows.append(measure(daemon))
             print(json.dumps(rows[-1].__dict__, ensure_ascii=False), file=sys.stderr)
         rows += kvm_warm(daemon)
-        rows += lxc_copies()
+        rows += copies()
     finally:
         daemon.remove_all(PREFIX)
     return rows

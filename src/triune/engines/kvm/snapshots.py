@@ -135,7 +135,9 @@ class _Machine:
         self.domain = client.domain(name)
         with client.errors(name):
             self.active = bool(self.domain.isActive())
-            self.root = ET.fromstring(self.domain.XMLDesc(0))  # noqa: S314 - from libvirt
+            virt = library()
+            flags = 0 if self.active else virt.VIR_DOMAIN_XML_INACTIVE | virt.VIR_DOMAIN_XML_SECURE
+            self.root = ET.fromstring(self.domain.XMLDesc(flags))  # noqa: S314 - from libvirt
         self.drives = drives.writable(self.root)
         self.nvram = drives.nvram(self.root)
 
@@ -230,10 +232,10 @@ def _take_disks(machine: _Machine, snapshot: Snapshot, progress: Progress) -> Sn
 def _take_at_rest(machine: _Machine, snapshot: Snapshot) -> Snapshot:
     """Of a stopped machine: both at once, as nothing can be put back before this is done, and the one takes as long as
     the other."""
-    taken = replace(snapshot, consistency=Consistency.STOPPED, parent=machine.current())
-    _keep_variables(machine, taken.name)
+    _keep_variables(machine, snapshot.name)
     with ThreadPoolExecutor(1, "snapshot") as pool:
-        keeping = pool.submit(machine.states.take, taken.name)
+        keeping = pool.submit(machine.states.take, snapshot.name)
+        taken = replace(snapshot, consistency=Consistency.STOPPED, parent=machine.current())
         _record(machine, taken)
         keeping.result()
     return taken
@@ -242,8 +244,10 @@ def _take_at_rest(machine: _Machine, snapshot: Snapshot) -> Snapshot:
 def _record(machine: _Machine, snapshot: Snapshot) -> None:
     virt = library()
     with machine.client.errors(machine.name):
-        text = machine.domain.XMLDesc(virt.VIR_DOMAIN_XML_INACTIVE | virt.VIR_DOMAIN_XML_SECURE)
-        defined = ET.fromstring(text)  # noqa: S314 - from libvirt
+        defined = machine.root
+        if machine.active:
+            text = machine.domain.XMLDesc(virt.VIR_DOMAIN_XML_INACTIVE | virt.VIR_DOMAIN_XML_SECURE)
+            defined = ET.fromstring(text)  # noqa: S314 - from libvirt
         xml = snapshot_xml.recorded(snapshot, machine.drives, drives.untouched(machine.root), defined)
         flags = virt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE | virt.VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT
         machine.domain.snapshotCreateXML(xml, flags)
@@ -257,14 +261,27 @@ def _keep_variables(machine: _Machine, snapshot: str) -> None:
 
 
 def _restore_disks(machine: _Machine, handle: Any, snapshot: str) -> None:
-    virt = library()
-    machine.states.apply(snapshot)
+    """Disks and libvirt's word of where it stands at once: the one takes about as long as the other."""
+    with ThreadPoolExecutor(1, "restore") as pool:
+        putting_back = pool.submit(machine.states.apply, snapshot)
+        before = machine.current()
+        _stand_on(machine, handle)
+        try:
+            putting_back.result()
+        except BaseException:
+            if before is not None and (stood_on := machine.find(before)) is not None:
+                _stand_on(machine, stood_on)
+            raise
     copy = machine.variables(snapshot)
     if machine.nvram is not None and copy is not None and copy.exists():
         fresh = machine.nvram.with_name(f"{machine.nvram.name}.new")
         shutil.copyfile(copy, fresh)
         fresh.chmod(0o600)
         fresh.replace(machine.nvram)
+
+
+def _stand_on(machine: _Machine, handle: Any) -> None:
+    virt = library()
     with machine.client.errors(machine.name):
         flags = virt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE | virt.VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT
         machine.domain.snapshotCreateXML(handle.getXMLDesc(virt.VIR_DOMAIN_SNAPSHOT_XML_SECURE), flags)
