@@ -24,7 +24,18 @@ _LARGE_LIMITS = {
     "proc/sys/net/ipv4/neigh/default/gc_thresh2": "4096\n",
     "proc/sys/net/ipv4/neigh/default/gc_thresh3": "8192\n",
 }
-_V2_LIMITS = ("cpu.max", "memory.max", "pids.max", "cpuset.cpus", "io.max", "io.weight", "cgroup.freeze")
+_V2_LIMITS = (
+    *("cpu.max", "cpu.weight", "memory.max", "memory.swap.max", "pids.max", "cpuset.cpus"),
+    *("io.max", "io.weight", "cgroup.freeze"),
+)
+# What shaping traffic needs, as Debian builds it; and the modules' list, as depmod writes it.
+SHAPING = "".join(
+    f"CONFIG_{name}=m\n" for name in ("NET_SCH_TBF", "NET_SCH_INGRESS", "NET_CLS_U32", "NET_ACT_MIRRED", "IFB")
+)
+_MODULES = "".join(
+    f"kernel/net/{name}.ko: kernel/lib/crc32.ko\n"
+    for name in ("sched/sch_tbf", "sched/sch_ingress", "sched/cls_u32", "sched/act_mirred", "ifb")
+)
 
 
 def cpuinfo(count: int, vendor: str, model: str, flags: str) -> str:
@@ -42,8 +53,10 @@ DEBIAN_12: Mapping[str, str] = {
     "etc/subgid": "alice:100000:65536\nroot:1000000:1000000000\n",
     "etc/group": "root:x:0:\ntriune:x:990:\n",
     "run/systemd/system/.keep": "",
+    "boot/config-6.1.0-37-amd64": SHAPING,
     "dev/kvm": "",
     "dev/vfio/vfio": "",
+    "lib/modules/6.1.0-37-amd64/modules.dep": _MODULES,
     "proc/cpuinfo": cpuinfo(8, "GenuineIntel", "Intel(R) Xeon(R) E-2288G", "vmx ssse3 lm"),
     "proc/cmdline": "BOOT_IMAGE=/vmlinuz ro quiet intel_iommu=on\n",
     "proc/filesystems": "nodev\tsysfs\nnodev\toverlay\n\text4\n\tbtrfs\n",
@@ -80,11 +93,14 @@ NESTED_VM: Mapping[str, str] = {
     "proc/sys/net/ipv4/neigh/default/gc_thresh3": "1024\n",
     "proc/sys/user/max_user_namespaces": "96365\n",
     "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "",
+    "sys/fs/cgroup/cpu/cpu.shares": "",
     "sys/fs/cgroup/cpuset/cpuset.cpus": "",
     "sys/fs/cgroup/memory/memory.limit_in_bytes": "",
+    "sys/fs/cgroup/memory/memory.memsw.limit_in_bytes": "",
     "sys/fs/cgroup/pids/lxc/pids.max": "",
     "sys/fs/cgroup/freezer/lxc/freezer.state": "",
     "sys/fs/cgroup/blkio/blkio.throttle.read_bps_device": "",
+    "sys/fs/cgroup/blkio/blkio.throttle.read_iops_device": "",
     "sys/fs/cgroup/blkio/lxc/blkio.bfq.weight": "",
     "sys/fs/cgroup/unified/cgroup.controllers": "",
 }
@@ -140,6 +156,9 @@ TOOLS: Mapping[str, str] = {
     "dockerd --version": "Docker version 20.10.24+dfsg1, build 5d6db84\n",
     "containerd --version": "containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u1\n",
     "runc --version": "runc version 1.1.5+ds1\ncommit: 1.1.5+ds1-1+deb12u1\nspec: 1.0.2-dev\ngo: go1.19.8\n",
+    "restic version": "restic 0.14.0 compiled with go1.19.8 on linux/amd64\n",
+    "sshfs --version": "fusermount3 version: 3.14.0\nSSHFS version 3.7.3\nFUSE library version 3.14.0\n",
+    "tc": "",
     "virsh -c qemu:///system uri": "qemu:///system\n",
     "iptables -S FORWARD": "-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n",
     "iptables -S": "-P INPUT ACCEPT\n-P FORWARD DROP\n-N DOCKER-USER\n",

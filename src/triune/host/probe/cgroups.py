@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from triune.domain.finding import Finding
+from triune.host.probe.kernel import read_config
 from triune.host.probe.view import Facts, View, missing, ok, warning
 
 AREA = "cgroups"
@@ -17,10 +16,13 @@ _MOUNT = "/sys/fs/cgroup"
 # most of these files only below the root group.
 _LIMITS: Mapping[str, tuple[tuple[str, tuple[str, ...]], tuple[str, tuple[str, ...]]]] = {
     "CPU quota": (("cpu", ("cpu.cfs_quota_us",)), ("cpu", ("cpu.max",))),
+    "CPU weight": (("cpu", ("cpu.shares",)), ("cpu", ("cpu.weight",))),
     "memory": (("memory", ("memory.limit_in_bytes",)), ("memory", ("memory.max",))),
+    "swap": (("memory", ("memory.memsw.limit_in_bytes",)), ("memory", ("memory.swap.max",))),
     "processes": (("pids", ("pids.max",)), ("pids", ("pids.max",))),
     "CPU pinning": (("cpuset", ("cpuset.cpus",)), ("cpuset", ("cpuset.cpus",))),
     "disk bandwidth": (("blkio", ("blkio.throttle.read_bps_device",)), ("io", ("io.max",))),
+    "disk operations": (("blkio", ("blkio.throttle.read_iops_device",)), ("io", ("io.max",))),
     "disk weight": (("blkio", ("blkio.weight",)), ("io", ("io.weight", "io.bfq.weight"))),
     "freezing": (("freezer", ("freezer.state",)), ("", ("cgroup.freeze",))),
 }
@@ -28,6 +30,8 @@ _LIMITS: Mapping[str, tuple[tuple[str, tuple[str, ...]], tuple[str, tuple[str, .
 _BY_CONFIG: Mapping[tuple[str, int], tuple[str, ...]] = {
     ("CPU quota", 1): ("CONFIG_CFS_BANDWIDTH",),
     ("CPU quota", 2): ("CONFIG_CFS_BANDWIDTH",),
+    # Version 1 shows the file at the root too, unless swap is not counted.
+    ("swap", 1): ("CONFIG_MEMCG_SWAP_ENABLED",),
     # CFQ left the kernel in 5.0; since then version 1 has only BFQ's own file, which container runtimes don't ask for.
     ("disk weight", 1): ("CONFIG_CFQ_GROUP_IOSCHED",),
     ("disk weight", 2): ("CONFIG_BFQ_GROUP_IOSCHED", "CONFIG_BLK_CGROUP_IOCOST"),
@@ -51,16 +55,6 @@ def parse_proc_cgroups(text: str) -> frozenset[str]:
         if len(words) == 4 and not line.startswith("#") and words[3] == "1":
             enabled.add(words[0])
     return frozenset(enabled)
-
-
-def parse_kernel_config(text: str) -> Mapping[str, str]:
-    """A kernel's configuration, `CONFIG_X=y` by name. Lines that say `is not set` are left out. Never raises."""
-    options = {}
-    for line in text.splitlines():
-        name, equals, value = line.partition("=")
-        if equals and name.startswith("CONFIG_"):
-            options[name] = value.strip()
-    return options
 
 
 def read_cgroups(view: View) -> Cgroups:
@@ -99,21 +93,27 @@ def _version(view: View, groups: Cgroups, facts: Facts) -> Finding:
 
 
 def _limits(view: View, groups: Cgroups) -> Finding:
-    config = _kernel_config(view)
+    config = read_config(view)
     lacking = [limit for limit in _LIMITS if not _enforceable(view, groups, limit, config)]
     working = [limit for limit in _LIMITS if limit not in lacking]
     facts: Facts = {"enforced": working, "lacking": lacking}
     if not lacking:
         return ok("cgroups.limits", AREA, f"Limits can be enforced on {', '.join(working)}.", **facts)
     sentence = f"Limits cannot be enforced on {', '.join(lacking)}; they can on {', '.join(working) or 'nothing'}."
-    if "memory" in lacking:
-        enable = "sed -i 's/^GRUB_CMDLINE_LINUX=\"/&cgroup_enable=memory /' /etc/default/grub && update-grub"
-        return missing(
-            "cgroups.limits", AREA, sentence, enable if view.files.exists("/etc/default/grub") else None, **facts
-        )
-    loadable = config.get("CONFIG_IOSCHED_BFQ") == "m" and not view.files.exists("/sys/module/bfq")
-    fix = "modprobe bfq" if lacking == ["disk weight"] and groups.version == 2 and loadable else None
-    return warning("cgroups.limits", AREA, sentence, fix, **facts)
+    tell = missing if "memory" in lacking else warning
+    return tell("cgroups.limits", AREA, sentence, _mending(view, groups, lacking, config), **facts)
+
+
+def _mending(view: View, groups: Cgroups, lacking: Sequence[str], config: Mapping[str, str]) -> str | None:
+    """The command for the first thing lacking that has one."""
+    for limit, parameter, version in (("memory", "cgroup_enable=memory", None), ("swap", "swapaccount=1", 1)):
+        if limit in lacking and version in (None, groups.version):
+            there = view.files.exists("/etc/default/grub")
+            return (
+                f"sed -i 's/^GRUB_CMDLINE_LINUX=\"/&{parameter} /' /etc/default/grub && update-grub" if there else None
+            )
+    bfq = config.get("CONFIG_IOSCHED_BFQ") == "m" and not view.files.exists("/sys/module/bfq")
+    return "modprobe bfq" if list(lacking) == ["disk weight"] and groups.version == 2 and bfq else None
 
 
 def _enforceable(view: View, groups: Cgroups, limit: str, config: Mapping[str, str]) -> bool:
@@ -130,14 +130,3 @@ def _enforceable(view: View, groups: Cgroups, limit: str, config: Mapping[str, s
     if options and config:
         return any(config.get(option) in ("y", "m") for option in options)
     return options is None and not children
-
-
-def _kernel_config(view: View) -> Mapping[str, str]:
-    release = view.files.text("/proc/sys/kernel/osrelease") or ""
-    text = view.files.text(f"/boot/config-{release}")
-    if text is None:
-        try:
-            text = gzip.decompress(view.files.path("/proc/config.gz").read_bytes()).decode(errors="replace")
-        except (OSError, EOFError, zlib.error):
-            return {}
-    return parse_kernel_config(text)

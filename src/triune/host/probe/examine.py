@@ -18,6 +18,7 @@ from triune.host.probe import (
     network,
     resources,
     security,
+    shaping,
     versions,
 )
 from triune.host.probe.view import Probe, View, unknown
@@ -32,6 +33,7 @@ PROBES: Mapping[str, tuple[str, Probe]] = {
     "security": (security.AREA, security.probe),
     "filesystems": (filesystems.AREA, filesystems.probe),
     "network": (network.AREA, network.probe),
+    "shaping": (shaping.AREA, shaping.probe),
     "versions": (versions.AREA, versions.probe),
     "resources": (resources.AREA, resources.probe),
 }

@@ -19,13 +19,17 @@ TRIUNE_SOCKET = "/run/triune/triune.sock"
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A program to look for. `optional` ones are not needed by anything Triune does by itself."""
+    """A program to look for. `optional` ones are not needed by anything Triune does by itself.
+
+    `purpose` is the part of Triune that alone does not work without it.
+    """
 
     id: str
     title: str
     argv: tuple[str, ...]
     package: str | None
     optional: bool = False
+    purpose: str = ""
 
 
 PROGRAMS = (
@@ -35,6 +39,8 @@ PROGRAMS = (
     Program("docker", "Docker", ("dockerd", "--version"), "docker.io"),
     Program("containerd", "containerd", ("containerd", "--version"), "containerd"),
     Program("runc", "runc", ("runc", "--version"), "runc"),
+    Program("restic", "restic", ("restic", "version"), "restic", purpose="backups"),
+    Program("sshfs", "sshfs", ("sshfs", "--version"), "sshfs", purpose="`triune mount`"),
     Program("crun", "crun", ("crun", "--version"), "crun", optional=True),
     Program("gvisor", "gVisor (runsc)", ("runsc", "--version"), "runsc", optional=True),
     Program("kata", "Kata Containers", ("kata-runtime", "--version"), None, optional=True),
@@ -64,11 +70,19 @@ def _program(view: View, program: Program) -> Finding:
     result = view.tools.run(*program.argv)
     if result is None:
         fix = f"apt-get install -y --no-install-recommends {program.package}" if program.package else None
-        return missing(name, AREA, f"{program.title} is not installed.", fix, version=None, **facts)
-    version = parse_version((result.stdout + result.stderr).decode(errors="replace"))
+        without = f": {program.purpose} cannot work" if program.purpose else ""
+        return missing(name, AREA, f"{program.title} is not installed{without}.", fix, version=None, **facts)
+    version = parse_version(_own_lines(program, (result.stdout + result.stderr).decode(errors="replace")))
     if version is None:
         return unknown(name, AREA, f"{program.title} is installed but does not tell its version.", version=None)
     return ok(name, AREA, f"{program.title} {version}.", version=version, **facts)
+
+
+def _own_lines(program: Program, text: str) -> str:
+    """What it said, beginning with the line that names it: sshfs tells of fusermount first."""
+    lines = text.splitlines()
+    first = next((number for number, line in enumerate(lines) if program.title.lower() in line.lower()), 0)
+    return "\n".join(lines[first:])
 
 
 def docker_info(view: View) -> Mapping[str, Any] | None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.trees import DEBIAN_12, INFO, NESTED_VM, TOOLS, UBUNTU_24, CannedTools, view
+from tests.trees import DEBIAN_12, INFO, NESTED_VM, SHAPING, TOOLS, UBUNTU_24, CannedTools, view
 
 from triune.domain.finding import Finding, FindingStatus
+from triune.host import tc
 from triune.host.probe import examine as examining
+from triune.host.probe import shaping
 from triune.host.probe.examine import PROBES, examine
 from triune.host.probe.view import View, ok
 
+CONFIG, MODULES = "boot/config-6.1.0-37-amd64", "lib/modules/6.1.0-37-amd64/modules.dep"
 OK, WARNING, MISSING = FindingStatus.OK, FindingStatus.WARNING, FindingStatus.MISSING
 
 
@@ -29,8 +33,9 @@ def test_debian_12_with_everything(tmp_path: Path) -> None:
         "cpu.virtualization", "kvm.nested", "iommu.passthrough", "cgroups.version", "cgroups.limits",
         "namespaces.kinds",
         "namespaces.user", "namespaces.subids", "security.seccomp", "security.apparmor", "storage.data",
-        "storage.overlay", "network.forwarding", "network.neighbours", "programs.qemu", "programs.libvirt",
+        "storage.overlay", "network.forwarding", "network.neighbours", "network.shaping", "programs.libvirt",
         "programs.lxc", "programs.docker", "programs.docker-daemon", "programs.live-restore",
+        "programs.qemu", "programs.restic", "programs.sshfs",
         "programs.libvirt-daemon", "resources.memory", "resources.limits",
     }  # fmt: skip
     assert {name for name in expected_ok if found[name].status is not OK} == set()
@@ -132,8 +137,80 @@ def test_memory_controller_off(tmp_path: Path) -> None:
     tree = {name: text for name, text in DEBIAN_12.items() if not name.endswith("memory.max")}
     tree["sys/fs/cgroup/cgroup.controllers"] = "cpuset cpu io pids\n"
     found = look(tmp_path, tree)["cgroups.limits"]
-    assert (found.status, found.facts["lacking"]) == (MISSING, ["memory"])
+    assert (found.status, found.facts["lacking"]) == (MISSING, ["memory", "swap"])
     assert found.fix and "cgroup_enable=memory" in found.fix
+
+
+def test_swap_is_not_counted(tmp_path: Path) -> None:
+    grub = {"etc/default/grub": 'GRUB_CMDLINE_LINUX=""\n'}
+    tree = {name: text for name, text in (NESTED_VM | grub).items() if "memsw" not in name}
+    found = look(tmp_path, tree)["cgroups.limits"]
+    assert (found.status, found.facts["lacking"]) == (WARNING, ["swap", "disk weight"])
+    assert found.fix and "swapaccount=1" in found.fix
+
+
+@pytest.mark.parametrize(
+    ("program", "without"), [("restic", "backups cannot work"), ("sshfs", "`triune mount` cannot work")]
+)
+def test_a_program_that_a_part_of_it_needs(tmp_path: Path, program: str, without: str) -> None:
+    tools = CannedTools({line: said for line, said in TOOLS.items() if not line.startswith(program)}, INFO)
+    found = look(tmp_path, DEBIAN_12, tools=tools)[f"programs.{program}"]
+    assert found.status is MISSING
+    assert found.sentence == f"{program} is not installed: {without}."
+    assert found.fix == f"apt-get install -y --no-install-recommends {program}"
+    assert not found.facts.get("optional")
+
+
+def test_their_versions_are_their_own(tmp_path: Path) -> None:
+    found = look(tmp_path, DEBIAN_12)
+    assert found["programs.sshfs"].facts["version"] == "3.7.3", "fusermount's and libfuse's stand beside it"
+    assert found["programs.restic"].facts["version"] == "0.14.0"
+
+
+class TestShaping:
+    def test_a_kernel_built_without(self, tmp_path: Path) -> None:
+        lines = [line for line in SHAPING.splitlines() if "TBF" not in line and "IFB" not in line]
+        tree = {**DEBIAN_12, CONFIG: "\n".join([*lines, "# CONFIG_IFB is not set"])}
+        found = look(tmp_path, tree)["network.shaping"]
+        assert (found.status, found.facts) == (MISSING, {"lacking": ["sch_tbf", "ifb"]})
+        assert found.sentence == "This kernel was built without sch_tbf, ifb: network limits cannot be set."
+        assert found.fix == "apt-get install -y linux-image-amd64 && reboot"
+
+    @pytest.mark.parametrize(
+        ("tree", "fix"),
+        [
+            (DEBIAN_12, "apt-get install --reinstall -y linux-image-6.1.0-37-amd64"),
+            (UBUNTU_24, "apt-get install -y linux-modules-extra-6.1.0-37-amd64"),
+        ],
+        ids=["debian", "ubuntu"],
+    )
+    def test_modules_that_are_not_installed(self, tmp_path: Path, tree: Mapping[str, str], fix: str) -> None:
+        few = "kernel/net/sched/sch_tbf.ko.zst:\nkernel/net/sched/cls_u32.ko:\nkernel/drivers/net/ifb.ko:\n"
+        loaded = {"sys/module/act_mirred/refcnt": "1\n"}
+        found = look(tmp_path, {**tree, MODULES: few, **loaded})["network.shaping"]
+        assert (found.status, found.facts, found.fix) == (MISSING, {"lacking": ["sch_ingress"]}, fix)
+
+    def test_built_in_needs_no_module(self, tmp_path: Path) -> None:
+        tree = {**DEBIAN_12, CONFIG: SHAPING.replace("=m", "=y"), MODULES: ""}
+        assert look(tmp_path, tree)["network.shaping"].status is OK
+
+    def test_no_configuration_to_read(self, tmp_path: Path) -> None:
+        found = look(tmp_path, NESTED_VM)["network.shaping"]
+        assert (found.status, found.facts["known"]) == (WARNING, False)
+
+    def test_it_is_tried_where_nothing_tells(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        there = replace(view(tmp_path, NESTED_VM), live=True)
+        assert shaping.probe(replace(there, euid=1000))[0].fix == "sudo triune doctor"
+        monkeypatch.setattr(tc, "why_not", lambda: "")
+        assert shaping.probe(there)[0].status is OK
+        monkeypatch.setattr(tc, "why_not", lambda: "the kernel lacks it (Unknown qdisc)")
+        refused = shaping.probe(there)[0]
+        assert refused.status is MISSING
+        assert refused.sentence == "Network limits cannot be set: the kernel lacks it (Unknown qdisc)."
+
+    def test_no_tc(self, tmp_path: Path) -> None:
+        found = look(tmp_path, DEBIAN_12, tools=CannedTools({}))["network.shaping"]
+        assert (found.status, found.fix) == (MISSING, "apt-get install -y --no-install-recommends iproute2")
 
 
 def test_a_broken_or_slow_probe_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triune.host.probe.cgroups import parse_kernel_config, parse_proc_cgroups
+from triune.host.probe.cgroups import parse_proc_cgroups
 from triune.host.probe.cpu import parse_cpuinfo
 from triune.host.probe.filesystems import Mount, mount_of, parse_mountinfo
+from triune.host.probe.kernel import parse_kernel_config
 from triune.host.probe.network import forward_policy
 from triune.host.probe.resources import parse_meminfo
 from triune.host.probe.versions import parse_version
