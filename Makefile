@@ -77,12 +77,13 @@ format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-# What only tests need: a registry on loopback, a client of HTTP.
+# What only tests need: a registry on loopback, a client of HTTP, another reader of VMFS.
 .PHONY: test-tools
 test-tools:
 	@missing=
 	command -v docker-registry >/dev/null || missing+=" docker-registry"
 	command -v curl >/dev/null || missing+=" curl"
+	command -v debugvmfs >/dev/null || missing+=" vmfs-tools"
 	command -v busybox >/dev/null || missing+=" busybox-static"
 	[ -z "$$missing" ] || {
 		export DEBIAN_FRONTEND=noninteractive
