@@ -23,7 +23,42 @@ settings.load_profile("triune")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LIVE = Path(__file__).parent / "live"
+CONTRACT = Path(__file__).parent / "contract"
+ENGINES = frozenset({"kvm", "lxc", "docker"})
 EXEMPT = ("hardware:", "by design:")
+
+
+# Live modules that share names, bridges or folders; every other is a group of its own.
+SHARED = {
+    "test_crash": "default-daemon",
+    "test_directions": "default-daemon",
+    "test_bad_days": "bad",
+    "test_bad_input": "bad",
+    "test_docker_engine": "docker",
+    "test_docker_images": "docker",
+    "test_images_build": "images",
+    "test_images_system": "images",
+    "test_kvm_commands": "kvm",
+    "test_kvm_lifecycle": "kvm",
+    "test_kvm_limits": "kvm",
+    "test_lxc_exec": "lxc",
+    "test_lxc_lifecycle": "lxc",
+    "test_net_docker": "net-private",
+    "test_net_private": "net-private",
+    "test_pool_lxc": "lxc-places",
+    "test_snapshots_lxc": "lxc-places",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Which live tests must not run side by side (`-n 2 --dist loadgroup`)."""
+    for item in items:
+        if item.get_closest_marker("live") is None:
+            continue
+        group = SHARED.get(item.path.stem, item.path.stem)
+        if CONTRACT in item.path.parents:
+            group = "contract-" + "-".join(sorted(mark.name for mark in item.iter_markers() if mark.name in ENGINES))
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def required_engines() -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 
 from tests.live.daemon import CACHE, Daemon
@@ -21,6 +22,8 @@ def data_folder(name: str) -> Path:
 
 
 def built_image(daemon: Daemon) -> None:
-    """Build debian/12 unless the test data has it already."""
-    if IMAGE not in {image["name"] for image in daemon.json("image", "list")}:
-        daemon.run("image", "build", IMAGE, timeout=600)
+    """Build debian/12 unless the test data has it already; one daemon at a time, as they share their images."""
+    with (CACHE / "build.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if IMAGE not in {image["name"] for image in daemon.json("image", "list")}:
+            daemon.run("image", "build", IMAGE, timeout=600)

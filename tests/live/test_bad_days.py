@@ -16,6 +16,7 @@ from tests.live.daemon import Daemon
 from tests.live.system_fixtures import ENGINES, IMAGE, built_image
 
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.live,
     pytest.mark.net,
     pytest.mark.kvm,

@@ -11,7 +11,7 @@ from tests.live.daemon import CACHE, Daemon
 from tests.live.system_fixtures import ENGINES, IMAGE, built_image
 from tests.live.traces import traces
 
-pytestmark = [pytest.mark.live, pytest.mark.net, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.net, pytest.mark.timeout(900)]
 
 PREFIX = "tcrash-"
 

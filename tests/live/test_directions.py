@@ -14,6 +14,7 @@ from tests.live.host_daemons import restart_dockerd, restart_libvirtd, saved_rul
 from tests.live.system_fixtures import ENGINES, IMAGE, built_image
 
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.live,
     pytest.mark.net,
     pytest.mark.kvm,

@@ -21,7 +21,7 @@ from triune.domain.pool import Volume, VolumeKind
 from triune.engines.base import Command, EngineEvent
 from triune.engines.kvm import process
 
-pytestmark = [pytest.mark.live, pytest.mark.kvm]
+pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.kvm]
 
 MIB = 2**20
 SOME = 1.5 if (os.cpu_count() or 1) > 1 else 0.75

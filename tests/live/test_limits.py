@@ -14,7 +14,7 @@ from tests.live.system_fixtures import IMAGE, built_image, data_folder
 from triune.host import lxcfs
 from triune.sdk import Client
 
-pytestmark = [pytest.mark.live, pytest.mark.net, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.net, pytest.mark.timeout(300)]
 
 PREFIX = "tlim-"
 ENGINES = [pytest.param(engine, marks=getattr(pytest.mark, engine)) for engine in ("lxc", "docker")]

@@ -14,7 +14,7 @@ from tests.live.netlab import eventually, sh
 from tests.live.system_fixtures import ENGINES, IMAGE, built_image, data_folder
 from triune.host import net, tc
 
-pytestmark = [pytest.mark.live, pytest.mark.net]
+pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.net]
 
 PREFIX = "tnlim-"
 M = 10**6

@@ -16,6 +16,7 @@ from triune.host import net, tc
 from triune.host.tc import Rates
 
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.live,
     pytest.mark.net,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),

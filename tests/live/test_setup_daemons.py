@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.live, pytest.mark.kvm, pytest.mark.docker]
+pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.kvm, pytest.mark.docker]
 
 # Empty folders for everything the daemons keep, a network and a process table of their own: the last process to end
 # takes them all away.
