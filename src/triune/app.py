@@ -18,6 +18,7 @@ from triune.services.backups import Backups, BackupSettings
 from triune.services.images import Images
 from triune.services.instances import Instances, TemplateSettings, Warming
 from triune.services.limits import HostShaper, InstanceLimits, Shaper
+from triune.services.machines import Machines
 from triune.services.networks import Networks, NetworkSettings
 from triune.services.operations import Events, Operations
 from triune.services.schedules import Schedules
@@ -153,6 +154,7 @@ class Triune:
         inventory = self.instances.inventory
         self.snapshots = Snapshots(self.engines, inventory, self.operations, self.events, self.store)
         self.cloner = Cloner(self.instances, self.networks, self.operations, self.store, self.limits)
+        self.machines = Machines(self.engines, inventory, self.networks, self.limits, self.operations, self.store)
         self.backups = Backups(
             settings.backup,
             settings.data,

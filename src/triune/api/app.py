@@ -19,6 +19,7 @@ from triune.api.routes import (
     images,
     inside,
     instances,
+    machines,
     networks,
     operations,
     pools,
@@ -49,7 +50,7 @@ def create_app(triune: Triune) -> FastAPI:
     app.state.opened = Open()
     app.state.keys = Keys(triune.store, triune.operations)
     for module in (
-        *(host, instances, snapshots, inside, images, templates, networks, pools, volumes),
+        *(host, instances, machines, snapshots, inside, images, templates, networks, pools, volumes),
         *(backups, schedules, operations, events),
     ):
         app.include_router(module.router)

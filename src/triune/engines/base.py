@@ -32,10 +32,11 @@ from triune.domain.operation import Progress
 from triune.domain.pool import PoolPlace, Volume
 from triune.domain.snapshot import Snapshot
 from triune.engines.archiving import Archiving
+from triune.engines.importing import Importing
 
 FACETS = (
     *("commands", "pausing", "renaming", "logs", "console", "bridging", "oci", "ports"),
-    *("limiting", "snapshots", "cloning", "templates", "attaching", "files", "archiving"),
+    *("limiting", "snapshots", "cloning", "templates", "attaching", "files", "archiving", "importing"),
 )
 
 
@@ -118,6 +119,7 @@ class Engine(Protocol):
     attaching: Attaching | None
     files: Files | None
     archiving: Archiving | None
+    importing: Importing | None
 
     def probe(self) -> Probe:
         """Say what works here. Never raises."""

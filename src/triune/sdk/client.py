@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from triune.sdk.events import Events
     from triune.sdk.images import Images
     from triune.sdk.instances import Instances
+    from triune.sdk.machines import Machines
     from triune.sdk.networks import Networks
     from triune.sdk.operations import Operations
     from triune.sdk.snapshots import Schedules, Snapshots
@@ -64,6 +65,13 @@ class Client:
         from triune.sdk.images import Images
 
         return Images(self.transport)
+
+    @cached_property
+    def machines(self) -> Machines:
+        """What was made elsewhere."""
+        from triune.sdk.machines import Machines
+
+        return Machines(self.transport)
 
     @cached_property
     def networks(self) -> Networks:

@@ -54,6 +54,7 @@ from triune.engines.docker.ports import Ports
 from triune.engines.docker.removal import Removal
 from triune.engines.docker.snapshots import DockerSnapshots
 from triune.engines.docker.watch import EventWatch
+from triune.engines.importing import Importing
 
 _ENDPOINT_MAC = (1, 44)
 
@@ -95,6 +96,7 @@ class DockerEngine:
         self.attaching: Attaching | None = None
         self.archiving: Archiving | None = DockerArchiving(self._client, self._lifecycle, self._images)
         self.files: Files | None = DockerFiles(self._client)
+        self.importing: Importing | None = None
 
     def probe(self) -> Probe:
         """Versions, storage driver, cgroups, runtimes, security options."""

@@ -29,6 +29,7 @@ def probe(client: DockerClient, limits: Mapping[str, str]) -> Probe:
     missing = {
         "attaching": "Docker can't add a mount to a container that exists: launch it with --volume",
         "snapshots.memory": no_memory(info),
+        "importing": "a container has no firmware and no disks of its own",
         "templates": "a container starts in a moment: nothing has to be kept warm",
         **limits,
     }

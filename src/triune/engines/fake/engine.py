@@ -50,10 +50,12 @@ from triune.engines.fake import limiting, state, templates
 from triune.engines.fake.archiving import FakeArchiving
 from triune.engines.fake.attaching import FakeAttaching
 from triune.engines.fake.files import FakeFiles
+from triune.engines.fake.importing import FakeImporting
 from triune.engines.fake.oci import FakeImages
 from triune.engines.fake.session import EchoConsole, open_session
 from triune.engines.fake.snapshots import FakeCloning, FakeSnapshots
 from triune.engines.fake.state import FakeInstance
+from triune.engines.importing import Importing
 
 _FORMS: Mapping[str, tuple[FormKind, type]] = {
     "kvm": (FormKind.DISK, DiskForm),
@@ -89,6 +91,7 @@ class FakeEngine:
             for facet in ("bridging", "oci", "ports"):
                 self._missing.setdefault(facet, f"{name} has no {facet} of its own")
         if name in ("lxc", "docker"):
+            self._missing.setdefault("importing", "a container has no firmware and no disks of its own")
             self._missing.setdefault("templates", "a container starts in a moment: nothing has to be kept warm")
         self._path = path
         self._lock = threading.RLock()
@@ -114,6 +117,7 @@ class FakeEngine:
         self.attaching: Attaching | None = None if "attaching" in absent else FakeAttaching(self)
         self.archiving: Archiving | None = None if "archiving" in absent else FakeArchiving(self)
         self.files: Files | None = None if "files" in absent else FakeFiles(self)
+        self.importing: Importing | None = None if "importing" in absent else FakeImporting(self)
 
     # What tests use to make trouble.
 

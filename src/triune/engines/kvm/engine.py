@@ -15,6 +15,7 @@ from triune.domain.operation import Progress
 from triune.engines import base
 from triune.engines.archiving import Archiving
 from triune.engines.base import EventSink, LaunchPlan, Probe
+from triune.engines.importing import Importing
 from triune.engines.kvm import counters, inventory, seed, spec
 from triune.engines.kvm.archiving import KvmArchiving
 from triune.engines.kvm.attaching import Attaching
@@ -23,6 +24,7 @@ from triune.engines.kvm.cloning import Cloning
 from triune.engines.kvm.commands import Commands
 from triune.engines.kvm.console import Console
 from triune.engines.kvm.files import KvmFiles
+from triune.engines.kvm.importing import KvmImporting
 from triune.engines.kvm.layers import Layers
 from triune.engines.kvm.lifecycle import Lifecycle
 from triune.engines.kvm.limits import Limiting, missing
@@ -78,6 +80,7 @@ class KvmEngine:
         self.attaching: base.Attaching | None = Attaching(self._client, self.host)
         self.archiving: Archiving | None = KvmArchiving(self._client, state_dir, self.host, self.delete)
         self.files: base.Files | None = KvmFiles(commands)
+        self.importing: Importing | None = KvmImporting(self._client, state_dir, self.host)
 
     def host(self, kernel: Path | None = None) -> spec.HostFacts:
         """What this host can do; proved once. `kernel`: a stock one to prove it with, if none has been tried."""

@@ -229,7 +229,7 @@ def build(plan: LaunchPlan, files: Files, host: HostFacts) -> str:
     _leaf(features, "apic", None)
     if not host.accelerated:
         _leaf(ET.SubElement(features, "tcg"), "tb-cache", str(_TB_CACHE_MIB), unit="MiB")
-    _cpu(root, settings, host)
+    cpu(root, settings.cpu, host)
     _leaf(root, "clock", None, offset="utc")
     _leaf(root, "on_poweroff", "destroy")
     _leaf(root, "on_reboot", "restart")
@@ -300,13 +300,14 @@ def _os(root: ET.Element, plan: LaunchPlan, settings: Settings, files: Files, ho
         _leaf(boot, "nvram", str(files.nvram))
 
 
-def _cpu(root: ET.Element, settings: Settings, host: HostFacts) -> None:
-    chosen = settings.cpu or (host.cpu_model if host.accelerated else "maximum")
+def cpu(root: ET.Element, wanted: str | None, host: HostFacts) -> ET.Element:
+    """The CPU: a mode of libvirt's or a model; None is what suits the host."""
+    chosen = wanted or (host.cpu_model if host.accelerated else "maximum")
     if chosen in ("maximum", "host-passthrough", "host-model"):
-        ET.SubElement(root, "cpu", {"mode": chosen})
-        return
-    cpu = ET.SubElement(root, "cpu", {"mode": "custom", "match": "exact", "check": "none"})
-    _leaf(cpu, "model", chosen, fallback="forbid")
+        return ET.SubElement(root, "cpu", {"mode": chosen})
+    element = ET.SubElement(root, "cpu", {"mode": "custom", "match": "exact", "check": "none"})
+    _leaf(element, "model", chosen, fallback="forbid")
+    return element
 
 
 def _devices(

@@ -32,6 +32,7 @@ from triune.engines.base import (
     Templates,
     Watch,
 )
+from triune.engines.importing import Importing
 from triune.engines.lxc import detail, holding, ready, stats
 from triune.engines.lxc.archiving import LxcArchiving
 from triune.engines.lxc.attaching import LxcAttaching
@@ -55,6 +56,7 @@ _TOOLS = (
 _SEARCH = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin"
 _MISSING = {
     "bridging": "a system container joins any bridge; none has to be announced to LXC",
+    "importing": "a container has no firmware and no disks of its own",
     "oci": "LXC has no store of OCI images",
     "templates": "a container starts in a moment: nothing has to be kept warm",
     "ports": "LXC publishes no ports itself; Triune's own rules do it",
@@ -89,6 +91,7 @@ class LxcEngine:
         self.attaching: Attaching | None = LxcAttaching(self._client)
         self.archiving: Archiving | None = LxcArchiving(self._client, self._lifecycle, state_dir)
         self.files: Files | None = LxcFiles(self._client)
+        self.importing: Importing | None = None
 
     def probe(self) -> Probe:
         """Say what works here."""

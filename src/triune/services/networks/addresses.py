@@ -62,18 +62,20 @@ class Addresses:
         return [_from(entry) for entry in self._store.scan(_NIC)]
 
     def reserve(
-        self, network: str, subnet: str, instance: str, foreign: Callable[[str], Collection[str]]
+        self, network: str, subnet: str, instance: str, foreign: Callable[[str], Collection[str]], mac: str = ""
     ) -> Reservation:
-        """Reserve an address and a MAC, or return those it holds.
+        """Reserve an address and a MAC (this one, if given), or return those it holds.
 
         `foreign(mac)` are addresses that others use whom the store does not know; a lease of that MAC is not
-        another's. Raises Conflict("network_full"), and Conflict("other_network") when it is in another network.
+        another's. Raises Conflict("network_full"), Conflict("other_network") when it is in another network, and
+        Conflict("mac_taken") where another instance has the MAC.
         """
+        given = mac
         for _ in range(_ATTEMPTS):
             held = self.get(instance)
             if held is not None:
                 return _same_network(held, network)
-            mac = self._free_mac(network, instance)
+            mac = self._require_free(given) if given else self._free_mac(network, instance)
             address = self._free_address(network, subnet, instance, foreign(mac))
             wanted = Reservation(instance, network, mac, address)
             keys = _owned(wanted)
@@ -92,6 +94,16 @@ class Addresses:
             "network_busy",
             f"no address of network {network} could be reserved for {instance}: too many others ask at once",
             hint="Try again.",
+        )
+
+    def _require_free(self, mac: str) -> str:
+        entry = self._store.get(_MAC + mac)
+        if entry is None:
+            return mac
+        raise Conflict(
+            "mac_taken",
+            f"{entry.value['instance']} has the MAC address {mac}",
+            hint="Let it have a new one: --new-macs, or remove the other instance first.",
         )
 
     def _free_mac(self, network: str, instance: str) -> str:

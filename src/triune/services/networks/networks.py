@@ -201,8 +201,9 @@ class Networks:
 
     # Instances
 
-    def reserve(self, network: str, instance: str) -> Nic:
-        """Reserve an address and a MAC for an instance, or return those it holds. Raises Conflict, Failed."""
+    def reserve(self, network: str, instance: str, mac: str = "") -> Nic:
+        """Reserve an address and a MAC (this one, if given) for an instance, or return those it holds. Raises Conflict,
+        Failed."""
         wanted = self.get(network)
         self._require_bridge(wanted)
         service = self._service(wanted)
@@ -212,8 +213,13 @@ class Networks:
             met = {address for address, owner in net.neighbours(wanted.bridge).items() if owner != mac}
             return leased | met | self._engine_addresses()
 
-        held = self._addresses.reserve(network, wanted.subnet, instance_name(instance), foreign)
+        held = self._addresses.reserve(network, wanted.subnet, instance_name(instance), foreign, mac)
         return Nic(network=wanted, mac=held.mac, address=held.address)
+
+    def leased(self, network: str, mac: str) -> str:
+        """The address that a card has got by DHCP, "" while it has none."""
+        found = dnsmasq.leases(self._service(self.get(network)))
+        return next((lease.address for lease in found if lease.mac == mac), "")
 
     def _require_bridge(self, network: Network) -> None:
         if f"bridge {network.name}" in self._problems:
