@@ -46,11 +46,14 @@ class Unreadable(Failed):
 class FileSource:
     """A file or a block device, opened read-only."""
 
-    def __init__(self, path: Path) -> None:
-        """Open it. Raises NotFound("no_source") and Invalid("bad_source") for a folder or the like."""
+    def __init__(self, path: Path, fd: int | None = None) -> None:
+        """Open it, or take over the descriptor `fd` of what was opened there with care.
+
+        Raises NotFound("no_source") and Invalid("bad_source") for a folder or the like.
+        """
         self.path = path
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK) if fd is None else fd
         except FileNotFoundError:
             raise NotFound("no_source", f"there is no {path}", hint="Name an image file or a block device.") from None
         except OSError as error:

@@ -5,19 +5,11 @@ Source of the format: "Virtual Disk Format 5.0" (VMware), and block/vmdk.c of QE
 
 from __future__ import annotations
 
-import re
-import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from triune.domain.errors import Invalid
-
-_SPARSE = struct.Struct("<4sIIQQQQ")
-_SECTOR = 512
-_MAX_DESCRIPTOR = 1 << 16
-_EXTENT = re.compile(rb'^\s*(?:RW|RDONLY|NOACCESS)\s+(\d{1,19})\s+([A-Z]+)(?:\s+"([^"\r\n]*)")?', re.MULTILINE)
-_FIELD = re.compile(rb'^\s*(\w+)\s*=\s*"?([^"\r\n]*?)"?\s*$', re.MULTILINE)
-_NO_PARENT = b"ffffffff"
+from triune.disks import vmdk_descriptor
+from triune.disks.vmdk_layout import SECTOR, corrupt, read_layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,43 +28,25 @@ class VmdkInfo:
 def inspect(stream: BinaryIO) -> VmdkInfo:
     """Read the header and the descriptor. Raises Invalid("corrupt_image")."""
     stream.seek(0)
-    head = stream.read(_SECTOR)
-    if head.startswith(b"KDMV"):
-        return _sparse(stream, head)
-    if head.startswith(b"COWD"):
-        return VmdkInfo("cowd", 0, (), parent=False)
+    head = stream.read(SECTOR)
+    if head.startswith(b"KDMV") and len(head) < SECTOR:
+        raise corrupt("its header is cut off")
     if head.startswith(b"\xbe\xba\xfe\xca"):
         return VmdkInfo("sesparse", 0, (), parent=False)
-    stream.seek(0)
-    return _descriptor("descriptor", 0, stream.read(_MAX_DESCRIPTOR))
-
-
-def _sparse(stream: BinaryIO, head: bytes) -> VmdkInfo:
-    if len(head) < _SECTOR:
-        raise _corrupt("its header is cut off")
-    _, version, _, capacity, _, offset, length = _SPARSE.unpack_from(head)
-    if not 1 <= version <= 3:
-        raise _corrupt(f"version {version} of its header does not exist")
-    if capacity > 1 << 54:
-        raise _corrupt("its capacity is absurd")
+    layout = read_layout(head)
+    if layout is None:
+        stream.seek(0)
+        return _described("descriptor", 0, stream.read(vmdk_descriptor.LONGEST))
+    if layout.kind == "cowd":
+        return VmdkInfo("cowd", 0, (), parent=False)
     text = b""
-    if offset:
-        if offset > 1 << 54:
-            raise _corrupt("its descriptor is out of reach")
-        stream.seek(offset * _SECTOR)
-        text = stream.read(min(length * _SECTOR, _MAX_DESCRIPTOR))
-    return _descriptor("sparse", capacity * _SECTOR, text)
+    if layout.descriptor:
+        stream.seek(layout.descriptor * SECTOR)
+        text = stream.read(min(layout.descriptor_length * SECTOR, vmdk_descriptor.LONGEST))
+    return _described("sparse", layout.capacity * SECTOR, text)
 
 
-def _descriptor(kind: str, virtual_size: int, text: bytes) -> VmdkInfo:
-    text = text.split(b"\0", 1)[0]
-    extents = [(int(match[1]), (match[3] or b"").decode(errors="replace")) for match in _EXTENT.finditer(text)]
-    fields = {match[1].lower(): match[2].strip().lower() for match in _FIELD.finditer(text)}
-    parent = fields.get(b"parentcid", _NO_PARENT) != _NO_PARENT or b"parentfilenamehint" in fields
-    if not virtual_size:
-        virtual_size = min(sum(sectors for sectors, _ in extents), 1 << 54) * _SECTOR
-    return VmdkInfo(kind, virtual_size, tuple(name for _, name in extents if name), parent=parent)
-
-
-def _corrupt(why: str) -> Invalid:
-    return Invalid("corrupt_image", f"the VMDK is damaged: {why}", hint="Fetch or export it again.")
+def _described(kind: str, virtual_size: int, text: bytes) -> VmdkInfo:
+    descriptor = vmdk_descriptor.parse(text)
+    names = tuple(extent.name for extent in descriptor.extents if extent.name)
+    return VmdkInfo(kind, virtual_size or descriptor.size, names, parent=descriptor.has_parent)
