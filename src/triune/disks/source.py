@@ -150,3 +150,27 @@ class Window:
 
     def close(self) -> None:
         """The other source stays open: it is not ours."""
+
+
+class Held:
+    """Bytes in memory."""
+
+    def __init__(self, name: str, data: bytes) -> None:
+        self._name, self._data = name, data
+
+    @property
+    def name(self) -> str:
+        """What they are."""
+        return self._name
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return len(self._data)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """The bytes there."""
+        return self._data[offset : offset + length]
+
+    def close(self) -> None:
+        """Nothing to let go."""

@@ -22,8 +22,9 @@ class Volume(Protocol):
     @property
     def version(self) -> str: ...
 
-    def walk(self, *, deleted: bool = False) -> Iterator[Found]:
-        """Everything below the root, folders before what is in them, in order of paths; deleted files when asked."""
+    def walk(self, *, deleted: bool = False, system: bool = False) -> Iterator[Found]:
+        """Everything below the root, folders before what is in them, in order of paths; deleted files and the volume's
+        own ones (`.fbb.sf` …) when asked."""
 
     def find(self, path: str) -> Found:
         """One file by its path. Raises NotFound("no_such_file") with the nearest names as hint."""
