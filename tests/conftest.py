@@ -50,6 +50,7 @@ SHARED = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups at the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Which live tests must not run side by side (`-n 2 --dist loadgroup`)."""
     for item in items:
