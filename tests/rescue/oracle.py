@@ -16,6 +16,7 @@ from dissect.vmfs import LVM, VMFS
 
 from tests.rescue.overlay import Overlay
 from triune.disks.content import Content, Lost
+from triune.disks.source import Source
 
 UNIT = 1 << 16
 
@@ -64,12 +65,21 @@ def _chunks(content: Content) -> Iterator[tuple[int, bytes]]:
             raise Lost(run)
         if run.source is None:
             continue
-        for at in range(0, run.length, 1 << 20):
-            part = min(1 << 20, run.length - at)
-            data = run.source.read(run.at + at, part)
-            if len(data) < part:
-                raise Lost(run)
-            yield run.offset + at, data
+        if run.source.size < run.at + run.length:
+            raise Lost(run)
+        for start, length in _held(run.source, run.at, run.length):
+            for at in range(start, start + length, 1 << 20):
+                part = min(1 << 20, start + length - at)
+                data = run.source.read(at, part)
+                if len(data) < part:
+                    raise Lost(run)
+                yield run.offset + at - run.at, data
+
+
+def _held(source: Source, at: int, length: int) -> Iterable[tuple[int, int]]:
+    """(offset, length) of what may be other than zeros."""
+    known = getattr(source, "data", None)
+    return known(at, at + length) if known is not None else [(at, length)]
 
 
 def dissect(*disks: Overlay, lvm: bool = True) -> VMFS:

@@ -132,7 +132,7 @@ class Writer(Folders):
     # --- file descriptors ---------------------------------------------------------------------------------------
 
     def descriptor(
-        self, meta: Meta, *, parent: int, mode: int, body: bytes = b"", count: int = 0, pointers: int = 0
+        self, meta: Meta, *, parent: int, mode: int, body: bytes = b"", count: int = 0, pointers: int = 0, tbz: int = 0
     ) -> None:
         """Write a descriptor: lock, facts, and the list or the resident bytes."""
         raw = bytearray(self.fd_size)
@@ -143,7 +143,7 @@ class Writer(Folders):
             "<IIIIIQQQ", raw, at, meta.address, meta.generation, 1, meta.kind, 0, meta.size, meta.block_size, count
         )
         pack_into("<IIIIII", raw, at + 0x2C, WRITTEN, WRITTEN, WRITTEN, 0, 0, mode)
-        pack_into("<I", raw, at + 0x44, meta.zla)
+        pack_into("<II", raw, at + 0x44, meta.zla, tbz)
         pack_into("<I", raw, at + 0x68, meta.address)
         raw[at + 0x89] = meta.block_size.bit_length() - 1
         if self.six:
@@ -185,7 +185,8 @@ class Writer(Folders):
         self.generation += 1
         meta = Meta(address, self.fd_offset(address), kind, self.generation, content.size, unit, zla, tuple(listed))
         body = content.part(0, content.size) if how == "resident" else b""
-        self.descriptor(meta, parent=parent, mode=mode, body=body, count=len(blocks), pointers=pointers)
+        tbz = len(content.junk)
+        self.descriptor(meta, parent=parent, mode=mode, body=body, count=len(blocks), pointers=pointers, tbz=tbz)
         self.enter(parent, name, meta)
         return address
 

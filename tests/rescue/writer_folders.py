@@ -26,7 +26,7 @@ class Folders(Layout):
 
     @abstractmethod
     def descriptor(
-        self, meta: Meta, *, parent: int, mode: int, body: bytes = b"", count: int = 0, pointers: int = 0
+        self, meta: Meta, *, parent: int, mode: int, body: bytes = b"", count: int = 0, pointers: int = 0, tbz: int = 0
     ) -> None: ...
 
     @abstractmethod
