@@ -6,8 +6,8 @@ recovered with what it was.
 
 Some damages nobody can tell, for VMFS keeps no checksums of them, and they are counted apart: bytes of the files
 themselves ("data"), a length that still lies within the same blocks ("length"), an entry of an older time put back
-over a newer one ("older"), a letter of a name ("named"). "told on reading" are files whose listing had no fault, and whose
-missing bytes are reported as soon as they are read, as extracting does.
+over a newer one ("older"), a letter of a name ("named"). "told on reading" are files
+whose listing had no fault, and whose missing bytes are reported as soon as they are read, as extracting does.
 """
 
 from __future__ import annotations
