@@ -99,6 +99,8 @@ class House:
             self.engine(engine)._instances.clear()
         for key in self.triune.instances.intents():
             self.triune.instances._forget(key)
+        for schedule in self.triune.schedules.list():
+            self.triune.schedules.delete(schedule.name)
         self.shaper.shaped.clear()
         self.shaper.reason, self.shaper.failure = "", None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from tests.api.house import House
 from tests.api.test_api_openapi import check, document
 from triune.api.backup_schemas import Backup
 from triune.domain.errors import Conflict, Denied, Failed, Invalid, NotFound, Unsupported
+from triune.domain.operation import Operation
+from triune.services.operations.locks import Holder
 
 pytestmark = pytest.mark.heavy  # restic derives its key slowly, by design
 stores = pytest.mark.skipif(
@@ -198,6 +201,96 @@ def test_schedules(repo: Repo) -> None:
     assert repo.house.client.schedules.list("backup") == []
     with pytest.raises(Invalid, match="not kept by"):
         repo.house.client.schedules.create("web", every="1d", keep={"minutely": 1}, action="backup", **repo.where)
+
+
+def test_a_schedule_of_every_instance(repo: Repo) -> None:
+    run, schedules = repo.house.run, repo.house.client.schedules
+    done = run("backup", "schedule", "--all", "--at", "03:00", "--keep-daily", "7", *repo.options)
+    assert done.stdout == b"schedule all-backup-0300: a backup of every instance daily at 03:00\n", done.stderr
+    (row,) = schedules.list("backup")
+    assert (row["subject"], row["keep"]) == ("", {"daily": 7})
+    assert b" all " in run("backup", "schedule", "list").stdout
+    assert schedules.create(None, every="1d", action="backup", **repo.where)["name"] == "all-backup-1d"
+    for words in (("--every", "1d"), ("web", "--all", "--every", "1d")):
+        wrong = run("backup", "schedule", *words, *repo.options)
+        assert (wrong.returncode, b"name the instance to back up, or say --all" in wrong.stderr) == (2, True)
+    assert b"--all" in run("backup", "schedule", "add", "--help").stdout
+    assert b"list" in run("backup", "schedule", "--help").stdout
+    with pytest.raises(Invalid, match="snapshots are scheduled for one instance each"):
+        schedules.create(None, every="1d")
+    with pytest.raises(Invalid, match="no backup repository"):
+        schedules.create(None, every="2d", action="backup")
+    repo.house.launch("all")
+    gone = repo.house.client.instances.remove("all", force=True)
+    repo.house.client.operations.result(gone["id"], timeout=10)
+    assert len(schedules.list("backup")) == 2, "an instance that goes takes only schedules of its own along"
+
+
+def ended(repo: Repo, schedule: str) -> Operation:
+    """A run of it, as the daemon begins one."""
+    triune = repo.house.triune
+    begun = triune.backups.scheduled(triune.schedules.get(schedule))
+    return triune.operations.wait(begun.id, 60)
+
+
+@stores
+def test_a_run_for_every_instance_takes_what_is_there_then(repo: Repo) -> None:
+    repo.house.launch("web")
+    made = repo.house.client.schedules.create(None, every="1d", keep={"last": 1}, action="backup", **repo.where)
+    repo.house.launch("later", "docker")
+    first = ended(repo, made["name"])
+    assert (first.state.value, first.kind, sorted(first.result["backups"])) == ("done", "backup-all", ["later", "web"])
+    second = ended(repo, made["name"])
+    assert sorted(row["id"] for row in repo.client.list(**repo.where)) == sorted(second.result["backups"].values())
+    kinds = [one.resource for one in repo.house.triune.operations.list() if one.kind == "backup"]
+    assert kinds == ["instances/web", "instances/later"] * 2, "ordinary operations of their own"
+
+
+@stores
+def test_one_that_fails_keeps_no_other_from_its_turn(repo: Repo) -> None:
+    repo.house.launch("db", "docker")
+    repo.house.launch("web")
+    made = repo.house.client.schedules.create(None, every="1d", action="backup", **repo.where)
+    repo.house.engine("docker").failures["docker-archive"] = Failed("broken", "it broke", hint="Mend it.")
+    run = ended(repo, made["name"])
+    repo.house.engine("docker").failures.clear()
+    assert (run.state.value, run.error["code"]) == ("failed", "backups_failed")
+    assert run.error["message"] == "1 of 2 instances could not be backed up: db: it broke"
+    assert [row["instance"] for row in repo.client.list(**repo.where)] == ["web"]
+    assert run.error["details"]["failed"] == {"db": "it broke"}
+
+
+@stores
+def test_one_that_is_busy_gets_its_turn_last(repo: Repo) -> None:
+    for name in ("a", "b"):
+        repo.house.launch(name)
+    made = repo.house.client.schedules.create(None, every="1d", action="backup", **repo.where)
+    locks, holder = repo.house.triune.operations.locks, Holder("someone", "stop")
+    locks.acquire(["instances/a"], holder)
+    triune = repo.house.triune
+    begun = triune.backups.scheduled(triune.schedules.get(made["name"]))
+    with pytest.raises(Conflict, match="busy"):
+        triune.backups.scheduled(triune.schedules.get(made["name"]))
+    deadline = time.monotonic() + 60
+    while triune.operations.get(begun.id).text != "waiting for a" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    locks.release(holder)
+    run = triune.operations.wait(begun.id, 60)
+    assert (run.state.value, list(run.result["backups"])) == ("done", ["b", "a"])
+
+
+@stores
+def test_cancelling_the_whole_cancels_the_part(repo: Repo) -> None:
+    repo.house.launch("web")
+    made = repo.house.client.schedules.create(None, every="1d", action="backup", **repo.where)
+    triune = repo.house.triune
+    begun = triune.backups.scheduled(triune.schedules.get(made["name"]))
+    while not any(one.kind == "backup" for one in triune.operations.list(running=True)):
+        time.sleep(0.02)
+    triune.operations.cancel(begun.id)
+    assert triune.operations.wait(begun.id, 30).state.value == "cancelled"
+    part = next(one for one in triune.operations.list() if one.kind == "backup")
+    assert triune.operations.wait(part.id, 30).state.value == "cancelled"
 
 
 @stores

@@ -48,7 +48,9 @@ class ScheduleBody(Body):
 
     name: Annotated[Name | None, Field(description="Left out: made of subject and time")] = None
     action: Annotated[Literal["snapshot", "backup"], Field(description="What to do")] = "snapshot"
-    subject: Annotated[Name, Field(description="The instance")]
+    subject: Annotated[
+        Name | None, Field(description="The instance; null: every one, those launched later included (of backups)")
+    ]
     every: Period | None = None
     at: Annotated[str | None, Field(max_length=5, description="HH:MM of the host's local time")] = None
     keep: Annotated[Kept | dict[str, Kept] | None, Field(description=_KEPT)] = None
@@ -90,7 +92,7 @@ class Schedule(BaseModel):
 
     name: str
     action: str
-    subject: str
+    subject: Annotated[str, Field(description="The instance; empty: every one")]
     every: float | None
     at: str | None
     keep: dict[str, int]

@@ -287,16 +287,19 @@ def remove(backups: tuple[str, ...], repo: str, password_file: str, yes: bool, q
     return worst
 
 
-@backup.group(cls=Adding, subcommand_metavar="NAME --every TIME --repo DIR | list | rm SCHEDULE...")
+@backup.group(cls=Adding, subcommand_metavar="NAME|--all --every TIME --repo DIR | list | rm SCHEDULE...")
 def schedule() -> None:
-    """Back an instance up again and again, and let the old backups go.
+    """Back an instance, or all of them, up again and again, and let the old backups go.
 
     triune backup schedule NAME --at 03:00 --repo DIR --keep-daily 7 --keep-weekly 4
     """
 
 
 @schedule.command()
-@click.argument("name", shell_complete=complete_instances)
+@click.argument("name", required=False, shell_complete=complete_instances)
+@click.option(
+    "--all", "everything", is_flag=True, help="All instances that Triune made, those launched later included."
+)
 @click.option("--every", type=Duration(), metavar="TIME", help="How often: 6h, 1d.")
 @click.option("--at", metavar="HH:MM", help="Daily at this time of the daemon's host, instead of --every.")
 @_repository
@@ -304,7 +307,8 @@ def schedule() -> None:
 @click.option("--name", "called", metavar="SCHEDULE", help="Its own name [made of the instance's and the time].")
 @silenceable
 def add(
-    name: str,
+    name: str | None,
+    everything: bool,
     every: float | None,
     at: str | None,
     repo: str,
@@ -314,13 +318,15 @@ def add(
     **keep: int,
 ) -> None:
     """Add a schedule. A run that is missed, because the host was off, is made up for once."""
+    if everything == bool(name):
+        raise click.UsageError("name the instance to back up, or say --all")
     if every is None and at is None:
         raise click.UsageError("say when: --every 1d, or --at 03:00")
     made = Client().schedules.create(
         name, name=called, every=every, at=at, keep=_rule(keep), action="backup", **where(repo, password_file)
     )
     if not quiet:
-        print(clean(f"schedule {made['name']}: a backup of {name} {when(made)}"))
+        print(clean(f"schedule {made['name']}: a backup of {name or 'every instance'} {when(made)}"))
 
 
 @schedule.command("list")

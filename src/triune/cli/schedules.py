@@ -21,20 +21,18 @@ if TYPE_CHECKING:
 
 
 class Adding(click.Group):
-    """A group where a word that is no command is the argument of `add`."""
+    """A group where what begins with no command is meant for `add`."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """`add` for what is none."""
+        """`add` for a word that is none."""
         found = super().get_command(ctx, cmd_name)
         return found or (None if cmd_name.startswith("-") else super().get_command(ctx, "add"))
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Leave the word to `add`."""
-        if args and not args[0].startswith("-") and super().get_command(ctx, args[0]) is None:
-            return super().resolve_command(ctx, ["add", *args])
-        return super().resolve_command(ctx, args)
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put `add` before what names no command; an option may come first."""
+        if args and args[0] not in ctx.help_option_names and super().get_command(ctx, args[0]) is None:
+            args = ["add", *args]
+        return super().parse_args(ctx, args)
 
 
 def complete_schedules(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -72,7 +72,7 @@ class Schedules:
 
     def create(
         self,
-        subject: str,
+        subject: str | None,
         *,
         name: str | None = None,
         every: float | str | None = None,
@@ -83,6 +83,7 @@ class Schedules:
     ) -> ScheduleRow:
         """Do `action` (snapshot, backup) with an instance `every` so often ("1h"), or daily `at` "03:00".
 
+        `subject` None: with every instance, those launched later included (of backups only).
         `keep` the newest so many; of backups also by word (daily, weekly, …). `options`: `memory` of snapshots,
         `repository` and `password_file` of backups.
         """

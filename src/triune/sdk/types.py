@@ -222,7 +222,10 @@ class SnapshotRow(TypedDict):
 
 
 class ScheduleRow(TypedDict):
-    """One schedule: `every` seconds, or daily `at` HH:MM. `last_result` is empty, running, done, or what went wrong."""
+    """One schedule: `every` seconds, or daily `at` HH:MM, of the instance `subject`, "": of every one.
+
+    `last_result` is empty, running, done, or what went wrong.
+    """
 
     name: str
     action: str

@@ -13,6 +13,7 @@ from triune.api import snapshot_schemas as schemas
 from triune.api.replies import Json
 from triune.api.routes.common import Run, Services
 from triune.app import Triune
+from triune.domain.errors import Invalid
 from triune.domain.units import format_period, parse_duration
 from triune.services.schedules import Schedule
 
@@ -51,15 +52,18 @@ def _create(triune: Triune, body: schemas.ScheduleBody) -> Schedule:
     every = parse_duration(body.every) if isinstance(body.every, str) else body.every
     keep = {"last": body.keep} if isinstance(body.keep, int) else dict(body.keep or {})
     options: dict[str, Any] = {"memory": True} if body.memory else {}
+    subject = body.subject or ""
     if body.action == "backup":
         options = {"repository": body.repository, "password_file": body.password_file}
-        triune.backups.check_schedule(body.subject, keep=keep, **options)
+        triune.backups.check_schedule(subject, keep=keep, **options)
+    elif not subject:
+        raise Invalid("no_subject", "snapshots are scheduled for one instance each", hint="Name the instance.")
     else:
-        triune.snapshots.check_schedule(body.subject, memory=body.memory)
+        triune.snapshots.check_schedule(subject, memory=body.memory)
     return triune.schedules.create(
-        body.name or _name(body.subject, every, body.at, "" if body.action == "snapshot" else body.action),
+        body.name or _name(subject or "all", every, body.at, "" if body.action == "snapshot" else body.action),
         body.action,
-        body.subject,
+        subject,
         every=every,
         at=body.at,
         keep=keep,

@@ -22,6 +22,7 @@ from triune.engines.base import Engine
 from triune.services.backups import key, stored
 from triune.services.backups import manifest as manifests
 from triune.services.backups.create import Backup, Subject
+from triune.services.backups.every import Round, managed
 from triune.services.backups.manifest import Manifest
 from triune.services.backups.repository import Repository, is_missing
 from triune.services.backups.request import (
@@ -182,11 +183,24 @@ class Backups:
         rest = asdict(replace(now, cpus=None, memory=None))
         return {**asked, "cpus": now.cpus, "memory": now.memory, "limits": rest}
 
+    def create_all(self, where: Place, keep: Keep | None = None) -> Operation:
+        """Back up every instance that Triune made, one after the other, each by an operation of its own."""
+
+        def one(name: str) -> Operation:
+            return self.create(CreateRequest(instance=name, place=where, keep=keep))
+
+        def work(task: Task) -> dict[str, Any]:
+            task.step("select", "looking for instances")
+            return Round(self._operations, one).run(managed(self._instances.inventory, self._store), task)
+
+        return self._submit("backup-all", where, work, locks=[f"backup-all/{where.address}"])
+
     def check_schedule(
         self, name: str, *, keep: Mapping[str, int], repository: str = "", password_file: str = ""
     ) -> None:
-        """Raise at once what every run of such a schedule would raise."""
-        self._facet(self._instances.inventory.engine_of(name))
+        """Raise at once what every run of such a schedule would raise; `name` "": every instance."""
+        if name:
+            self._facet(self._instances.inventory.engine_of(name))
         self.place(repository, password_file)
         parse_keep(keep)
 
@@ -194,7 +208,10 @@ class Backups:
         """A run of a schedule: a backup, after which older ones go that its rule does not keep."""
         options = schedule.options
         where = self.place(str(options.get("repository", "")), str(options.get("password_file", "")))
-        return self.create(CreateRequest(instance=schedule.subject, place=where, keep=parse_keep(schedule.keep)))
+        keep = parse_keep(schedule.keep)
+        if not schedule.subject:
+            return self.create_all(where, keep)
+        return self.create(CreateRequest(instance=schedule.subject, place=where, keep=keep))
 
     def restore(self, request: RestoreRequest) -> Operation:
         """A backup as a new instance. Raises Invalid, Conflict at once; what is wrong with the backup later."""
@@ -314,9 +331,11 @@ class Backups:
 
     # Parts
 
-    def _submit(self, kind: str, where: Place, work: Callable[[Task], dict[str, Any]]) -> Operation:
+    def _submit(
+        self, kind: str, where: Place, work: Callable[[Task], dict[str, Any]], *, locks: Sequence[str] = ()
+    ) -> Operation:
         data = {"repository": where.address}
-        return self._operations.submit(kind, f"backups/{where.address}", work, data=data)
+        return self._operations.submit(kind, f"backups/{where.address}", work, locks=locks, data=data)
 
     def _repository(self, where: Place) -> Repository:
         missing = is_missing()
