@@ -2,7 +2,8 @@
 
 Source of the format: files that ESXi and Workstation wrote. `#` begins a comment line. In a value `|22` stands for the
 character with that hexadecimal number (VMware writes `"`, `|` and line breaks so). A file says its encoding in
-`.encoding`; unknown ones are read as UTF-8, or Latin-1 where that fails.
+`.encoding`; unknown ones are read as UTF-8, or Latin-1 where that fails. What is read can be written again byte
+for byte, for lines that say nothing known are kept too.
 """
 
 from __future__ import annotations
@@ -10,14 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from triune.disks.vmware_text import decode
 from triune.domain.errors import Invalid
 
 LARGEST = 4 << 20
 _MOST_LINES = 1 << 16
 _LINE = re.compile(r'^\s*(?P<key>[^\s=#"][^\s="]{0,511})\s*=\s*(?:"(?P<quoted>[^"]*)"|(?P<plain>[^"\s].*?))?\s*$')
-_ENCODING = re.compile(rb'^\s*\.encoding\s*=\s*"?([\w.-]{1,32})"?\s*$', re.MULTILINE | re.IGNORECASE)
-_CODECS = {"utf-8": "utf-8", "windows-1252": "cp1252", "windows-1251": "cp1251", "gbk": "gbk", "shift_jis": "cp932",
-           "big5": "big5", "euc-kr": "cp949", "iso-8859-1": "latin-1"}  # fmt: skip
+_ESCAPED = frozenset('"|')
 _ESCAPE = re.compile(r"\|([0-9A-Fa-f]{2})")
 
 
@@ -27,19 +27,17 @@ class Vmx:
     `unread` are the numbers of lines that say nothing that can be read.
     """
 
-    def __init__(self, lines: list[tuple[str, str, int]], unread: tuple[int, ...] = ()) -> None:
-        self._lines = lines
-        self._values = {key.lower(): value for key, value, _ in lines}
-        self.unread = unread
+    def __init__(self, text: str = "", codec: str = "utf-8") -> None:
+        """Read a text; `codec` is what it is encoded with. What lies behind 65,536 lines is kept, and not looked at."""
+        self.codec = codec
+        self._raw = text.split("\n")
+        self._end = "\r" if self._raw[0].endswith("\r") else ""
+        self._look()
 
-    @classmethod
-    def parse(cls, data: bytes) -> Vmx:
-        """Read it. Raises Invalid("bad_vmx") where it is no text of this kind, or far too large."""
-        if len(data) > LARGEST or b"\0" in data.rstrip(b"\0"):
-            raise Invalid("bad_vmx", "the VMX is no text, or far too large", hint="Is it the right file?")
+    def _look(self) -> None:
         lines, unread = [], []
-        for number, line in enumerate(_text(data.rstrip(b"\0")).split("\n")[:_MOST_LINES], 1):
-            stripped = line.strip("\ufeff\r\t ")
+        for number, line in enumerate(self._raw[:_MOST_LINES], 1):
+            stripped = line.strip("\ufeff\r\t \0")
             if not stripped or stripped.startswith("#"):
                 continue
             match = _LINE.match(stripped)
@@ -48,7 +46,47 @@ class Vmx:
                 continue
             value = match["quoted"] if match["quoted"] is not None else match["plain"] or ""
             lines.append((match["key"], _ESCAPE.sub(lambda code: chr(int(code[1], 16)), value), number))
-        return cls(lines, tuple(unread))
+        self._lines = lines
+        self._values = {key.lower(): value for key, value, _ in lines}
+        self.unread = tuple(unread)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Vmx:
+        """Read it. Raises Invalid("bad_vmx") where it is no text of this kind, or far too large."""
+        if len(data) > LARGEST or b"\0" in data.rstrip(b"\0"):
+            raise Invalid("bad_vmx", "the VMX is no text, or far too large", hint="Is it the right file?")
+        return cls(*decode(data))
+
+    def encode(self) -> bytes:
+        """The file's bytes: of one that was only read, the very same."""
+        return "\n".join(self._raw).encode(self.codec, "replace")
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the machine's settings are encrypted: nothing but its name and the keys' safe can be read."""
+        return "encryption.keysafe" in self._values
+
+    def set(self, key: str, value: str) -> None:
+        """Change the line that counts, or add one at the end."""
+        line = f'{key} = "{escaped(value)}"{self._end}'
+        number = self._number(key)
+        if number is not None:
+            self._raw[number - 1] = line
+        elif self._raw[-1].strip("\r\t \0"):
+            self._raw.append(line)
+        else:
+            self._raw[-1:] = [line, ""]
+        self._look()
+
+    def remove(self, key: str) -> None:
+        """Take out all lines of a key."""
+        while (number := self._number(key)) is not None:
+            del self._raw[number - 1]
+            self._raw = self._raw or [""]
+            self._look()
+
+    def _number(self, key: str) -> int | None:
+        return next((number for known, _, number in reversed(self._lines) if known.lower() == key.lower()), None)
 
     def get(self, key: str, default: str = "") -> str:
         """The value of a key, or the default."""
@@ -59,12 +97,6 @@ class Vmx:
         return iter(self._lines)
 
 
-def _text(data: bytes) -> str:
-    declared = _ENCODING.search(data, 0, 1 << 16)
-    codec = _CODECS.get(declared[1].decode("ascii", "replace").lower(), "utf-8") if declared else "utf-8"
-    for attempt in (codec, "utf-8"):
-        try:
-            return data.decode(attempt)
-        except UnicodeDecodeError:
-            continue
-    return data.decode("latin-1")
+def escaped(value: str) -> str:
+    """A value as it stands between quotes."""
+    return "".join(f"|{ord(each):02X}" if each in _ESCAPED or ord(each) < 32 else each for each in value)

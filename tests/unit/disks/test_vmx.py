@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,3 +50,39 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     except Invalid:
         return
     assert all(key and number >= 1 for key, _, number in vmx.items())
+
+
+@given(st.binary(max_size=400))
+def test_what_was_read_is_written_byte_for_byte(data: bytes) -> None:
+    with contextlib.suppress(Invalid):
+        assert Vmx.parse(data).encode() == data
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z][a-z0-9.:]{0,20}", fullmatch=True), st.text(max_size=30), max_size=8))
+def test_what_was_set_is_read_again(values: dict[str, str]) -> None:
+    vmx = Vmx('.encoding = "UTF-8"\n')
+    kept = {key: value for key, value in values.items() if key != "encoding" and _writable(value)}
+    for key, value in kept.items():
+        vmx.set(key, value)
+    again = Vmx.parse(vmx.encode())
+    assert {key: again.get(key, "?") for key in kept} == kept
+
+
+def _writable(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeError:
+        return False
+    return True
+
+
+def test_lines_are_changed_in_their_place() -> None:
+    vmx = Vmx.parse(PLAIN)
+    vmx.set("memsize", "2048")
+    vmx.set("annotation", 'two\nlines "quoted"')
+    vmx.remove("displayname")
+    assert vmx.encode() == (
+        b'.encoding = "UTF-8"\r\n# a comment\r\n\r\nmemsize = 512\r\nnonsense\r\nmemsize = "2048"\r\n'
+        b'annotation = "two|0Alines |22quoted|22"\r\n'
+    )
+    assert not vmx.encrypted and Vmx.parse(b'encryption.keySafe = "vmware:key/list/(x)"').encrypted
