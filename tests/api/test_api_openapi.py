@@ -131,6 +131,7 @@ OPERATIONS = [
 ]
 
 
+@pytest.mark.heavy  # a schema's worth of requests for each
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_generated_requests_never_break_it(house: House, operation: str) -> None:
     """Requests made from the document, good and bad: no 500, and what comes is what the document says."""

@@ -20,6 +20,8 @@ from triune.domain.errors import Denied, Invalid, TriuneError
 from triune.engines.registry import EngineSettings, engines
 from triune.sdk import Client
 
+pytestmark = pytest.mark.heavy  # daemons of their own
+
 
 class Process:
     """A paper daemon."""

@@ -16,6 +16,8 @@ from tests.api.house import TRIUNE, House
 from tests.api.test_api_openapi import check, document
 from triune.domain.errors import Conflict, Invalid, NotFound, Unsupported
 
+pytestmark = pytest.mark.heavy  # many commands
+
 SNAPSHOT = {
     "name", "instance", "created", "consistency", "memory", "size", "parent", "expires", "schedule", "comment"
 }  # fmt: skip

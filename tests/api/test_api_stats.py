@@ -18,6 +18,8 @@ from tests.api.house import House
 from tests.api.terminal import Terminal
 from triune.domain.instance import Stats
 
+pytestmark = pytest.mark.heavy  # live tables take their time
+
 KEYS = [
     *("name", "engine", "cpu_percent", "memory_bytes", "memory_limit_bytes", "disk_read_bytes", "disk_write_bytes"),
     *("net_rx_bytes", "net_tx_bytes", "pids"),

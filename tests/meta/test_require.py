@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.heavy  # a pytest in a pytest
+
 CONFTEST = Path(__file__).parent.parent / "conftest.py"
 TESTS = """
 import pytest

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from tests.unit.services.snapshots.rig import Rig
 
+pytestmark = pytest.mark.heavy  # a process per step
+
 # What runs until it is killed: prepare in peace, then one operation with a crash point.
 PROGRAM = """
 import sys
