@@ -1,0 +1,179 @@
+"""One file of a host, read over SSH by many requests at once, and taken up again after a dropped connection.
+
+Every read is only a question, so one that got no answer is asked again on the next connection. The host key is checked
+each time, and a file whose size changed meanwhile is another file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from triune.domain.errors import Failed, TriuneError, Unreachable
+from triune.services.rescue.esxi import readers, ssh
+from triune.services.rescue.esxi.access import Access
+from triune.services.rescue.esxi.address import Address
+from triune.services.rescue.esxi.looping import EventThread
+from triune.services.rescue.esxi.readers import Dropped, Reader, Refused
+
+
+class Line(Protocol):
+    """A file elsewhere. `segment` is the best length of a request in bytes, `inflight` how many may run at once.
+
+    `start` gives the exact bytes, all within the size; its future raises Refused where the medium refuses, Unreachable
+    where the host is gone for good.
+    """
+
+    name: str
+    identity: str
+    size: int
+    segment: int
+    inflight: int
+
+    def start(self, offset: int, length: int) -> Future[bytes]: ...
+    def close(self) -> None: ...
+
+
+class SshLine:
+    """Over SSH."""
+
+    def __init__(self, address: Address, access: Access) -> None:
+        """Log in and open it. Raises what `ssh.connect` and `readers.open_reader` raise, but PasswordWanted."""
+        self.name = str(address)
+        self._address, self._access, self._patience = address, access, access.patience
+        self._password: str | None = None
+        self._reader: Reader | None = None
+        self._failures, self._heard = 0, time.monotonic()
+        self._given_up: TriuneError | None = None
+        self._thread = EventThread()
+        self._opening = asyncio.Lock()
+        try:
+            reader = self._reader = self._first()
+        except BaseException:
+            self._thread.close()
+            raise
+        self.size, self.segment, self.inflight = reader.size, reader.segment, reader.inflight
+        self._slots = asyncio.Semaphore(reader.inflight)
+        self.identity = f"ssh {address.host}:{address.service_port} {address.remote} {self.size}"
+
+    def start(self, offset: int, length: int) -> Future[bytes]:
+        """Ask for exactly these bytes."""
+        return self._thread.start(self._fetch(offset, length))
+
+    def close(self) -> None:
+        """Hang up."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            self._given_up = Unreachable("host_unreachable", f"{self.name} was closed", hint="Open it again.")
+            self._thread.run(_aborted(reader))
+        self._thread.close()
+
+    def _first(self) -> Reader:
+        """The first login; the password is asked for on the caller's thread, and only when the keys are not enough."""
+        for _ in range(2):
+            try:
+                return self._thread.run(self._opened())
+            except ssh.PasswordWanted:
+                self._password = self._access.passwords.of(self._address.user, self._address.host)
+            except Dropped:
+                break
+        raise self._gone("it hung up at once")
+
+    async def _opened(self) -> Reader:
+        connection = await ssh.connect(self._address, self._access, self._password)
+        try:
+            return await asyncio.wait_for(readers.open_reader(connection, self._address.remote), self._patience.reading)
+        except TimeoutError:
+            connection.abort()
+            raise Dropped from None
+        except BaseException:
+            connection.abort()
+            raise
+
+    async def _fetch(self, offset: int, length: int) -> bytes:
+        data = b""
+        async with self._slots:
+            while len(data) < length:
+                reader = await self._ready()
+                try:
+                    part = await self._patiently(reader.read(offset + len(data), length - len(data)))
+                except Dropped:
+                    self._drop(reader)
+                    continue
+                if not part:
+                    raise Refused(f"nothing is left there; it had {self.size} bytes when it was opened")
+                self._failures, self._heard = 0, time.monotonic()
+                data = data + part if data else part
+        return data
+
+    async def _patiently(self, reading: Coroutine[Any, Any, bytes]) -> bytes:
+        """Wait as long as anything arrives on the connection: a slow line is not a dead one."""
+        task = asyncio.ensure_future(reading)
+        try:
+            while True:
+                if (await asyncio.wait({task}, timeout=self._patience.reading))[0]:
+                    return task.result()
+                if time.monotonic() - self._heard >= self._patience.reading:
+                    raise Dropped
+        finally:
+            task.cancel()
+
+    def _drop(self, reader: Reader) -> None:
+        if reader is self._reader:
+            self._reader = None
+            self._failures += 1
+            reader.abort()
+
+    async def _ready(self) -> Reader:
+        """The reader that stands, or a new one after a pause. Raises Unreachable after too many tries."""
+        async with self._opening:
+            while self._reader is None:
+                if self._given_up is not None:
+                    raise self._given_up
+                await self._again()
+            return self._reader
+
+    async def _again(self) -> None:
+        await asyncio.sleep(self._patience.pause(self._failures))
+        try:
+            reader = await self._opened()
+        except (Unreachable, Dropped) as error:
+            self._failures += 1
+            if self._failures >= self._patience.tries:
+                self._given_up = self._gone(error.message if isinstance(error, Unreachable) else "it hangs up")
+            return
+        except (TriuneError, ssh.PasswordWanted) as error:
+            self._given_up = error if isinstance(error, TriuneError) else self._gone("it wants another password")
+            return
+        if reader.size != self.size:
+            reader.abort()
+            self._given_up = self._changed(reader.size)
+            return
+        self._heard = time.monotonic()
+        if self._failures >= self._patience.tries:
+            reader.abort()
+            self._given_up = self._gone("every connection breaks before a byte is read")
+            return
+        self._reader = reader
+        self._access.tell(f"connected to {self._address.host} again")
+
+    def _gone(self, why: str) -> Unreachable:
+        return Unreachable(
+            "host_unreachable",
+            f"{self.name} went away: {why}",
+            hint="See to the host and its network, then run the same command again: what was read is not lost.",
+        )
+
+    def _changed(self, size: int) -> Failed:
+        return Failed(
+            "source_changed",
+            f"{self.name} had {self.size} bytes, and has {size} after connecting again",
+            hint="Is it the same device? Start anew with another session.",
+        )
+
+
+async def _aborted(reader: Reader) -> None:
+    reader.abort()

@@ -1,0 +1,86 @@
+"""What an address of a host leads to."""
+
+from __future__ import annotations
+
+from triune.domain.errors import Failed, Invalid, NotFound
+from triune.services.rescue.esxi import readers, ssh
+from triune.services.rescue.esxi.access import Access
+from triune.services.rescue.esxi.address import Address, Place
+from triune.services.rescue.esxi.buffered import RemoteSource
+from triune.services.rescue.esxi.inventory import Device, Entry, Host, Inventory
+from triune.services.rescue.esxi.line import Line, SshLine
+from triune.services.rescue.esxi.looping import EventThread
+from triune.services.rescue.esxi.web import WebLine
+
+
+def open_address(address: Address, access: Access) -> RemoteSource:
+    """A device or an intact file as a source. Raises Invalid for a host or a folder, and what opening raises."""
+    if address.place is Place.DEVICE:
+        return _buffered(SshLine(address, access), access)
+    if address.place is Place.DATASTORE and address.file:
+        return _buffered(WebLine(address, access), access)
+    raise Invalid(
+        "not_a_source",
+        f"{address} names no file or device",
+        hint=f"See what there is: triune rescue ls {address}",
+    )
+
+
+def list_host(address: Address, access: Access) -> Inventory:
+    """Datastores, machines and devices of a host."""
+    host = Host(address, access)
+    try:
+        return host.inventory()
+    finally:
+        host.close()
+
+
+def list_folder(address: Address, access: Access) -> list[Entry]:
+    """What lies in a folder of a datastore; the file itself where it is one."""
+    host = Host(address, access)
+    try:
+        return host.entries(address.datastore, address.file)
+    except NotFound:
+        if not address.file:
+            raise
+        folder, _, name = address.file.rpartition("/")
+        found = [entry for entry in host.entries(address.datastore, folder) if entry.name == name]
+        if not found:
+            raise
+        return found
+    finally:
+        host.close()
+
+
+def list_devices(address: Address, access: Access) -> list[Device]:
+    """The raw devices, partitions included, as they lie in /vmfs/devices/disks. Sizes are 0 where SFTP is refused."""
+    thread = EventThread()
+    password: str | None = None
+    try:
+        for _ in range(2):
+            try:
+                found = thread.run(_device_names(address, access, password))
+                return [Device(name=name, size=size, model="") for name, size in found]
+            except ssh.PasswordWanted:
+                password = access.passwords.of(address.user, address.host)
+            except readers.Dropped:
+                break
+        raise Failed("host_failed", f"{address.host} hung up", hint="Try again.")
+    finally:
+        thread.close()
+
+
+async def _device_names(address: Address, access: Access, password: str | None) -> list[tuple[str, int]]:
+    connection = await ssh.connect(address, access, password)
+    try:
+        return await readers.names(connection, address.remote)
+    finally:
+        connection.abort()
+
+
+def _buffered(line: Line, access: Access) -> RemoteSource:
+    try:
+        return RemoteSource(line, access)
+    except BaseException:
+        line.close()
+        raise
