@@ -77,7 +77,7 @@ format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-# What only tests need: a registry on loopback, a client of HTTP, another reader of VMFS.
+# What only tests need: a registry on loopback, a client of HTTP, another reader of VMFS, an ESXi simulator to build.
 .PHONY: test-tools
 test-tools:
 	@missing=
@@ -85,6 +85,8 @@ test-tools:
 	command -v curl >/dev/null || missing+=" curl"
 	command -v debugvmfs >/dev/null || missing+=" vmfs-tools"
 	command -v busybox >/dev/null || missing+=" busybox-static"
+	command -v go >/dev/null || missing+=" golang-go"
+	[ -d /usr/share/gocode/src/github.com/vmware/govmomi ] || missing+=" golang-github-vmware-govmomi-dev"
 	[ -z "$$missing" ] || {
 		export DEBIAN_FRONTEND=noninteractive
 		apt-get update -q >/dev/null

@@ -214,7 +214,7 @@ def _devices(host: Any) -> Iterator[Device]:
 def _listed(store: Any, folder: str, address: Address) -> list[Entry]:
     kinds = _vim().host.DatastoreBrowser
     details = kinds.FileInfo.Details(fileSize=True, modification=True, fileType=True, fileOwner=False)
-    spec = kinds.SearchSpec(details=details, query=[kinds.FolderQuery(), kinds.Query()])
+    spec = kinds.SearchSpec(details=details, matchPattern=["*"], query=[kinds.FolderQuery(), kinds.Query()])
     task = store.browser.SearchDatastore_Task(f"[{store.name}] {folder}", spec)
     end = time.monotonic() + _TASK_SECONDS
     while task.info.state not in ("success", "error"):
