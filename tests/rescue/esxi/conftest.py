@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.rescue.esxi.host import PASSWORD, Host, Manners, serving
 
+from tests.rescue.esxi.host import PASSWORD, Host, Manners, serving
 from triune.services.rescue.esxi.access import Access, Passwords, Patience
 from triune.services.rescue.esxi.address import parse_address
 from triune.services.rescue.esxi.buffered import RemoteSource

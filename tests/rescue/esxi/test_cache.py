@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from tests.rescue.esxi.conftest import SIZE
 from tests.rescue.esxi.host import Manners
-
 from triune.domain.errors import Failed
 from triune.services.rescue.esxi.buffered import RemoteSource
 from triune.services.rescue.esxi.cache import BlockCache

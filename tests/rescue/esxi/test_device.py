@@ -9,9 +9,9 @@ from pathlib import Path
 
 import asyncssh
 import pytest
+
 from tests.rescue.esxi.conftest import NAME, SIZE
 from tests.rescue.esxi.host import PASSWORD, Host, Manners, fingerprint
-
 from triune.disks.source import Unreadable
 from triune.domain.errors import Denied, Failed, Invalid, NotFound, Unreachable
 from triune.services.rescue.esxi.access import Access, Passwords

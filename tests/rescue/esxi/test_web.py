@@ -19,8 +19,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from tests.rescue.esxi.host import PASSWORD, USER, fingerprint
 
+from tests.rescue.esxi.host import PASSWORD, USER, fingerprint
 from triune.disks.source import Unreadable
 from triune.domain.errors import Denied, Failed, Invalid, NotFound, Unreachable
 from triune.services.rescue.esxi.access import Access, Passwords
