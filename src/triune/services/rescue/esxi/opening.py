@@ -22,7 +22,7 @@ def open_address(address: Address, access: Access) -> RemoteSource:
     raise Invalid(
         "not_a_source",
         f"{address} names no file or device",
-        hint=f"See what there is: triune rescue ls {address}",
+        hint="List what is there, and name one of it.",
     )
 
 

@@ -74,7 +74,7 @@ class DatastoreVolume:
             if entry.name == name:
                 return self._told(path, entry)
         near = difflib.get_close_matches(name, [entry.name for entry in entries], 3)
-        hint = f"Did you mean {' or '.join(near)}?" if near else "List the folder: triune rescue ls."
+        hint = f"Did you mean {' or '.join(near)}?" if near else "List the folder."
         raise NotFound("no_such_file", f"{self.label} has no {path}", hint=hint)
 
     def open(self, found: Found) -> HostedContent:

@@ -156,7 +156,7 @@ class WebLine:
             return NotFound(
                 "no_source",
                 f"there is no {self.name}",
-                hint="Look at its folder: triune rescue ls esxi://HOST/DATASTORE",
+                hint="List its folder: esxi://HOST/DATASTORE/FOLDER",
             )
         if status in {429, 503}:
             return http.client.HTTPException(f"the host is busy ({status})")
