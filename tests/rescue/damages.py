@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from tests.rescue.layout import FBB, FDC, PB2, PBC, ROOT, SBC, Area, Layout
-from tests.rescue.overlay import Overlay
+from tests.rescue.overlay import Joined, Overlay
 
 MIB = 1 << 20
-Damage = Callable[[Overlay, Layout], None]
+Disk = Overlay | Joined
+Damage = Callable[[Disk, Layout], None]
 
 
 def _area(layout: Layout, area: Area) -> Iterator[int]:
@@ -19,7 +20,7 @@ def _area(layout: Layout, area: Area) -> Iterator[int]:
 
 
 def _zero_file(address: int) -> Damage:
-    def damage(disk: Overlay, layout: Layout) -> None:
+    def damage(disk: Disk, layout: Layout) -> None:
         area = layout.area(address)
         for at in _area(layout, area):
             disk.zero(layout.base + at, area.meta.block_size)
@@ -31,7 +32,7 @@ def _zero_fd(address: int) -> Damage:
     return lambda disk, layout: disk.zero(layout.base + layout.fd_offset(address), layout.fd_size)
 
 
-def _first_cluster(disk: Overlay, layout: Layout) -> None:
+def _first_cluster(disk: Disk, layout: Layout) -> None:
     """All headers of the first group, and the descriptors of its first cluster: the system's own."""
     area = layout.area(FDC)
     places = [area.item(0, item) for item in range(area.per_cluster)]
@@ -40,7 +41,7 @@ def _first_cluster(disk: Overlay, layout: Layout) -> None:
         disk.zero(layout.base + at, layout.fd_size)
 
 
-def _root_block(disk: Overlay, layout: Layout) -> None:
+def _root_block(disk: Disk, layout: Layout) -> None:
     root = layout.fd(ROOT)
     for address in [each for each in root.blocks if each]:
         disk.zero(layout.base + layout.at(address), root.block_size)
@@ -49,7 +50,7 @@ def _root_block(disk: Overlay, layout: Layout) -> None:
 def _cluster_headers(address: int) -> Damage:
     """Locks and bitmaps of a resource file."""
 
-    def damage(disk: Overlay, layout: Layout) -> None:
+    def damage(disk: Disk, layout: Layout) -> None:
         area = layout.area(address)
         for at in [area.header(cluster) for cluster in range(area.clusters)]:
             disk.zero(layout.base + at, layout.header)
@@ -58,14 +59,24 @@ def _cluster_headers(address: int) -> Damage:
 
 
 def _zeroed(start: int, length: int) -> Damage:
-    return lambda disk, layout: disk.zero(start, length)
+    def damage(disk: Disk, layout: Layout) -> None:
+        for device in disk.devices:
+            device.zero(start, length)
+
+    return damage
 
 
 def _cut(size: int) -> Damage:
-    return lambda disk, layout: disk.truncate(size)
+    """To so many bytes; 0 for half of what there is."""
+
+    def damage(disk: Disk, layout: Layout) -> None:
+        for device in disk.devices:
+            device.truncate(size or device.size // 2)
+
+    return damage
 
 
-def _superblock(disk: Overlay, layout: Layout) -> None:
+def _superblock(disk: Disk, layout: Layout) -> None:
     disk.zero(layout.base + 0x200000, 4096)
 
 
@@ -85,7 +96,7 @@ ONE: dict[str, Damage] = {
     "bitmaps of FDs": _cluster_headers(FDC),
     "bitmaps of sub-blocks": _cluster_headers(SBC),
     "first 64 MiB": _zeroed(0, 64 * MIB),
-    "truncated to 50 %": lambda disk, layout: disk.truncate(disk.size // 2),
+    "truncated to 50 %": _cut(0),
     "truncated to 400 MiB": _cut(400 * MIB),
 }
 PAIRS = [
@@ -103,7 +114,7 @@ PAIRS = [
 ]
 
 
-def damaged(disk: Overlay, layout: Layout, *names: str) -> Overlay:
+def damaged(disk: Disk, layout: Layout, *names: str) -> Disk:
     """A copy with these damages. `layout` is of the healthy volume, whose pages stay as they are."""
     copy = disk.fork()
     for name in names:

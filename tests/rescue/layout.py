@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from struct import pack, unpack_from
 
-from tests.rescue.overlay import Overlay
+from tests.rescue.overlay import Joined, Overlay
 
 BASE = 0x1100000
 FD_LOCK, SB_LOCK, FB_LOCK = 0x10C00001, 0x10C00003, 0x10C00002
@@ -88,7 +88,7 @@ class Area:
 class Layout:
     """A volume on an overlay. `block` is the alignment of metadata: 512 bytes, or 4096 on VMFS6."""
 
-    def __init__(self, disk: Overlay, base: int = BASE) -> None:
+    def __init__(self, disk: Overlay | Joined, base: int = BASE) -> None:
         self.disk, self.base = disk, base
         head = self.read(0x200000, 0x200)
         self.six = u32(head, 4) >= 24

@@ -39,6 +39,11 @@ class Overlay:
         self._order: list[int] | None = []
         self.name = str(image) if image else "memory"
 
+    @property
+    def devices(self) -> list[Overlay]:
+        """What it lies on: itself."""
+        return [self]
+
     def fork(self) -> Overlay:
         """The same again; writing to one leaves the other alone."""
         twin = Overlay(None, self.size)
@@ -155,6 +160,46 @@ class Overlay:
             self._order = sorted(self._pages)
         low = bisect_left(self._order, offset // PAGE)
         return self._order[low : bisect_left(self._order, -(-end // PAGE))]
+
+
+class Joined:
+    """The logical volume of several devices, each given with the offset and length of its share."""
+
+    def __init__(self, shares: list[tuple[Overlay, int, int]]) -> None:
+        self.shares = shares
+        self.size = sum(length for _, _, length in shares)
+
+    @property
+    def devices(self) -> list[Overlay]:
+        """What it lies on."""
+        return [disk for disk, _, _ in self.shares]
+
+    def fork(self) -> Joined:
+        """The same again, on copies of its devices."""
+        return Joined([(disk.fork(), at, length) for disk, at, length in self.shares])
+
+    def _pieces(self, offset: int, length: int) -> Iterator[tuple[Overlay, int, int]]:
+        for disk, at, share in self.shares:
+            if offset < share and length > 0:
+                part = min(length, share - offset)
+                yield disk, at + offset, part
+                offset, length = offset + part, length - part
+            offset -= share
+
+    def read(self, offset: int, length: int) -> bytes:
+        """The bytes there."""
+        return b"".join(disk.read(at, part) for disk, at, part in self._pieces(offset, length))
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Put bytes there."""
+        for disk, at, part in self._pieces(offset, len(data)):
+            disk.write(at, data[:part])
+            data = data[part:]
+
+    def zero(self, offset: int, length: int) -> None:
+        """Zeros there."""
+        for disk, at, part in self._pieces(offset, length):
+            disk.zero(at, part)
 
 
 class OverlayFile(RawIOBase):

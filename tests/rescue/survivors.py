@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tests.rescue.layout import FILE, FOLDER, LINK, RESIDENT, ROOT, SYSTEM, Meta
-from tests.rescue.overlay import Overlay
+from tests.rescue.overlay import Joined, Overlay
 from tests.rescue.writer import Writer
 
 
@@ -18,7 +18,7 @@ class Survivors:
     named: frozenset[str]
 
 
-def survivors(healthy: Writer, damaged: Overlay) -> Survivors:
+def survivors(healthy: Writer, damaged: Overlay | Joined) -> Survivors:
     """Compare a damaged copy with the volume that it was."""
     content: set[str] = set()
     named: set[str] = set()
@@ -40,11 +40,11 @@ def survivors(healthy: Writer, damaged: Overlay) -> Survivors:
     return Survivors(frozenset(content), frozenset(named))
 
 
-def _same(healthy: Writer, damaged: Overlay, offset: int, length: int) -> bool:
+def _same(healthy: Writer, damaged: Overlay | Joined, offset: int, length: int) -> bool:
     return damaged.read(healthy.base + offset, length) == healthy.read(offset, length)
 
 
-def _whole(healthy: Writer, damaged: Overlay, meta: Meta) -> bool:
+def _whole(healthy: Writer, damaged: Overlay | Joined, meta: Meta) -> bool:
     if not _same(healthy, damaged, meta.offset, healthy.fd_size):
         return False
     if meta.zla == RESIDENT:

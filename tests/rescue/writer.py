@@ -50,7 +50,7 @@ class Content:
 class Writer(Folders):
     """A volume that may be written to. `random` decides where things go when they are scattered."""
 
-    def __init__(self, disk: layout.Overlay, base: int = layout.BASE, *, seed: int = 1) -> None:
+    def __init__(self, disk: layout.Overlay | layout.Joined, base: int = layout.BASE, *, seed: int = 1) -> None:
         Layout.__init__(self, disk, base)
         self.random = Random(seed)
         self.generation = 5000
