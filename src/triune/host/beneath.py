@@ -169,6 +169,11 @@ class Root:
                     os.unlink(fresh, dir_fd=fd)
                 raise
 
+    def rename_new(self, path: str, new: str) -> None:
+        """Give a file another name in the tree. Raises FileExistsError where something has it: nothing is replaced."""
+        with self._parent(path) as (fd, name), self._parent(new) as (new_fd, new_name):
+            syscalls.rename_new(fd, name, new_fd, new_name)
+
     def unlink(self, path: str) -> None:
         """Remove a file or link (never what a link points to). Gone: succeed."""
         with suppress(FileNotFoundError), self._parent(path) as (fd, name):

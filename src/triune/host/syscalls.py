@@ -7,7 +7,9 @@ Numbers of the newer calls (428 to 442) are the same on every architecture Linux
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
 AT_FDCWD = -100
@@ -47,6 +49,7 @@ IN_ISDIR = 0x40000000
 IN_ONLYDIR = 0x01000000
 IN_Q_OVERFLOW = 0x4000
 
+_RENAME_NOREPLACE = 1
 _OPEN_TREE, _MOVE_MOUNT, _OPENAT2, _MOUNT_SETATTR = 428, 429, 437, 442
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -85,6 +88,24 @@ def openat2(dir_fd: int, path: str, flags: int, *, mode: int = 0, resolve: int =
         ctypes.c_size_t(ctypes.sizeof(how)),
     )
     return _checked(result, path)
+
+
+def rename_new(dir_fd: int, name: str, new_dir_fd: int, new_name: str) -> None:
+    """Rename unless the new name is taken (FileExistsError); in one step where the file system knows how to."""
+    done = _libc.renameat2(
+        ctypes.c_int(dir_fd),
+        ctypes.c_char_p(os.fsencode(name)),
+        ctypes.c_int(new_dir_fd),
+        ctypes.c_char_p(os.fsencode(new_name)),
+        ctypes.c_uint(_RENAME_NOREPLACE),
+    )
+    if done != 0 and ctypes.get_errno() == errno.EINVAL:  # NFS and FAT don't know the flag
+        with suppress(FileNotFoundError):
+            os.stat(new_name, dir_fd=new_dir_fd, follow_symlinks=False)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new_name)
+        os.rename(name, new_name, src_dir_fd=dir_fd, dst_dir_fd=new_dir_fd)
+        return
+    _checked(done, new_name)
 
 
 def open_tree(path: Path) -> int:

@@ -1,0 +1,162 @@
+"""One content's way to a file with holes: large reads, zeros left out, what can't be read left out and told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from threading import Lock
+
+from triune.disks.content import Content, Run
+from triune.disks.source import Source, Unreadable
+from triune.domain.errors import Failed
+from triune.services.rescue.hashing import Sink
+
+BLOCK = 1 << 20
+_PAGE = 4096
+_SECTOR = 512
+_MARK = 1 << 26
+_ZEROS = bytes(_PAGE)
+
+
+class Copy:
+    """Copies one content. What lies before `start` is in the file already: it is read for the hash alone.
+
+    `lock` guards the content's runs, which several threads must not ask for at once; `tick` is called with the bytes
+    of each block, `mark` with the offset up to which the file is written.
+    """
+
+    def __init__(
+        self,
+        content: Content,
+        fd: int,
+        sink: Sink,
+        *,
+        lock: Lock,
+        start: int = 0,
+        tick: Callable[[int], None] = lambda _length: None,
+        mark: Callable[[int], None] = lambda _offset: None,
+    ) -> None:
+        self._content, self._fd, self._sink = content, fd, sink
+        self._lock, self._start, self._tick, self._mark = lock, start, tick, mark
+        self._marked = start
+        self.missing: list[tuple[int, int]] = []
+        self.written = self.unread = 0
+
+    def run(self) -> None:
+        """Copy it. Raises OSError of the file, never one of a source: what can't be read is in `missing`."""
+        for run in each(self._content, self._lock):
+            if run.missing:
+                self.missing.append((run.offset, run.length))
+                self._sink.zeros(run.length)
+            elif run.source is None:
+                self._sink.zeros(run.length)
+            else:
+                self._copy(run, run.source)
+
+    def _copy(self, run: Run, source: Source) -> None:
+        done = 0
+        while done < run.length:
+            # Blocks end where the source's blocks do: a read never takes part of one.
+            step = min(run.length - done, BLOCK - (run.at + done) % BLOCK)
+            self._block(run.offset + done, source, run.at + done, step)
+            done += step
+
+    def _block(self, offset: int, source: Source, at: int, length: int) -> None:
+        for start, size, data in readable(source, at, length):
+            where = offset + start - at
+            if data is None:
+                self.missing.append((where, size))
+                self.unread += size
+                self._sink.zeros(size)
+                continue
+            if where + size > self._start:
+                self._write(where, data)
+            self._sink.update(data)
+        self._tick(length)
+        if offset + length - self._marked >= _MARK:
+            self._marked = offset + length
+            self._mark(self._marked)
+
+    def _write(self, offset: int, data: bytes) -> None:
+        view = memoryview(data)
+        for start, end in solid(data):
+            at = start
+            while at < end:
+                at += os.pwrite(self._fd, view[at:end], offset + at)
+            self.written += end - start
+
+
+def each(content: Content, lock: Lock) -> Iterator[Run]:
+    """The runs of a content, each made under a lock; where its maps can't be read, all that follows is missing."""
+    runs = iter(content.runs())
+    offset = 0
+    while True:
+        try:
+            with lock:
+                run = next(runs, None)
+        except Failed as error:
+            yield Run(offset, content.size - offset, why=error.message)
+            return
+        if run is None:
+            return
+        yield run
+        offset = run.offset + run.length
+
+
+def solid(data: bytes) -> Iterator[tuple[int, int]]:
+    """The [start, end) ranges of pages that are not all zeros, neighbours joined."""
+    start = None
+    for at in range(0, len(data), _PAGE):
+        # `startswith` compares in place; a slice would be a copy.
+        empty = data.startswith(_ZEROS, at) if at + _PAGE <= len(data) else not any(data[at:])
+        if empty and start is not None:
+            yield start, at
+            start = None
+        elif not empty and start is None:
+            start = at
+    if start is not None:
+        yield start, len(data)
+
+
+def readable(source: Source, at: int, length: int) -> Iterator[tuple[int, int, bytes | None]]:
+    """What a source gives of a range, as (offset, length, bytes or None), down to single sectors where it refuses."""
+    pending = [(at, length)]
+    while pending:
+        start, size = pending.pop()
+        try:
+            data = source.read(start, size)
+        except Unreadable:
+            if size <= _SECTOR:
+                yield start, size, None
+                continue
+            half = max(_SECTOR, size // 2 // _SECTOR * _SECTOR)
+            pending += [(start + half, size - half), (start, half)]
+            continue
+        if data:
+            yield start, len(data), data
+        if len(data) < size:
+            yield start + len(data), size - len(data), None
+
+
+def read_back(fd: int, size: int, sink: Sink, tick: Callable[[int], None]) -> None:
+    """Hash what a file holds; holes are known to be zeros without reading them."""
+    offset = 0
+    while offset < size:
+        start, end = _next_data(fd, offset, size)
+        sink.zeros(start - offset)
+        offset = start
+        while offset < end:
+            data = os.pread(fd, min(BLOCK, end - offset), offset)
+            if not data:
+                return  # it ends too early: the hash will tell
+            sink.update(data)
+            tick(len(data))
+            offset += len(data)
+
+
+def _next_data(fd: int, offset: int, size: int) -> tuple[int, int]:
+    try:
+        start = os.lseek(fd, offset, os.SEEK_DATA)
+        return min(start, size), min(os.lseek(fd, start, os.SEEK_HOLE), size)
+    except OSError:  # ENXIO: nothing but a hole follows
+        return size, size
