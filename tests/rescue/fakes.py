@@ -76,8 +76,10 @@ class FakeVolume:
         self.contents[found.key], self.facts[key] = content, found
         return found
 
-    def walk(self, *, deleted: bool = False) -> Iterator[Found]:
-        yield from (one for one in self.facts.values() if deleted or one.status is not Status.DELETED)
+    def walk(self, *, deleted: bool = False, system: bool = False) -> Iterator[Found]:
+        for one in self.facts.values():
+            if (deleted or one.status is not Status.DELETED) and (system or one.kind is not FileKind.SYSTEM):
+                yield one
 
     def find(self, path: str) -> Found:
         for one in self.facts.values():

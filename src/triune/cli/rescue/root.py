@@ -10,6 +10,11 @@ from triune.cli.lazy import Lazy
 
 # name: (module:attribute below triune.cli.rescue, help, section)
 _COMMANDS: Mapping[str, tuple[str, str, str]] = {
+    "ls": ("ls:ls", "List files: size, status, time", "Look"),
+    "find": ("find:find", "List machines, disks, files by name, wherever they lie", "Look"),
+    "stat": ("stat:stat", "Show all that is known of a file", "Look"),
+    "cat": ("cat:cat", "Write a file to standard output", "Look"),
+    "extract": ("extract:extract", "Write files to a folder, with proof of every byte", "Get back"),
     "umount": ("mount:umount", "Take a mounted volume's folder away", "Look"),
 }
 

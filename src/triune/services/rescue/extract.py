@@ -119,6 +119,9 @@ class _Extraction:
         if one.found.kind is FileKind.LINK:
             self._link(made, target, one.found.target)
             return None
+        if one.found.kind is FileKind.RDM:
+            made.update(target=one.found.target, left_out="it points to a raw device: its content is not on the volume")
+            return None
         sha = self._hashing == "sha256" or (self._hashing == "auto" and one.found.size <= _SHA_UP_TO)
         done = self._journal.done.get(who)
         if done and self._there(who) and (done[0]["verified"] or not self._verify) and (done[0]["sha256"] or not sha):

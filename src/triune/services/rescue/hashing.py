@@ -134,16 +134,6 @@ def _zero_tree(height: int) -> bytes:
     return _node(_zero_tree(height - 1), _zero_tree(height - 1))
 
 
-class Nothing:
-    """Takes everything, and makes nothing of it."""
-
-    def update(self, data: bytes) -> None:
-        """The next bytes."""
-
-    def zeros(self, length: int) -> None:
-        """That many zeros next."""
-
-
 class Behind:
     """Feeds another sink from a thread of its own, so that reading and writing go on meanwhile."""
 

@@ -122,8 +122,10 @@ def select(
     wanted = [(pattern, *split(pattern, volumes)) for pattern in patterns]
     hit: set[str] = set()
     seen: list[str] = []
+    deleted = deleted or Status.DELETED in statuses
+    own = system or any(bare.rpartition("/")[2].startswith(".") for _, _, bare in wanted)
     for one in volumes:
-        for found in one.volume.walk(deleted=deleted or Status.DELETED in statuses):
+        for found in one.volume.walk(deleted=deleted, system=own):
             path = shown(one, found.path, volumes)
             by = [pattern for pattern, where, bare in wanted if one in where and _meant(found, bare, system)]
             hit.update(by)
@@ -149,5 +151,5 @@ def unmatched(pattern: str, paths: Sequence[str]) -> NotFound:
     if not near:
         alike = difflib.get_close_matches(name, [path.rpartition("/")[2] for path in paths], _NEAREST)
         near = [path for path in paths if path.rpartition("/")[2] in alike][:_NEAREST]
-    hint = f"Near it: {', '.join(near)}." if near else "See what there is: triune rescue ls -R SOURCE"
+    hint = f"Near it: {', '.join(near)}." if near else "List what there is with -R"
     return NotFound("no_match", f"nothing on the volume is called {pattern}", hint=hint)

@@ -14,7 +14,7 @@ from triune.domain.rescue import Status
 from triune.domain.units import format_size
 from triune.host.beneath import Root
 from triune.services.rescue.copying import Copy, read_back
-from triune.services.rescue.hashing import MERKLE, Behind, Digest, Merkle, Nothing, Sha256, Sink
+from triune.services.rescue.hashing import MERKLE, Behind, Digest, Merkle, Sha256, Sink
 from triune.services.rescue.manifest import Entry, Journal, merged
 from triune.services.rescue.meter import Meter
 from triune.services.rescue.names import OWN
@@ -64,6 +64,10 @@ class Writer:
 
     def __init__(self, root: Root, journal: Journal, meter: Meter) -> None:
         self._root, self._journal, self._meter = root, journal, meter
+        # SHA-256 by tree hash and size: equal trees are equal contents (blank disks, copies of one template).
+        self._known = {
+            (made["hash"], made["size"]): made["sha256"] for made, _ in journal.done.values() if "hash" in made
+        }
 
     def write(self, plan: Planned) -> None:
         """Write one; its entry tells how it went. Raises Failed("no_space") and Cancelled."""
@@ -86,13 +90,16 @@ class Writer:
         if "failed" in plan.made:
             return
         self._meter.doing(f"SHA-256 of {plan.made['path']}")
+        content = (plan.made.get("hash"), plan.made["size"])
         try:
-            digest = Sha256(self._meter.tick)
-            self._read_again(plan, plan.target, digest)
+            if not self._known.get(content):
+                digest = Sha256(self._meter.tick)
+                self._read_again(plan, plan.target, digest)
+                self._known[content] = digest.hexdigest()
         except OSError as error:
             self._fail(plan, _reason(error, plan))
         else:
-            plan.made["sha256"] = digest.hexdigest()
+            plan.made["sha256"] = self._known[content]
             self._record(plan)
         finally:
             self._meter.doing("")
@@ -105,7 +112,7 @@ class Writer:
             if start < plan.content.size:
                 os.ftruncate(fd, start)  # what lies behind was written after the last mark
                 os.ftruncate(fd, plan.content.size)
-            copy = self._copied(plan, fd, digest or Nothing(), start)
+            copy = self._copied(plan, fd, digest, start)
             os.utime(fd, (plan.made["modified"], plan.made["modified"]))
             if plan.verify:
                 os.fdatasync(fd)
@@ -113,7 +120,7 @@ class Writer:
         finally:
             os.close(fd)
         again = self._digest(plan)
-        if plan.verify and digest and again:
+        if plan.verify:
             self._read_again(plan, plan.temporary, again)
             if again.hexdigest() != digest.hexdigest():
                 self._fail(plan, "a second reading gave other bytes than were written")
@@ -121,11 +128,11 @@ class Writer:
         self._root.rename_new(plan.temporary, plan.target)
         self._tell(plan, copy, digest)
 
-    def _digest(self, plan: Planned) -> Digest | None:
+    def _digest(self, plan: Planned) -> Digest:
         """What the first and the second reading are compared by."""
         if plan.sha and not plan.hashed_later:
             return Sha256(self._meter.tick)
-        return Merkle() if plan.verify or not plan.sha else None
+        return Merkle()
 
     def _copied(self, plan: Planned, fd: int, sink: Sink, start: int) -> Copy:
         behind = Behind(sink)
@@ -165,7 +172,7 @@ class Writer:
             behind.finish()
             os.close(fd)
 
-    def _tell(self, plan: Planned, copy: Copy, digest: Digest | None) -> None:
+    def _tell(self, plan: Planned, copy: Copy, digest: Digest) -> None:
         made = plan.made
         made["missing"] = merged([*copy.missing, *map(tuple, made["missing"])])
         if made["missing"] and made["status"] in (Status.INTACT, Status.RECOVERED):
@@ -175,7 +182,7 @@ class Writer:
         made["verified"] = plan.verify
         if isinstance(digest, Sha256):
             made["sha256"] = digest.hexdigest()
-        elif isinstance(digest, Merkle) and not plan.sha:
+        else:
             made["hash"] = f"{MERKLE}:{digest.hexdigest()}"
         if not plan.hashed_later:
             self._record(plan)
