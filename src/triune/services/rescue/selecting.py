@@ -96,7 +96,7 @@ def file(path: str, volumes: Sequence[Named]) -> Chosen:
         )
     if hits:
         return hits[0]
-    raise missed or NotFound("no_volume", "there is no volume to look in", hint="Try: triune rescue scan SOURCE")
+    raise missed or NotFound("no_volume", "there is no volume to look in", hint="Name a source with a volume.")
 
 
 def matches(path: str, pattern: str) -> bool:
