@@ -8,6 +8,7 @@ from difflib import get_close_matches
 
 from triune.disks.content import Content, Run
 from triune.disks.content import read as read_content
+from triune.disks.source import Unreadable
 from triune.disks.vmfs import address as addresses
 from triune.disks.vmfs import descriptor as descriptors
 from triune.disks.vmfs import resource, superblock
@@ -66,7 +67,7 @@ class VmfsVolume:
     def __init__(self, space: Space, *, damages: Sequence[str] = ()) -> None:
         """`damages` are those known already. Raises Damaged where the superblock or the root directory's FD is none."""
         self.space = space
-        self.superblock = superblock.parse(space.read(SUPERBLOCK, superblock.SIZE))
+        self.superblock = superblock.parse(_bytes(space, SUPERBLOCK, superblock.SIZE))
         self.geometry: Geometry = self.superblock.geometry
         self._damages = list(damages)
         self.resources = Resources(self.geometry, space, self._files())
@@ -193,7 +194,7 @@ class VmfsVolume:
         place = self.geometry.first_descriptor + (value >> 22) * self.geometry.descriptor_size
         if not self.geometry.dense and value == self.superblock.pb2[1]:
             place = self.superblock.pb2[0]
-        return descriptors.parse(self.space.read(place, self.geometry.descriptor_size), self.geometry)
+        return descriptors.parse(_bytes(self.space, place, self.geometry.descriptor_size), self.geometry)
 
     def _by_key(self, key: str) -> Descriptor:
         value, _, generation = key.partition(".")
@@ -267,3 +268,11 @@ class VmfsVolume:
     def _damage(self, why: str) -> None:
         if len(self._damages) < _MOST_DAMAGES and why not in self._damages:
             self._damages.append(why)
+
+
+def _bytes(space: Space, offset: int, length: int) -> bytes:
+    """What is there. Raises Damaged where it can't be read."""
+    try:
+        return space.read(offset, length)
+    except Unreadable as error:
+        raise Damaged(error.message) from None
