@@ -5,11 +5,12 @@ from __future__ import annotations
 from triune.domain.errors import Failed, Invalid, NotFound
 from triune.services.rescue.esxi import readers, ssh
 from triune.services.rescue.esxi.access import Access
-from triune.services.rescue.esxi.address import Address, Place
+from triune.services.rescue.esxi.address import Address, Place, parse_address
 from triune.services.rescue.esxi.buffered import RemoteSource
 from triune.services.rescue.esxi.inventory import Device, Entry, Host, Inventory
 from triune.services.rescue.esxi.line import Line, SshLine
 from triune.services.rescue.esxi.looping import EventThread
+from triune.services.rescue.esxi.volume import DatastoreVolume
 from triune.services.rescue.esxi.web import WebLine
 
 
@@ -24,6 +25,19 @@ def open_address(address: Address, access: Access) -> RemoteSource:
         f"{address} names no file or device",
         hint="List what is there, and name one of it.",
     )
+
+
+def open_text(text: str, access: Access) -> RemoteSource:
+    """The same, of an address as it is written."""
+    return open_address(parse_address(text), access)
+
+
+def open_store(text: str, access: Access) -> DatastoreVolume | None:
+    """The volume that a datastore's address is; None for any other address."""
+    address = parse_address(text)
+    if address.place is Place.DATASTORE and not address.file:
+        return DatastoreVolume(address, access)
+    return None
 
 
 def list_host(address: Address, access: Access) -> Inventory:

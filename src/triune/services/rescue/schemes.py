@@ -1,0 +1,63 @@
+"""Sources that are addresses, not paths: which module opens which, imported when it is used."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from triune.disks.source import FileSource, Source
+from triune.domain.errors import Invalid
+from triune.services.rescue.esxi.access import Access
+from triune.services.rescue.volume import Volume
+
+# scheme: a module with `open_text(text, access) -> Source` and `open_store(text, access) -> Volume | None`
+_SCHEMES: Mapping[str, str] = {
+    "esxi": "triune.services.rescue.esxi.opening",
+    "esxi+ssh": "triune.services.rescue.esxi.opening",
+}
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+
+def scheme(text: str) -> str:
+    """The scheme of an address; empty for a path. Raises Invalid("unknown_scheme").
+
+    A file whose name looks like an address of another scheme is that file.
+    """
+    found = _SCHEME.match(text)
+    if found is None:
+        return ""
+    name = found[1].lower()
+    if name in _SCHEMES:
+        return name
+    if Path(text).exists():
+        return ""
+    raise Invalid(
+        "unknown_scheme",
+        f"nothing here opens {name}:// addresses",
+        hint=f"Name a file, a device, or an address with {' or '.join(f'{known}://' for known in _SCHEMES)}.",
+    )
+
+
+def open_plain(text: str, access: Access | None = None) -> Source:
+    """The bytes that a path or an address names, whatever is in them. `access` is how hosts are entered."""
+    name = scheme(text)
+    if not name:
+        return FileSource(Path(text))
+    source: Source = _module(name).open_text(text, access or Access())
+    return source
+
+
+def open_store(text: str, access: Access | None = None) -> Volume | None:
+    """The volume that an address is by itself, as a host shows it; None where it is a source to look into."""
+    name = scheme(text)
+    if not name:
+        return None
+    volume: Volume | None = _module(name).open_store(text, access or Access())
+    return volume
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(_SCHEMES[name])

@@ -1,0 +1,125 @@
+"""The options of rescue commands for hosts, and the lists of what is on one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from tests.rescue.esxi.conftest import NAME, SIZE
+from tests.rescue.esxi.host import PASSWORD, Host
+from triune.cli.rescue import hosts
+from triune.cli.rescue.remote import remote
+from triune.disks.source import FileSource
+from triune.domain.errors import Denied, Invalid, NotFound
+from triune.services.rescue import schemes
+from triune.services.rescue.esxi import opening
+from triune.services.rescue.esxi.access import Access
+from triune.services.rescue.esxi.inventory import Datastore, Device, Entry, Inventory, Machine
+
+FOUND = Inventory(
+    (
+        Datastore(
+            name="store 1",
+            kind="VMFS 6.82",
+            size=1 << 40,
+            free=1 << 39,
+            accessible=True,
+            devices=("naa.6000:1", "naa.7:3"),
+        ),
+        Datastore(name="\x1b[31mbad", kind="VMFS", size=0, free=0, accessible=False),
+    ),
+    (Machine(name="web", state="poweredOff", guest="debian12_64Guest", vmx="[store 1] web/web.vmx"),),
+    (Device(name="naa.6000", size=1 << 41, model="ATA disk"),),
+)
+
+
+@click.command()
+@click.argument("source")
+@click.option("--session", type=click.Path(path_type=Path))
+@remote
+def look(source: str, session: Path | None, access: Access) -> None:
+    """Read a little."""
+    del session
+    opened = schemes.open_plain(source, access)
+    click.echo(f"{opened.size} {len(opened.read(0, 1000))}")
+    opened.close()
+
+
+def test_the_options_lead_to_a_device(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    address = host.address(NAME)
+    with pytest.raises(Denied, match="unknown"):
+        CliRunner().invoke(look, [address], catch_exceptions=False)
+    with pytest.raises(Denied, match="wants a password"):
+        CliRunner().invoke(look, [address, "--accept-new"], catch_exceptions=False)
+    (tmp_path / "word").write_text(PASSWORD + "\n")
+    done = CliRunner().invoke(look, [address, "--password-file", str(tmp_path / "word")], catch_exceptions=False)
+    assert done.stdout == f"{SIZE} 1000\n"
+    monkeypatch.setenv("TRIUNE_ESXI_PASSWORD", PASSWORD)
+    done = CliRunner().invoke(look, [address, "--session", str(tmp_path / "session")], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert len(list((tmp_path / "session" / "cache").iterdir())) == 1
+    assert (tmp_path / ".config" / "triune" / "known_hosts").exists()
+    del capfd
+
+
+def test_schemes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "a.img"
+    path.write_bytes(b"abc")
+    source = schemes.open_plain(str(path))
+    assert isinstance(source, FileSource)
+    source.close()
+    assert schemes.open_store(str(path)) is None
+    assert schemes.open_store("esxi://h/vmfs/devices/disks/naa.1") is None
+    assert [schemes.scheme(text) for text in ("a:b", "x", "ESXI://h", "esxi+ssh://h")] == ["", "", "esxi", "esxi+ssh"]
+    with pytest.raises(Invalid, match="http://"):
+        schemes.open_plain("http://h/x")
+    (tmp_path / "http:").mkdir()
+    (tmp_path / "http:" / "x").write_bytes(b"1")
+    assert schemes.scheme("http://x") == ""
+    with pytest.raises(NotFound):
+        schemes.open_plain("no/such/file")
+
+
+def test_what_is_listed() -> None:
+    assert [hosts.is_listing(f"esxi://h/{path}") for path in ("", "ds", "ds/x", "vmfs/devices/disks")] == [True] * 4
+    assert not hosts.is_listing("esxi://h/vmfs/devices/disks/naa.1")
+    assert not hosts.is_listing("/tmp/esxi")
+
+
+def test_a_host(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(opening, "list_host", lambda address, access: FOUND)
+    hosts.show("esxi://h", Access(), "table")
+    shown = capsys.readouterr().out
+    assert "store 1" in shown
+    assert "naa.6000:1, naa.7:3" in shown
+    assert "[store 1] web/web.vmx" in shown
+    assert "\x1b" not in shown
+    hosts.show("esxi://h", Access(), "json")
+    told = json.loads(capsys.readouterr().out)
+    assert [len(told[what]) for what in ("datastores", "machines", "devices")] == [2, 1, 1]
+    assert told["datastores"][0]["devices"] == ["naa.6000:1", "naa.7:3"]
+    hosts.show("esxi://h", Access(), "csv")
+    assert len(capsys.readouterr().out.splitlines()) == 5
+
+
+def test_a_folder(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    entries = [Entry("vm", True, 0, 0), Entry("a.iso", False, 4096, 1_700_000_000)]
+    monkeypatch.setattr(opening, "list_folder", lambda address, access: entries)
+    hosts.show("esxi://h/ds", Access(), "table")
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["NAME", "SIZE", "MODIFIED"],
+        ["vm/", "-", "-"],
+        ["a.iso", "4.0", "KiB", "2023-11-14", "22:13"],
+    ]
+
+
+def test_devices(host: Host, access: Access, capsys: pytest.CaptureFixture[str]) -> None:
+    hosts.show(host.address(""), access, "json")
+    assert json.loads(capsys.readouterr().out)[0] == {"name": NAME, "size": SIZE, "model": ""}
