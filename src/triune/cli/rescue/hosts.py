@@ -68,8 +68,8 @@ def _show_host(address: Address, access: Access, form: str) -> None:
         "devices": (_rows(found.devices), _DEVICES),
     }
     if form == "csv":
-        rows = [{"what": what, **row} for what, (each, _) in parts.items() for row in each]
-        sys.stdout.write(structured(rows, form))
+        flat = [{"what": what, **row} for what, (each, _) in parts.items() for row in each]
+        sys.stdout.write(structured(flat, form))
     elif form != "table":
         sys.stdout.write(structured({what: each for what, (each, _) in parts.items()}, form))
     else:
