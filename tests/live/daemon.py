@@ -60,7 +60,9 @@ class Daemon:
 
     def remove_network(self) -> None:
         """Take away what outlives a daemon by design: bridge, name server, rules, Docker's network."""
-        triune = Triune(Settings.load(Path(self.env["TRIUNE_CONFIG"])))
+        config = Path(self.env["TRIUNE_CONFIG"])
+        assert config.exists(), "without it the host's own daemon would be meant"
+        triune = Triune(Settings.load(config))
         try:
             triune.networks.remove(force=True)
         finally:

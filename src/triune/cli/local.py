@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from triune.cli.tables import FORMATS, structured
-from triune.cli.text import width
+from triune.cli.text import clean, width
 
 if TYPE_CHECKING:
     from triune.domain.finding import Finding
+    from triune.host.setup.step import Say
 
 _UNBOUNDED = 10_000
 
@@ -78,10 +79,6 @@ def setup(ctx: click.Context, check: bool, no_daemon: bool, live_restore: bool, 
     """
     from triune.host.setup.plan import Options, apply, plan
 
-    def say(mark: str, text: str) -> None:
-        if not (quiet and mark == "ok"):
-            click.echo(f"{click.style(*_MARK[mark])} {text}")
-
     steps = plan(Options(daemon=not no_daemon, live_restore=live_restore))
     if check:
         gaps = [(step.title, gap) for step in steps if (gap := step.gap()) is not None]
@@ -90,7 +87,17 @@ def setup(ctx: click.Context, check: bool, no_daemon: bool, live_restore: bool, 
         if not gaps and not quiet:
             click.echo("Nothing is to do.")
         ctx.exit(1 if gaps else 0)
-    apply(steps, say)
+    apply(steps, teller(quiet=quiet))
 
 
 _MARK = {"ok": ("✔", "green"), "do": ("…", "cyan"), "done": ("✔", "green"), "warn": ("!", "yellow")}
+
+
+def teller(*, quiet: bool) -> Say:
+    """Tells of steps, line by line; `quiet`: only of what is changed."""
+
+    def say(mark: str, text: str) -> None:
+        if not (quiet and mark == "ok"):
+            click.echo(f"{click.style(*_MARK[mark])} {clean(text)}")
+
+    return say

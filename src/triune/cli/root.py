@@ -44,6 +44,7 @@ _COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "rescue": ("rescue.root:rescue", "Get machines and disks back from what VMware left", "Host"),
     "doctor": ("local:doctor", "Explain what this host can do, and why not the rest", "Host"),
     "setup": ("local:setup", "Install and start what this host lacks", "Host"),
+    "uninstall": ("uninstall:uninstall", "Take Triune off this host; instances go on", "Host"),
     "serve": ("serve:serve", "Run the daemon", "Host"),
     "demo": ("demo:demo", "A VM, a system container and an app container that know each other", "Other"),
     "completion": ("completion:completion", "Print the completion script of a shell", "Other"),

@@ -8,7 +8,7 @@ from triune.host.probe.resources import LIMITS
 from triune.host.setup.machine import Machine
 from triune.host.setup.step import Say
 
-_FILE = "/etc/sysctl.d/60-triune.conf"
+FILE = "/etc/sysctl.d/60-triune.conf"
 
 
 @dataclass(slots=True)
@@ -30,12 +30,12 @@ class KernelLimits:
         """Write what is too low beside what was written before, and apply it."""
         low = self._low()
         keys = tuple(key for key, _ in low)
-        kept = [line for line in self.machine.files.lines(_FILE) if not line.startswith(keys)]
+        kept = [line for line in self.machine.files.lines(FILE) if not line.startswith(keys)]
         lines = kept or ["# Written by triune setup."]
         for key, wanted in low:
             lines.append(f"{key} = {wanted}")
             self.machine.files.path(f"/proc/sys/{key.replace('.', '/')}").write_text(f"{wanted}\n")
-        self.machine.write(_FILE, "\n".join([*lines, ""]))
+        self.machine.write(FILE, "\n".join([*lines, ""]))
 
     def _low(self) -> list[tuple[str, int]]:
         found = []

@@ -52,16 +52,21 @@ def apply(steps: Sequence[Step], say: Say) -> None:
     """Fill every gap. Raises Denied without root, and what a needed step raises; others are told and passed over."""
     if os.geteuid() != 0:
         raise Denied("needs_root", "only root can set this host up", hint="Run: sudo triune setup")
+    carry_out(steps, say, "Run: triune setup --check")
+
+
+def carry_out(steps: Sequence[Step], say: Say, hint: str) -> None:
+    """Fill every gap; `hint` goes with Failed("setup_incomplete"), where a gap is left."""
     for step in steps:
         try:
-            _apply(step, say)
+            _apply(step, say, hint)
         except TriuneError as error:
             if step.needed:
                 raise
             say("warn", f"{step.title}: {error.message}")
 
 
-def _apply(step: Step, say: Say) -> None:
+def _apply(step: Step, say: Say, hint: str) -> None:
     gap = step.gap()
     if gap is None:
         say("ok", step.title)
@@ -70,5 +75,5 @@ def _apply(step: Step, say: Say) -> None:
     step.fill(say)
     left = step.gap()
     if left is not None:
-        raise Failed("setup_incomplete", f"{step.title}: still to do: {left}", hint="Run: triune setup --check")
+        raise Failed("setup_incomplete", f"{step.title}: still to do: {left}", hint=hint)
     say("done", f"{step.title}: done")

@@ -16,7 +16,7 @@ COMMAND = "/usr/local/bin/triune"
 UNIT = "/etc/systemd/system/triune.service"
 SOCKET = "/run/triune/triune.sock"
 LOG = "/var/log/triune.log"
-_COMPLETIONS = {
+COMPLETIONS = {
     "bash": "/usr/local/share/bash-completion/completions/triune",
     "zsh": "/usr/local/share/zsh/site-functions/_triune",
     "fish": "/usr/local/share/fish/vendor_completions.d/triune.fish",
@@ -59,7 +59,7 @@ class Completion:
     needed: bool = False
 
     def _lacking(self) -> list[str]:
-        return [shell for shell, path in _COMPLETIONS.items() if not self.machine.files.exists(path)]
+        return [shell for shell, path in COMPLETIONS.items() if not self.machine.files.exists(path)]
 
     def gap(self) -> str | None:
         """The shells that lack it."""
@@ -70,7 +70,7 @@ class Completion:
         """Let the command write its own scripts."""
         for shell in self._lacking():
             script = self.machine.run(str(own_command()), "completion", shell).text
-            self.machine.write(_COMPLETIONS[shell], script)
+            self.machine.write(COMPLETIONS[shell], script)
 
 
 @dataclass(slots=True)

@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from triune.domain.errors import Cancelled, Failed, TriuneError
-from triune.domain.instance import Origin
 from triune.domain.operation import Operation, OperationState
-from triune.services.instances.inventory import INTENT, Inventory
 from triune.services.operations import Operations, Task
-from triune.store import Store
 
 _LOOK = 0.5
 _PATIENCE = 600.0
 _NAMED = 5
-
-
-def managed(inventory: Inventory, store: Store) -> list[str]:
-    """The names of all instances that Triune made, also of those on engines that do not answer now."""
-    listing = inventory.list()
-    away = {problem.engine for problem in listing.problems}
-    names = {instance.name for instance in listing.instances if instance.origin is Origin.MANAGED}
-    names |= {entry.key.removeprefix(INTENT) for entry in store.scan(INTENT) if entry.value["engine"] in away}
-    return sorted(names)
 
 
 class Round:
@@ -39,7 +27,7 @@ class Round:
         self._made: dict[str, str] = {}
         self._failed: dict[str, str] = {}
 
-    def run(self, names: list[str], task: Task) -> dict[str, Any]:
+    def run(self, names: Sequence[str], task: Task) -> dict[str, Any]:
         """Returns `{"backups": {NAME: ID}}`. Raises Failed("backups_failed") at the end where one is lacking."""
         busy = self._each(names, task)
         deadline = time.monotonic() + self._patience
@@ -53,7 +41,7 @@ class Round:
             raise self._lacking(len(names))
         return {"backups": self._made}
 
-    def _each(self, names: list[str], task: Task) -> list[str]:
+    def _each(self, names: Sequence[str], task: Task) -> list[str]:
         """Take them in turn; returns those that something else is done with."""
         busy = []
         for name in names:

@@ -22,7 +22,7 @@ from triune.engines.base import Engine
 from triune.services.backups import key, stored
 from triune.services.backups import manifest as manifests
 from triune.services.backups.create import Backup, Subject
-from triune.services.backups.every import Round, managed
+from triune.services.backups.every import Round
 from triune.services.backups.manifest import Manifest
 from triune.services.backups.repository import Repository, is_missing
 from triune.services.backups.request import (
@@ -191,7 +191,7 @@ class Backups:
 
         def work(task: Task) -> dict[str, Any]:
             task.step("select", "looking for instances")
-            return Round(self._operations, one).run(managed(self._instances.inventory, self._store), task)
+            return Round(self._operations, one).run(self._instances.inventory.managed(), task)
 
         return self._submit("backup-all", where, work, locks=[f"backup-all/{where.address}"])
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from triune.domain.errors import Conflict, NotFound, TriuneError, Unreachable
-from triune.domain.instance import Instance, InstanceDetail, Stats
+from triune.domain.instance import Instance, InstanceDetail, Origin, Stats
 from triune.engines.base import Engine
 from triune.store import Store
 
@@ -61,6 +61,14 @@ class Inventory:
         answers, problems = self._ask("list", {name: engine.list for name, engine in self._engines.items()})
         found = [instance for rows in answers.values() for instance in rows]
         return Listing(sorted(found, key=lambda instance: (instance.name, instance.engine)), problems)
+
+    def managed(self) -> Sequence[str]:
+        """The names of all instances that Triune made, also of those on engines that do not answer now."""
+        listing = self.list()
+        away = {problem.engine for problem in listing.problems}
+        names = {instance.name for instance in listing.instances if instance.origin is Origin.MANAGED}
+        names |= {entry.key.removeprefix(INTENT) for entry in self._store.scan(INTENT) if entry.value["engine"] in away}
+        return sorted(names)
 
     def stats(self) -> Sequence[Counted]:
         """Counters of every running instance, by name."""

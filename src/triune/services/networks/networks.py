@@ -29,6 +29,7 @@ from triune.services.networks.bridges import Bridges
 from triune.services.networks.ports import Ports
 from triune.services.networks.settings import NetworkSettings, divide
 from triune.services.networks.watch import Pace, Watcher
+from triune.services.networks.withdrawal import Withdrawal
 from triune.store import Delete, Entry, Put, Store
 
 _LOG = logging.getLogger(__name__)
@@ -191,7 +192,7 @@ class Networks:
             self._bridges.remove(network.bridge)
 
     def remove(self, *, force: bool = False) -> None:
-        """Tear every network down, as an uninstallation does; IPv4 forwarding stays on, others may need it by now.
+        """Tear every network down and forget it, whoever is in it; IPv4 forwarding stays on, others may need it by now.
 
         Raises Conflict("network_in_use") unless `force`.
         """
@@ -288,6 +289,10 @@ class Networks:
             # The lease goes by the old name; the client keeps its address, which is reserved, when it renews.
             dnsmasq.end_lease(service, held.address)
             self._write_hosts()
+
+    def withdrawal(self) -> Withdrawal:
+        """How to take the networks off the host while instances go on; for when the daemon has ended."""
+        return Withdrawal(self.list(), self._engines, self._settings, self.members, self._service)
 
     # Ports
 

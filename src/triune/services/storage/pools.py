@@ -298,6 +298,12 @@ class Pools:
         self._erase(record)
         self._store.commit([Delete(POOLS + record.name)])
 
+    def erase_all(self) -> None:
+        """Every pool with everything in it, the default one too: for when Triune's data goes."""
+        for record in self.records():
+            self._erase(record)
+            self._store.commit([Delete(POOLS + record.name)])
+
     def _erase(self, record: PoolRecord) -> None:
         """Everything of it, however far it had come. A folder that was there before stays, empty."""
         with self._opening:
