@@ -59,6 +59,9 @@ _TEXTS = (
 )
 _LOG = re.compile(rb"(?:20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d|[A-Z][a-z]{2} \d\d \d\d:\d\d:\d\d)\S* ?(?:\||vmx|In\()")
 _DIR5_HEAD = 2
+_DIRENTS_HEADS = frozenset({0x00010000, 0x00010001})  # version, type 1
+_DIRENT_SLOTS = frozenset({14, 28, 56, 113, 227})  # of blocks of 4 KiB to 64 KiB
+_DIRENTS = struct.Struct("<IHH")
 _DIR5_TYPES = struct.Struct("<III2s")
 _RESOURCE = struct.Struct("<7I")
 _RFMD = int.from_bytes(b"dmfr", "little")
@@ -69,7 +72,7 @@ _BOOT_ALIGNED = 64 << 10
 def _table() -> tuple[NDArray[np.bool_], NDArray[np.uint32]]:
     import numpy as np
 
-    words = {*LOCKS, *_HEADS, _DIR5_HEAD, *(int.from_bytes(text[:4], "little") for text, _ in _TEXTS)}
+    words = {*LOCKS, *_HEADS, _DIR5_HEAD, *_DIRENTS_HEADS, *(int.from_bytes(text[:4], "little") for text, _ in _TEXTS)}
     words |= {int.from_bytes(b"20%d%d" % (tens, ones), "little") for tens in range(4) for ones in range(10)}
     words |= {int.from_bytes(month + b" ", "little") for month in _MONTHS}
     table = np.zeros(1 << 16, np.bool_)
@@ -130,6 +133,9 @@ def _of_head(chunk: memoryview, at: int, head: int) -> tuple[str, int] | None:
     if head == _DIR5_HEAD:
         _, address, _, name = _DIR5_TYPES.unpack_from(chunk, at)
         return ("dir5", address) if address & 7 == 4 and name == b".\0" else None
+    if head in _DIRENTS_HEADS:
+        _, slots, free = _DIRENTS.unpack_from(chunk, at)
+        return ("dirents6", 0) if slots in _DIRENT_SLOTS and free < slots else None
     text = bytes(chunk[at : at + 64])
     for start, name in _TEXTS:
         if text.startswith(start):

@@ -1,0 +1,379 @@
+"""Which file systems there are, or were: by vote of the structures that name their own place.
+
+The difference between where a structure lies on a source and where it says to lie on its volume is the same for all
+of a volume: its base. A volume formatted over another may have the same base; the two are told apart by the version
+their structures are of, and by time: a file system's own files are as old as itself, and what is older is not its own.
+An extent that continues a volume has a base of its own, which tells where in the volume it belongs even without LVM.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from triune.disks.source import Source, Unreadable
+from triune.disks.vmfs import descriptor, lvm, resource, superblock
+from triune.disks.vmfs.address import DESCRIPTORS, FILE_BLOCKS, POINTER_BLOCKS, SUB_BLOCKS
+from triune.disks.vmfs.damaged import Damaged
+from triune.disks.vmfs.descriptor import Descriptor
+from triune.disks.vmfs.geometry import SUPERBLOCK, Geometry
+from triune.disks.vmfs.resource import Cluster
+from triune.disks.vmfs.space import Segment, Space
+from triune.disks.vmfs.superblock import Superblock
+from triune.services.rescue.marks import LOCKS
+from triune.services.rescue.session import Mark, Session
+
+CLUSTERS = ("fb", "sb", "pb", "fdc", "pb2", "jb", "lfb")
+_DATA_OFFSET = 0x1100000  # where on a device the first PE begins, on every volume seen
+_FEWEST_VOTES = 3
+_MOST_BASES = 64
+_MOST_NODES = 1 << 20
+_UNITS = (4096, 512, 8192, 16384, 32768, 65536)
+_NARROW = Geometry(major=14)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """An FD at `place` of its volume. `used` tells what the FDC's bitmap says, None where that is lost.
+
+    The descriptor is kept without its bytes: there may be many.
+    """
+
+    place: int
+    descriptor: Descriptor
+    used: bool | None = None
+
+    @property
+    def time(self) -> int:
+        """When it was last changed."""
+        return max(self.descriptor.changed, self.descriptor.modified)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A cluster's header at `place` of its volume."""
+
+    place: int
+    cluster: Cluster
+
+
+@dataclass(slots=True)
+class Extent:
+    """What a source holds of a volume: `base` is where on the source the volume would begin."""
+
+    source: int
+    base: int
+    wide: bool
+    unit: int
+    nodes: dict[int, Node] = field(default_factory=dict)
+    clusters: dict[str, dict[int, Header]] = field(default_factory=dict)
+    superblock: Superblock | None = None
+    segments: tuple[Segment, ...] = ()
+    lvm_uuid: str = ""
+    volume_size: int = 0
+
+    @property
+    def votes(self) -> int:
+        """How many structures stand for it."""
+        return len(self.nodes) + sum(map(len, self.clusters.values()))
+
+
+@dataclass(slots=True)
+class Generation:
+    """A file system that is or was. `created` in seconds since the epoch, 0 where nothing tells.
+
+    `nodes` are the FDs by address; `former` says that another file system was made over it since.
+    """
+
+    session: Session
+    extents: list[Extent]
+    space: Space
+    wide: bool
+    unit: int
+    superblock: Superblock | None
+    created: int
+    nodes: dict[int, Node]
+    clusters: dict[str, dict[int, Header]]
+    former: bool = False
+    later: list[Generation] = field(default_factory=list)
+
+    def places(self, kind: str) -> Iterator[int]:
+        """Volume offsets of the marks of a kind."""
+        for extent in self.extents:
+            for mark in self.session.marks(extent.source, kind):
+                place = mark.at - extent.base
+                if place >= 0:
+                    yield place
+
+    def read(self, place: int, length: int) -> bytes:
+        """Bytes of the volume; fewer where they are missing."""
+        try:
+            return self.space.read(place, length)
+        except Unreadable:
+            return b""
+
+
+def generations(session: Session) -> list[Generation]:
+    """All file systems of a session's sources, those that are before those that were."""
+    extents: list[Extent] = []
+    for number in range(len(session.sources)):
+        extents.extend(_Voting(session, number).extents())
+    live = [_joined(session, group) for group in _grouped(extents)]
+    found: list[Generation] = []
+    for generation in sorted(live, key=lambda one: one.superblock is None):
+        found.append(generation)
+        older = _older(generation)
+        if older is not None:
+            found.append(older)
+    _order(found)
+    return sorted(found, key=lambda one: one.former)
+
+
+class _Voting:
+    """The extents of one source."""
+
+    def __init__(self, session: Session, number: int) -> None:
+        self._session, self._number = session, number
+        self._source: Source = session.sources[number]
+
+    def extents(self) -> Iterator[Extent]:
+        votes: Counter[int] = Counter()
+        for kind in LOCKS.values():
+            if kind != "unmap":
+                votes.update(mark.at - mark.own for mark in self._session.marks(self._number, kind))
+        supers = {mark.at - SUPERBLOCK: found for mark in self._marks("super") if (found := self._super(mark))}
+        managed = dict(self._managed())
+        bases = [base for base, count in votes.most_common(_MOST_BASES) if count >= _FEWEST_VOTES]
+        for base in dict.fromkeys([*supers, *bases, *managed]):
+            yield from self._of_base(base, supers.get(base), managed.get(base))
+
+    def _of_base(self, base: int, found: Superblock | None, managed: Extent | None) -> Iterator[Extent]:
+        kinds: dict[tuple[bool, int], Extent] = {}
+        for node, unit in self._nodes(base):
+            wide = bool(unit)
+            extent = kinds.setdefault((wide, unit or 512), Extent(self._number, base, wide, unit or 512))
+            old = extent.nodes.get(node.descriptor.address)
+            if old is None or old.descriptor.lock.token < node.descriptor.lock.token:
+                extent.nodes[node.descriptor.address] = node
+        units = {unit for wide, unit in kinds if wide} or {4096}
+        for kind in CLUSTERS:
+            for header, unit in self._headers(base, kind, units):
+                key = (bool(unit), unit or 512)
+                extent = kinds.setdefault(key, Extent(self._number, base, *key))
+                extent.clusters.setdefault(kind, {}).setdefault(header.cluster.number, header)
+        if found is not None:
+            key = (found.geometry.wide, found.geometry.unit)
+            kinds.setdefault(key, Extent(self._number, base, *key)).superblock = found
+        if managed is not None:
+            if not kinds:
+                kinds[managed.wide, managed.unit] = managed
+            for extent in kinds.values():
+                extent.segments, extent.lvm_uuid = managed.segments, managed.lvm_uuid
+                extent.volume_size = managed.volume_size
+        yield from kinds.values()
+
+    def _nodes(self, base: int) -> Iterator[tuple[Node, int]]:
+        """FDs with their unit, 0 for VMFS3 and 5."""
+        for count, mark in enumerate(self._marks("fd")):
+            if mark.at - mark.own != base:
+                continue
+            if count > _MOST_NODES:
+                return
+            for unit in (*_UNITS, 0):
+                geometry = Geometry(major=24, alignment=unit) if unit else _NARROW
+                found = parsed(self._read(mark.at, geometry.descriptor_size), geometry)
+                if found is not None:
+                    yield Node(mark.own, replace(found, raw=b"")), unit
+                    break
+
+    def _headers(self, base: int, kind: str, units: set[int]) -> Iterator[tuple[Header, int]]:
+        for mark in self._marks(kind):
+            if mark.at - mark.own != base:
+                continue
+            for unit in (*sorted(units), 0):
+                geometry = Geometry(major=24, alignment=unit) if unit else _NARROW
+                try:
+                    cluster = resource.parse_cluster(self._read(mark.at, geometry.header_size), geometry)
+                except Damaged:
+                    continue
+                yield Header(mark.own, cluster), unit
+                break
+
+    def _super(self, mark: Mark) -> Superblock | None:
+        try:
+            return superblock.parse(self._read(mark.at, superblock.SIZE))
+        except Damaged:
+            return None
+
+    def _managed(self) -> Iterator[tuple[int, Extent]]:
+        """What surviving LVM headers say: the volume's segments on this source, by base."""
+        for mark in self._marks("lvm"):
+            start = mark.at - lvm.HEADER
+
+            def read(offset: int, length: int, start: int = start) -> bytes:
+                return self._read(start + offset, length)
+
+            try:
+                device = lvm.parse_device(read(lvm.HEADER, lvm.SIZE))
+                share = lvm.parse_share(read(device.volume_table, 512))
+                pieces = [piece for piece in lvm.extents(device, read) if piece.length]
+            except Damaged:
+                continue
+            if not pieces:
+                continue
+            segments = tuple(Segment(piece.offset, piece.length, self._source, start + piece.place) for piece in pieces)
+            base = start + pieces[0].place - pieces[0].offset
+            wide = device.major >= 6
+            yield (
+                base,
+                Extent(
+                    self._number,
+                    base,
+                    wide,
+                    device.alignment if wide else 512,
+                    segments=segments,
+                    lvm_uuid=share.uuid,
+                    volume_size=share.size,
+                ),
+            )
+
+    def _marks(self, kind: str) -> Iterator[Mark]:
+        return self._session.marks(self._number, kind)
+
+    def _read(self, at: int, length: int) -> bytes:
+        try:
+            return self._source.read(at, length)
+        except Unreadable:
+            return b""
+
+
+def parsed(data: bytes, geometry: Geometry) -> Descriptor | None:
+    """An FD, or None where there is none."""
+    try:
+        return descriptor.parse(data, geometry)
+    except Damaged:
+        return None
+
+
+def _grouped(extents: list[Extent]) -> list[list[Extent]]:
+    """Extents by volume: each first one, with those that continue it."""
+    first = [extent for extent in extents if extent.base >= 0 and extent.votes + bool(extent.superblock)]
+    groups = [[extent] for extent in first]
+    orphans: list[Extent] = []
+    for extent in extents:
+        if extent.base >= 0:
+            continue
+        for group in groups:
+            if _belongs(extent, group, alone=len([one for one in groups if one[0].wide == extent.wide]) == 1):
+                group.append(extent)
+                break
+        else:
+            orphans.append(extent)
+    if orphans:
+        for wide in (False, True):
+            some = [extent for extent in orphans if extent.wide == wide]
+            if some:
+                groups.append(some)
+    return groups
+
+
+def _belongs(extent: Extent, group: list[Extent], *, alone: bool) -> bool:
+    head = group[0]
+    if extent.wide != head.wide or any(other.base == extent.base for other in group):
+        return False
+    if extent.lvm_uuid and head.lvm_uuid:
+        return extent.lvm_uuid == head.lvm_uuid
+    known = head.superblock.lvm_uuid if head.superblock is not None else ""
+    if extent.lvm_uuid and known:
+        return extent.lvm_uuid == known
+    return alone
+
+
+def _joined(session: Session, group: list[Extent]) -> Generation:
+    group = sorted(group, key=lambda extent: -extent.base)
+    nodes: dict[int, Node] = {}
+    clusters: dict[str, dict[int, Header]] = {}
+    for extent in group:
+        for address, node in extent.nodes.items():
+            nodes.setdefault(address, node)
+        for kind, headers in extent.clusters.items():
+            for number, header in headers.items():
+                clusters.setdefault(kind, {}).setdefault(number, header)
+    known = next((extent.superblock for extent in group if extent.superblock is not None), None)
+    nodes = {address: _marked(node, clusters.get("fdc", {})) for address, node in nodes.items()}
+    return Generation(
+        session=session,
+        extents=group,
+        space=_space(session, group),
+        wide=group[0].wide,
+        unit=group[0].unit,
+        superblock=known,
+        created=known.created if known is not None else _age(nodes),
+        nodes=nodes,
+        clusters=clusters,
+    )
+
+
+def _marked(node: Node, clusters: dict[int, Header]) -> Node:
+    address = node.descriptor.address
+    header = clusters.get(address >> 6 & 0xFFFF)
+    return node if header is None else replace(node, used=(address >> 22 & 0x3FF) in header.cluster.used)
+
+
+def _age(nodes: dict[int, Node]) -> int:
+    """When a file system was made, as its own files tell."""
+    times = [nodes[own].time for own in (FILE_BLOCKS, DESCRIPTORS, POINTER_BLOCKS, SUB_BLOCKS) if own in nodes]
+    return min(times, default=0)
+
+
+def _space(session: Session, group: list[Extent]) -> Space:
+    """A volume's bytes. Without LVM headers an extent reaches to where the next one begins."""
+    segments: list[Segment] = []
+    starts = sorted(max(0, _DATA_OFFSET - extent.base) if extent.base < 0 else 0 for extent in group)
+    for extent in group:
+        if extent.segments:
+            segments.extend(extent.segments)
+            continue
+        source = session.sources[extent.source]
+        start = max(0, _DATA_OFFSET - extent.base) if extent.base < 0 else 0
+        end = min((other for other in starts if other > start), default=source.size - extent.base)
+        end = min(end, source.size - extent.base)
+        if end > start:
+            segments.append(Segment(start, end - start, source, extent.base + start))
+    size = max((extent.volume_size for extent in group), default=0)
+    name = ", ".join(dict.fromkeys(session.sources[extent.source].name for extent in group))
+    return Space(name, segments, max(size, max((one.offset + one.length for one in segments), default=0)))
+
+
+def _older(generation: Generation) -> Generation | None:
+    """The file system that was there before, of the same version and at the same place: its FDs are taken out."""
+    created = generation.created
+    own = {
+        address: node for address, node in generation.nodes.items() if node.used or not created or node.time >= created
+    }
+    old = {address: node for address, node in generation.nodes.items() if address not in own}
+    if not old:
+        return None
+    generation.nodes = own
+    return replace(
+        generation,
+        superblock=None,
+        created=0,
+        nodes=old,
+        former=True,
+        later=[generation],
+        clusters=generation.clusters,
+    )
+
+
+def _order(found: list[Generation]) -> None:
+    """Mark as former what another file system on the same bytes replaced."""
+    for one in found:
+        for other in found:
+            if one is other or one.former or other.former or one.extents[0].source != other.extents[0].source:
+                continue
+            newer = (other.superblock is not None, other.created) > (one.superblock is not None, one.created)
+            if newer and abs(one.extents[0].base - other.extents[0].base) < 1 << 30:
+                one.former = True
+                one.later.append(other)

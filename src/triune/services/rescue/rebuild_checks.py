@@ -1,0 +1,209 @@
+"""What vouches for a file's bytes on a damaged volume, and what speaks against them.
+
+A file's FD tells how many blocks it has; its block map has to map as many. A block belongs to one file. Where a lost
+structure lay, nothing around it can be believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from triune.disks.content import Content, Run
+from triune.disks.vmfs.address import Kind, decode
+from triune.disks.vmfs.damaged import Damaged
+from triune.disks.vmfs.descriptor import Descriptor, Layout
+from triune.disks.vmfs.geometry import Geometry
+from triune.disks.vmfs.resolver import read
+from triune.disks.vmfs.space import Space
+from triune.services.rescue.ranges import Ranges
+from triune.services.rescue.rebuild_maps import Maps
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_SECTOR = 512
+_POINTERS = (Kind.POINTER_BLOCK, Kind.POINTER_BLOCK2, Kind.SUB_BLOCK, Kind.FILE_BLOCK)
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many blocks and pointer blocks a file's map has. `lost` tells of pointer blocks that can't be read,
+    `foreign` of blocks that belong to the volume's own files."""
+
+    blocks: int = 0
+    pointer_blocks: int = 0
+    lost: int = 0
+    foreign: bool = False
+    pointer_places: list[tuple[int, int]] = field(default_factory=list)
+
+
+class Counting:
+    """Counts the blocks of files. `system` are the numbers of file blocks that hold the volume's own files."""
+
+    def __init__(self, maps: Maps, system: set[int]) -> None:
+        import numpy as np
+
+        self._maps, self._geometry = maps, maps.geometry
+        self._system = np.array(sorted(system), np.int64)
+
+    def tally(self, descriptor: Descriptor) -> Tally:
+        """Of one file, given its FD with all its bytes."""
+        import numpy as np
+
+        found = Tally()
+        if descriptor.layout in (Layout.RESIDENT, Layout.NONE):
+            return found
+        table = np.array(descriptor.addresses(self._geometry), np.uint64)
+        self._table(found, table, descriptor.levels)
+        return found
+
+    def _table(self, found: Tally, table: NDArray[np.uint64], level: int) -> None:
+        import numpy as np
+
+        values = table[table != 0]
+        if level == 0:
+            large = int(np.count_nonzero(values & np.uint64(7) == Kind.LARGE_BLOCK)) if self._geometry.wide else 0
+            found.blocks += len(values) + large * ((1 << self._geometry.large_shift) - 1)
+            found.foreign = found.foreign or self._is_foreign(values)
+            return
+        for value in values.tolist():
+            found.pointer_blocks += 1
+            below = self._pointers(found, value)
+            if below is None:
+                found.lost += 1
+            else:
+                self._table(found, below, level - 1)
+
+    def _pointers(self, found: Tally, value: int) -> NDArray[np.uint64] | None:
+        import numpy as np
+
+        try:
+            address = decode(value, self._geometry)
+            if address.kind not in _POINTERS:
+                return None
+            data = read(self._maps.resources, address, 0, self._geometry.pointer_block)
+        except Damaged:
+            return None
+        for run in self._maps.resources.runs(address, 0, self._geometry.pointer_block):
+            found.pointer_places.extend(places(self._maps.resources.space, run))
+        return np.frombuffer(data, "<u8" if self._geometry.wide else "<u4").astype(np.uint64)
+
+    def _is_foreign(self, values: NDArray[np.uint64]) -> bool:
+        import numpy as np
+
+        if not len(self._system):
+            return False
+        numbers = file_blocks(values, self._geometry)
+        where = np.searchsorted(self._system, numbers)
+        where[where == len(self._system)] = 0
+        return bool(np.any(self._system[where] == numbers))
+
+
+def file_blocks(values: NDArray[np.uint64], geometry: Geometry) -> NDArray[np.int64]:
+    """The numbers of the file blocks among addresses."""
+    import numpy as np
+
+    wanted = values[values & np.uint64(7) == Kind.FILE_BLOCK]
+    if not geometry.wide:
+        return ((wanted >> np.uint64(6)) & np.uint64(0x3FFFFFF)).astype(np.int64)
+    cluster = (wanted >> np.uint64(15)) & np.uint64(0x7FFFFFFF)
+    item = (wanted >> np.uint64(51)) & np.uint64(0x1FFF)
+    return (cluster * np.uint64(geometry.small_per_cluster) + item).astype(np.int64)
+
+
+def places(space: Space, run: Run) -> Iterator[tuple[int, int]]:
+    """Which (offset, length) ranges of the volume a run of a file is."""
+    for segment in space.segments:
+        if segment.source is not run.source:
+            continue
+        begin, end = max(run.at, segment.at), min(run.at + run.length, segment.at + segment.length)
+        if begin < end:
+            yield segment.offset + begin - segment.at, end - begin
+
+
+@dataclass(frozen=True, slots=True)
+class Doubts:
+    """Ranges of the volume that can't be believed, each with its reason."""
+
+    kinds: tuple[tuple[Ranges, str], ...]
+
+    def of(self, place: int, length: int) -> Iterator[tuple[int, int, str]]:
+        """Those in a range of the volume."""
+        for ranges, why in self.kinds:
+            for offset, size in ranges.within(place, length):
+                yield offset, size, why
+
+    def __bool__(self) -> bool:
+        return any(ranges for ranges, _ in self.kinds)
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What is missing or unproved of a file, and why."""
+
+    missing: list[tuple[int, int]] = field(default_factory=list)
+    reasons: dict[str, None] = field(default_factory=dict)
+
+    def add(self, offset: int, length: int, why: str) -> None:
+        """A range, with the reason."""
+        self.missing.append((offset, length))
+        self.reasons[why] = None
+
+
+def judge(descriptor: Descriptor, content: Content, tally: Tally, doubts: Doubts, maps: Maps) -> Verdict:
+    """Look at all of a file."""
+    found = Verdict()
+    size = content.size
+    if descriptor.layout == Layout.RESIDENT:
+        _judge_resident(found, descriptor, maps.geometry)
+        return found
+    if tally.foreign:
+        found.add(0, size, "its blocks are the volume's own")
+    more, fewer = tally.blocks > descriptor.blocks, tally.blocks < descriptor.blocks
+    if more:
+        found.add(0, size, f"it maps {tally.blocks} blocks, and has {descriptor.blocks}")
+    for run in content.runs():
+        if run.missing:
+            found.add(run.offset, run.length, run.why)
+        elif run.source is None:
+            if fewer:
+                found.add(run.offset, run.length, f"it maps {tally.blocks} blocks, and has {descriptor.blocks}")
+        elif doubts:
+            _judge_run(found, run, doubts, maps.resources.space)
+    if descriptor.layout == Layout.SUB_BLOCKS and not descriptor.folder:
+        _judge_small(found, content, maps.geometry.sub_block)
+    for place, length in tally.pointer_places:
+        for _, _, why in doubts.of(place, length):
+            found.add(0, size, f"{why}, and a pointer block lies there")
+    return found
+
+
+def _judge_run(found: Verdict, run: Run, doubts: Doubts, space: Space) -> None:
+    for place, length in places(space, run):
+        for offset, part, why in doubts.of(place, length):
+            found.add(run.offset + offset - place, part, why)
+
+
+def _judge_resident(found: Verdict, descriptor: Descriptor, geometry: Geometry) -> None:
+    data = descriptor.resident(geometry)
+    if descriptor.length > len(data):
+        found.add(0, descriptor.length, "it is longer than a file descriptor")
+        return
+    for offset in range(0, descriptor.length, _SECTOR):
+        end = min(descriptor.length, offset + _SECTOR)
+        if not any(data[offset:end]):
+            found.add(offset, end - offset, "a sector of its file descriptor is zeros")
+
+
+def _judge_small(found: Verdict, content: Content, block: int) -> None:
+    """Nobody keeps a small file of zeros: a sub-block of zeros is more likely a lost one."""
+    for run in content.runs():
+        if run.source is None:
+            continue
+        for offset in range(run.offset, run.offset + run.length, block):
+            end = min(run.offset + run.length, offset + block)
+            if not any(run.source.read(run.at + offset - run.offset, end - offset)):
+                found.add(offset, end - offset, "its sub-block holds nothing but zeros")
