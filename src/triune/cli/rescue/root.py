@@ -10,6 +10,7 @@ from triune.cli.lazy import Lazy
 
 # name: (module:attribute below triune.cli.rescue, help, section)
 _COMMANDS: Mapping[str, tuple[str, str, str]] = {
+    "scan": ("scan:scan", "Search for volumes and files, however damaged", "Look"),
     "ls": ("ls:ls", "List files: size, status, time", "Look"),
     "find": ("find:find", "List machines, disks, files by name, wherever they lie", "Look"),
     "stat": ("stat:stat", "Show all that is known of a file", "Look"),

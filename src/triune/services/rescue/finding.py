@@ -1,23 +1,82 @@
-"""The volumes that sources hold, whatever state they are in: the one door for every command that reads them."""
+"""The volumes on what the user names: read as they are where they are healthy, put together again where not."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from triune.disks.source import FileSource
-from triune.domain.errors import NotFound
-from triune.services.rescue.opening import open_volumes
+from triune.disks.content import read
+from triune.disks.source import Source
+from triune.disks.vmfs.address import Kind
+from triune.disks.vmfs.resource import parse_cluster
+from triune.disks.vmfs.volume import VmfsVolume
+from triune.domain.errors import NotFound, TriuneError
+from triune.domain.rescue import Status
+from triune.services.rescue.generations import generations
+from triune.services.rescue.opening import open_sources, open_volumes
+from triune.services.rescue.rebuild import RebuiltVolume
+from triune.services.rescue.rebuild_extents import adopt
+from triune.services.rescue.scan import Told, sweep
+from triune.services.rescue.session import Session
 from triune.services.rescue.volume import Volume
 
+_TOO_MANY = 1 << 62
 
-def volumes(sources: Sequence[str], session: Path | None = None) -> list[Volume]:
+
+def volumes(
+    names: Sequence[str], session: Path | None = None, told: Told | None = None, *, deleted: bool = False
+) -> list[Volume]:
     """The volumes on all sources together, as the user named them. Raises NotFound("no_volume").
 
-    Healthy ones so far; what a scan and its `session` know of damaged ones comes in here.
+    They are scanned for where one is damaged, a session is named or `deleted` files are wanted; `told` hears how far
+    that is.
     """
-    del session
-    found: list[Volume] = list(open_volumes([FileSource(Path(name)) for name in sources]))
+    sources = open_sources(names)
+    found = _healthy(sources) if session is None and not deleted else []
     if not found:
-        raise NotFound("no_volume", f"there is no VMFS volume on {', '.join(sources)}", hint="Name all its extents.")
+        found = scan_volumes(sources, session, told)
+    if not found:
+        raise NotFound("no_volume", f"there is no VMFS volume on {', '.join(names)}", hint="Name all its extents.")
     return found
+
+
+def scan_volumes(sources: Sequence[Source], session: Path | None = None, told: Told | None = None) -> list[Volume]:
+    """The volumes that a scan finds, those that are before those that were; empty where there is none.
+
+    With the folder of a `session`, what was scanned before is not scanned again.
+    """
+    marks = Session(sources, session)
+    sweep(marks, told)
+    found = generations(marks)
+    adopt(marks, found)
+    return [RebuiltVolume(generation) for generation in found]
+
+
+def _healthy(sources: Sequence[Source]) -> list[Volume]:
+    """The volumes, if nothing at all is wrong with any of them."""
+    try:
+        found = open_volumes(sources)
+        return list(found) if all(map(_is_healthy, found)) else []
+    except TriuneError:
+        return []
+
+
+def _is_healthy(volume: VmfsVolume) -> bool:
+    """Whether everything below the root can be read, and no file that its bitmaps know of is without a name."""
+    reached = sum(1 for found in volume.walk(system=True) if found.status == Status.INTACT)
+    return not volume.damages() and reached >= _used(volume)
+
+
+def _used(volume: VmfsVolume) -> int:
+    """How many FDs the bitmaps call used, but for that of the root; too many where they can't be read."""
+    file = volume.resources.files.get(Kind.DESCRIPTOR)
+    if file is None:
+        return _TOO_MANY
+    used = 0
+    for number in range(-(-file.header.count // max(1, file.header.per_cluster))):
+        try:
+            data = read(file.content, file.header.header_offset(number), volume.geometry.header_size)
+            used += len(parse_cluster(data, volume.geometry).used)
+        except TriuneError:
+            return _TOO_MANY
+    return used - 1

@@ -25,7 +25,7 @@ from triune.services.rescue.marks import LOCKS
 from triune.services.rescue.session import Mark, Session
 
 CLUSTERS = ("fb", "sb", "pb", "fdc", "pb2", "jb", "lfb")
-_DATA_OFFSET = 0x1100000  # where on a device the first PE begins, on every volume seen
+DATA_OFFSET = 0x1100000  # where on a device the first PE begins, on every volume seen
 _FEWEST_VOTES = 3
 _MOST_BASES = 64
 _MOST_NODES = 1 << 20
@@ -330,13 +330,13 @@ def _age(nodes: dict[int, Node]) -> int:
 def _space(session: Session, group: list[Extent]) -> Space:
     """A volume's bytes. Without LVM headers an extent reaches to where the next one begins."""
     segments: list[Segment] = []
-    starts = sorted(max(0, _DATA_OFFSET - extent.base) if extent.base < 0 else 0 for extent in group)
+    starts = sorted(max(0, DATA_OFFSET - extent.base) if extent.base < 0 else 0 for extent in group)
     for extent in group:
         if extent.segments:
             segments.extend(extent.segments)
             continue
         source = session.sources[extent.source]
-        start = max(0, _DATA_OFFSET - extent.base) if extent.base < 0 else 0
+        start = max(0, DATA_OFFSET - extent.base) if extent.base < 0 else 0
         end = min((other for other in starts if other > start), default=source.size - extent.base)
         end = min(end, source.size - extent.base)
         if end > start:

@@ -108,10 +108,12 @@ def file_blocks(values: NDArray[np.uint64], geometry: Geometry) -> NDArray[np.in
 
     wanted = values[values & np.uint64(7) == Kind.FILE_BLOCK]
     if not geometry.wide:
-        return ((wanted >> np.uint64(6)) & np.uint64(0x3FFFFFF)).astype(np.int64)
+        narrow: NDArray[np.int64] = ((wanted >> np.uint64(6)) & np.uint64(0x3FFFFFF)).astype(np.int64)
+        return narrow
     cluster = (wanted >> np.uint64(15)) & np.uint64(0x7FFFFFFF)
     item = (wanted >> np.uint64(51)) & np.uint64(0x1FFF)
-    return (cluster * np.uint64(geometry.small_per_cluster) + item).astype(np.int64)
+    numbers: NDArray[np.int64] = (cluster * np.uint64(geometry.small_per_cluster) + item).astype(np.int64)
+    return numbers
 
 
 def places(space: Space, run: Run) -> Iterator[tuple[int, int]]:

@@ -45,7 +45,9 @@ def _lost(generation: Generation, maps: Maps) -> Iterator[int]:
         count = 1024 if generation.wide else 2048
         yield from (
             place
-            for place in range(HEARTBEATS, HEARTBEATS + count * maps.geometry.heartbeat_size, maps.geometry.heartbeat_size)
+            for place in range(
+                HEARTBEATS, HEARTBEATS + count * maps.geometry.heartbeat_size, maps.geometry.heartbeat_size
+            )
             if place not in slots
         )
     else:

@@ -1,0 +1,77 @@
+"""Volumes put together again from what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.rescue import damages, oracle, scoring
+from tests.rescue.overlay import Overlay
+from tests.rescue.writer import Writer, walked
+from triune.disks.source import FileSource
+from triune.domain.rescue import Status
+from triune.services.rescue.finding import scan_volumes, volumes
+from triune.services.rescue.ranges import Ranges, shared
+from triune.services.rescue.rebuild import RebuiltVolume
+
+Image = Callable[[str], Path]
+_HEADER, _FIRST = 0x100000, 0x1100000
+
+
+@pytest.mark.parametrize("name", ["vmfs5", "vmfs6"])
+@pytest.mark.parametrize("damage", [("LVM area 16 MiB", "superblock"), ("first FDC cluster",)])
+def test_what_survives_comes_back_with_its_path(image: Image, name: str, damage: tuple[str, ...]) -> None:
+    disk = Overlay(image(name))
+    facts = oracle.facts(oracle.dissect(disk))
+    result = scoring.score(scan_volumes([damages.damaged(disk, Writer(disk), *damage)]), facts)
+    assert (result.content, result.paths, result.wrong, result.failed) == (result.total, result.total, [], [])
+
+
+def test_two_file_systems_one_over_the_other(image: Image) -> None:
+    found = scan_volumes([FileSource(image("zero5"))])
+    assert [volume.version for volume in found] == ["VMFS5", "VMFS6", "VMFS6"]
+    assert [one.path for one in found[0].walk()] == ["empty-flat.vmdk", "empty.vmdk"]
+    assert {one.path.rpartition("/")[2] for one in found[2].walk()} >= {"test.vmdk", "test-flat.vmdk"}
+    assert "another file system was made over it" in found[1].damages()
+
+
+@pytest.mark.parametrize("name", ["vmfs5-span", "vmfs6-span"])
+def test_extents_in_any_order_without_lvm_headers(images: Callable[[str], list[Path]], name: str) -> None:
+    disks = [Overlay(path) for path in reversed(images(name))]
+    whole = [one.path for one in scan_volumes(disks)[0].walk(system=True)]
+    for disk in disks:
+        disk.zero(_HEADER, _FIRST - _HEADER)
+    found = scan_volumes(disks)
+    assert len(found) == 1
+    volume = found[0]
+    assert isinstance(volume, RebuiltVolume)
+    segments = volume.generation.space.segments
+    assert [(segment.source.name, segment.at) for segment in segments] == [(disk.name, _FIRST) for disk in disks[::-1]]
+    assert segments[1].offset == 2 << 30
+    assert [one.path for one in volume.walk(system=True)] == whole
+
+
+def test_a_file_that_maps_fewer_blocks_than_it_has_is_partial(image: Image) -> None:
+    disk = Overlay(image("vmfs5"))
+    writer = Writer(disk)
+    meta = walked(writer)["bigger"]
+    disk.zero(writer.base + meta.offset + 1024, 256)
+    found = {one.path: one for one in scan_volumes([disk])[0].walk()}["bigger"]
+    assert found.status == Status.PARTIAL
+    assert found.missing == ((0, 64 << 20),)
+    assert found.reasons == ("it maps 64 blocks, and has 128",)
+
+
+def test_healthy_volumes_are_not_scanned(image: Image) -> None:
+    (volume,) = volumes([str(image("vmfs6"))])
+    assert not isinstance(volume, RebuiltVolume)
+
+
+def test_ranges_join_and_cut() -> None:
+    ranges = Ranges([(10, 5), (0, 5), (15, 5), (30, 1)])
+    assert list(ranges) == [(0, 5), (10, 10), (30, 1)]
+    assert list(ranges.within(3, 9)) == [(3, 2), (10, 2)]
+    assert list(shared([(0, 10, 1), (5, 10, 2), (20, 5, 1), (25, 5, 3)])) == [(5, 5)]
+    assert list(shared([(0, 10, 1), (5, 2, 1)])) == []
