@@ -23,6 +23,8 @@ class MachineDiskBody(Body):
     size: Annotated[int, Field(ge=0, le=2**60, description="Bytes; 0: as the export says")] = 0
     socket: Annotated[str, Field(min_length=1, max_length=107, description="Absolute path of the unix socket")]
     export: Annotated[str, Field(min_length=1, max_length=255)]
+    path: Annotated[str | None, Field(max_length=4096, description="The same in one file of the host, absolute")] = None
+    format: Annotated[str, Field(pattern="^(|raw|vmdk)$", description="Of that file")] = ""
 
 
 class MachineCardBody(Body):

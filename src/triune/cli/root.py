@@ -26,6 +26,7 @@ _COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "rm": ("lifecycle:remove", "Remove instances with their disks", "Instances"),
     "snapshot": ("snapshots:snapshot", "Take, list, put back and remove snapshots", "Instances"),
     "clone": ("snapshots:clone", "Copy an instance under a new name", "Instances"),
+    "import": ("import_:import_machine", "Make an instance of a VMX, OVA, OVF or VMDK", "Instances"),
     "backup": ("backups:backup", "Back instances up, check, restore and prune backups", "Instances"),
     "exec": ("inside:execute", "Run a command in an instance", "Inside"),
     "cp": ("cp:cp", "Copy files into and out of instances", "Inside"),

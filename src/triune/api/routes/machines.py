@@ -50,10 +50,19 @@ def _request(body: schemas.MachineBody) -> ImportRequest:
     return ImportRequest(
         name=body.name,
         machine=machine,
-        disks={disk.slot: DiskSource(socket=Path(disk.socket), export=disk.export) for disk in body.disks},
+        disks={disk.slot: _source(disk) for disk in body.disks},
         engine=body.engine,
         verify=body.verify,
         start=body.start,
         timeout=body.timeout,
         source=body.source,
+    )
+
+
+def _source(disk: schemas.MachineDiskBody) -> DiskSource:
+    return DiskSource(
+        socket=Path(disk.socket),
+        export=disk.export,
+        path=None if disk.path is None else Path(disk.path),
+        format=disk.format,
     )

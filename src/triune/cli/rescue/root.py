@@ -16,6 +16,7 @@ _COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "stat": ("stat:stat", "Show all that is known of a file", "Look"),
     "cat": ("cat:cat", "Write a file to standard output", "Look"),
     "extract": ("extract:extract", "Write files to a folder, with proof of every byte", "Get back"),
+    "import": ("import_:import_machine", "Make an instance of a machine on a volume", "Get back"),
     "umount": ("mount:umount", "Take a mounted volume's folder away", "Look"),
 }
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+import stat
 import struct
 import subprocess
 import tempfile
@@ -16,8 +18,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
-from triune.domain.errors import Failed, Invalid
+from triune.disks import vmdk
+from triune.domain.errors import Denied, Failed, Invalid
 from triune.host.nbd import NbdReader, data_ranges
 from triune.host.run import Result as Ended
 from triune.host.run import command_failed, environment, tool_missing
@@ -50,6 +54,59 @@ def convert(source: Export, target: Path, tick: Tick) -> None:
     """Write the content as qcow2. `tick` gets the fraction done. Raises Failed."""
     argv: list[str | Path] = ["qemu-img", "convert", "-p", "-W", "-m", "8", "--image-opts", "-O", "qcow2"]
     run_watched([*argv, "-o", "compat=1.1", source.url, target], tick)
+
+
+def convert_file(path: Path, form: str, target: Path, tick: Tick) -> None:
+    """The same from a file, its format given: what was checked is what is opened. Raises Failed, Invalid."""
+    with _plain(path, form) as opened:
+        argv: list[str | Path] = [
+            "prlimit",
+            f"--as={4 << 30}",
+            "--core=0",
+            "qemu-img",
+            "convert",
+            "-p",
+            "-W",
+            "-m",
+            "8",
+        ]
+        run_watched([*argv, "-f", form, "-O", "qcow2", "-o", "compat=1.1", opened, target], tick)
+
+
+def require_plain(path: Path, form: str) -> None:
+    """Raise Invalid, Denied where the file could lead QEMU to any other file."""
+    with _plain(path, form):
+        pass
+
+
+@contextlib.contextmanager
+def _plain(path: Path, form: str) -> Iterator[Path]:
+    """An open file under a name that nobody can put another file behind."""
+    try:
+        with path.open("rb", opener=_opener) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode) or form not in ("raw", "vmdk"):
+                raise OSError("it is no regular file, or of another format")
+            if form == "vmdk":
+                _require_alone(file, path)
+            yield Path(f"/proc/{os.getpid()}/fd/{file.fileno()}")
+    except OSError as error:
+        raise Invalid(
+            "unreadable", f"{path} can't be read: {error.strerror or error}", hint="Leave the path out."
+        ) from None
+
+
+def _opener(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+
+
+def _require_alone(file: BinaryIO, path: Path) -> None:
+    info = vmdk.inspect(file)
+    if info.kind != "sparse" or not info.virtual_size or info.parent or len(info.extents) > 1:
+        raise Denied(
+            "extents_refused",
+            f"{path} leads to other files: it could name any file of this host",
+            hint="Leave the path out: the export has its content too.",
+        )
 
 
 def digest(source: Export, tick: Tick) -> tuple[int, str]:

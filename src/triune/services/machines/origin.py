@@ -1,0 +1,186 @@
+"""Where a machine comes from: its description among its files, and the disks that it names."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from triune.disks import vmdk_disk
+from triune.disks.content import Content, Lost, read
+from triune.disks.vmdk_disk import Folder
+from triune.disks.vmx import LARGEST, Vmx
+from triune.domain.errors import Failed, Invalid, NotFound
+from triune.domain.machine import Described, LeftOut, Machine, MachineCard, MachineDisk
+from triune.services.machines import ova, ovf, vmx_machine
+from triune.services.rescue.folders import HostFolder, on_host
+
+_BEGINNINGS = {".vmx": "vmx", ".vmtx": "vmx", ".ovf": "ovf", ".vmdk": "disk"}
+_MOST_MISSING = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """A description, and the content of each disk by its slot. `notes` tell what is wrong with them."""
+
+    described: Described
+    disks: Mapping[str, Content]
+    name: str
+    notes: tuple[str, ...] = ()
+
+    def without(self, skip: frozenset[str]) -> Origin:
+        """The same without some disks, whatever is wrong with them."""
+        return replace(self, disks={slot: content for slot, content in self.disks.items() if slot not in skip})
+
+
+@contextlib.contextmanager
+def open_file(path: Path) -> Iterator[Origin]:
+    """A .vmx, .ovf, .ova or .vmdk of this host. Raises NotFound, Invalid, Unsupported."""
+    if path.suffix.lower() == ".ova":
+        with ova.Archive(path) as archive:
+            yield read_origin(archive, archive.description)
+        return
+    folder, name = on_host(path)
+    with folder:
+        if path.suffix.lower() == ".ovf":
+            ova.verify(folder, name)
+        yield read_origin(folder, name)
+
+
+def read_origin(folder: Folder, name: str) -> Origin:
+    """The machine that a file of a folder describes. Raises NotFound, Invalid, Unsupported."""
+    kind = _BEGINNINGS.get(Path(name).suffix.lower())
+    if kind == "disk":
+        described = _of_disk(name)
+    elif kind == "vmx":
+        described = vmx_machine.describe(Vmx.parse(_whole(folder, name, LARGEST)))
+    elif kind == "ovf":
+        described = ovf.describe(_whole(folder, name, ovf.LARGEST))
+    else:
+        raise Invalid(
+            "no_description",
+            f"{name} is no description of a machine",
+            hint="Name a .vmx, .vmtx, .ovf, .ova or .vmdk file.",
+        )
+    return with_disks(described, folder, name)
+
+
+def _of_disk(name: str) -> Described:
+    """A disk alone says nothing of its machine."""
+    machine = Machine(
+        name=Path(name).stem,
+        memory=1 << 30,
+        disks=(MachineDisk(slot="disk0", file=name, bus="sata"),),
+        cards=(MachineCard(slot="ethernet0", model="e1000", network="unknown"),),
+    )
+    note = "a disk alone does not say what its machine was: 1 CPU, 1 GiB and BIOS are taken (see --cpus, --firmware)"
+    return Described(machine=machine, notes=(note,))
+
+
+def with_disks(described: Described, folder: Folder, name: str) -> Origin:
+    """Open every disk of a description. Raises NotFound("disk_missing"), Invalid."""
+    disks: dict[str, Content] = {}
+    notes: list[str] = []
+    sized = []
+    for disk in described.machine.disks:
+        content = _open(folder, disk)
+        disks[disk.slot] = content
+        sized.append(replace(disk, size=content.size))
+        notes += [f"{disk.slot}: {sentence}" for sentence in content.damages()]
+        if len(content.chain) > 1:
+            notes.append(f"{disk.slot} is a snapshot on {len(content.chain) - 1} others: they are made one")
+    machine = replace(described.machine, disks=tuple(sized))
+    return Origin(described=replace(described, machine=machine), disks=disks, name=name, notes=tuple(notes))
+
+
+def _open(folder: Folder, disk: MachineDisk) -> vmdk_disk.Disk:
+    """By the name it has; what had an absolute path or one with `..` is looked for beside, by its last name."""
+    last = disk.file.replace("\\", "/").rpartition("/")[2]
+    tries: list[tuple[Folder, str]] = []
+    if vmdk_disk.leads_inside(disk.file):
+        tries.append((folder, disk.file))
+    if (found := folder.beside(disk.file)) is not None:
+        tries.append(found)
+    if vmdk_disk.leads_inside(last):
+        tries.append((folder, last))
+    for where, name in tries:
+        try:
+            return vmdk_disk.open_disk(where, name)
+        except NotFound:
+            continue
+    raise NotFound(
+        "disk_missing",
+        f"the disk {disk.slot} is {disk.file!r}, which is not in {folder.name}",
+        hint=f"Put it there, or import without it: --skip {disk.slot}",
+    )
+
+
+def direct(content: Content) -> dict[str, str]:
+    """`path` and `format` of the one file of this host that holds all of a disk, so that QEMU can read it alone; empty
+    where it takes more to read it."""
+    if not isinstance(content, vmdk_disk.Disk) or not isinstance(content.folder, HostFolder):
+        return {}
+    if len(content.chain) != 1 or content.needs_parent or len(content.extents) != 1 or content.damages():
+        return {}
+    line, folder = content.extents[0][0], content.folder.path
+    if line.kind == "SPARSE" and line.name == content.name and content.descriptor is not None:
+        return {"path": str(folder / content.name), "format": "vmdk"}
+    whole = line.kind in vmdk_disk.FLAT_KINDS and line.start == 0 and vmdk_disk.leads_inside(line.name)
+    flat = folder / line.name
+    if whole and not flat.is_symlink() and flat.is_file() and flat.stat().st_size == content.size:
+        return {"path": str(flat), "format": "raw"}
+    return {}
+
+
+def missing(content: Content) -> list[tuple[int, int]]:
+    """The first ranges of a disk that nobody knows, neighbours joined."""
+    found: list[tuple[int, int]] = []
+    for run in content.runs():
+        if not run.missing:
+            continue
+        if found and sum(found[-1]) == run.offset:
+            found[-1] = (found[-1][0], found[-1][1] + run.length)
+        elif len(found) == _MOST_MISSING:
+            break
+        else:
+            found.append((run.offset, run.length))
+    return found
+
+
+def require_whole(origin: Origin) -> None:
+    """Raise Failed("disk_incomplete") where bytes of a disk are missing."""
+    for slot, content in origin.disks.items():
+        lost = missing(content)
+        if lost:
+            why = next((run.why for run in content.runs(lost[0][0]) if run.missing), "")
+            raise Failed(
+                "disk_incomplete",
+                f"{slot} lacks {sum(length for _, length in lost)} bytes in {len(lost)} places, first at {lost[0][0]}: "
+                f"{why}",
+                hint="If zeros may take their place: --damaged",
+                missing=lost,
+            )
+
+
+def _whole(folder: Folder, name: str, most: int) -> bytes:
+    content = folder.open(name)
+    if content.size > most:
+        raise Invalid("too_large", f"{name} has {content.size} bytes: that is no description", hint="Check the file.")
+    try:
+        return read(content, 0, content.size)
+    except Lost as error:
+        raise Failed(
+            "description_damaged",
+            f"{name} is damaged: {error.message}",
+            hint="What vmware.log still tells can take its place: --from-log",
+        ) from None
+
+
+def left_out(described: Described) -> list[dict[str, object]]:
+    """Every line that was not carried over, for JSON."""
+    return [_line(one) for one in described.left_out]
+
+
+def _line(one: LeftOut) -> dict[str, object]:
+    return {"line": one.line, "key": one.key, "value": one.value, "reason": one.reason}
