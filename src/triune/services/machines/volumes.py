@@ -25,7 +25,9 @@ def origin(volumes: Sequence[Volume], path: str) -> Origin:
         else:
             found.append(volume)
     if not found:
-        raise missed or NotFound("no_such_file", f"there is no {path}", hint="Write it as it is on the volume, without a leading slash.")
+        raise missed or NotFound(
+            "no_such_file", f"there is no {path}", hint="Write it as it is on the volume, without a leading slash."
+        )
     if len(found) > 1:
         raise Conflict(
             "several_files", f"{len(found)} volumes have {path}", hint="Name only the sources of the volume you mean."
