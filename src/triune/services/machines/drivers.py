@@ -5,6 +5,7 @@ The disks are looked into, never mounted. What can't be read, or takes too long,
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import logging
 import subprocess
@@ -62,8 +63,8 @@ def _look(disks: list[Content]) -> bool | None:
 
 
 def _file_systems(disks: list[Content]) -> Iterator[Any]:
-    from dissect.target import filesystem, volume
-
+    # by name: the library has no types
+    filesystem, volume = (importlib.import_module(f"dissect.target.{name}") for name in ("filesystem", "volume"))
     groups = []
     for number, content in enumerate(disks):
         for one in volume.open(Stream(ContentSource(content, f"disk{number}"))).volumes:
