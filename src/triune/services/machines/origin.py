@@ -9,6 +9,7 @@ from pathlib import Path
 
 from triune.disks import vmdk_disk
 from triune.disks.content import Content, Lost, read
+from triune.disks.vmdk_descriptor import FLAT_KINDS
 from triune.disks.vmdk_disk import Folder
 from triune.disks.vmx import LARGEST, Vmx
 from triune.domain.errors import Failed, Invalid, NotFound
@@ -126,7 +127,7 @@ def direct(content: Content) -> dict[str, str]:
     line, folder = content.extents[0][0], content.folder.path
     if line.kind == "SPARSE" and line.name == content.name and content.descriptor is not None:
         return {"path": str(folder / content.name), "format": "vmdk"}
-    whole = line.kind in vmdk_disk.FLAT_KINDS and line.start == 0 and vmdk_disk.leads_inside(line.name)
+    whole = line.kind in FLAT_KINDS and line.start == 0 and vmdk_disk.leads_inside(line.name)
     flat = folder / line.name
     if whole and not flat.is_symlink() and flat.is_file() and flat.stat().st_size == content.size:
         return {"path": str(flat), "format": "raw"}

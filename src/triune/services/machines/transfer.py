@@ -83,7 +83,7 @@ def require_plain(path: Path, form: str) -> None:
 def _plain(path: Path, form: str) -> Iterator[Path]:
     """An open file under a name that nobody can put another file behind."""
     try:
-        with path.open("rb", opener=_opener) as file:
+        with os.fdopen(_opened(path), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode) or form not in ("raw", "vmdk"):
                 raise OSError("it is no regular file, or of another format")
             if form == "vmdk":
@@ -95,8 +95,8 @@ def _plain(path: Path, form: str) -> Iterator[Path]:
         ) from None
 
 
-def _opener(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+def _opened(path: Path) -> int:
+    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
 
 
 def _require_alone(file: BinaryIO, path: Path) -> None:
