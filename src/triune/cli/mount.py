@@ -25,6 +25,7 @@ from triune.cli.text import clean
 from triune.domain.errors import Conflict, Failed, NotFound, TriuneError, Unsupported
 from triune.domain.files import inside_path
 from triune.host import treetar
+from triune.host.fuse import release
 from triune.host.run import run
 from triune.sdk import Client
 
@@ -66,12 +67,7 @@ def mount(source: str, folder: Path, read_only: bool) -> None:
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 def umount(folder: Path) -> None:
     """Take a mounted instance's folder away."""
-    done = run(["fusermount3", "-u", folder.absolute()], check=False)
-    if done.status != 0:
-        said = done.stderr.decode(errors="replace").strip() or "it is not mounted"
-        raise Failed(
-            "umount_failed", f"{folder} can't be taken away: {said}", hint=f"See who uses it: fuser -vm {folder}"
-        )
+    release(folder)
 
 
 def _inside(name: str, *argv: str) -> list[str]:

@@ -130,6 +130,19 @@ def attach_by_helper(target: Path, name: str = "triune") -> int:
     return descriptors[0]
 
 
+def release(target: Path) -> None:
+    """Unmount, as the user who mounted it. Raises Failed, Unsupported."""
+    from triune.domain.errors import Failed
+    from triune.host.run import run
+
+    done = run(["fusermount3", "-u", target.absolute()], check=False)
+    if done.status != 0:
+        said = done.stderr.decode(errors="replace").strip() or "it is not mounted"
+        raise Failed(
+            "umount_failed", f"{target} can't be taken away: {said}", hint=f"See who uses it: fuser -vm {target}"
+        )
+
+
 class Server:
     """Answers for what is attached, until it is unmounted.
 

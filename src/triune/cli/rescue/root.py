@@ -15,9 +15,10 @@ _COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "find": ("find:find", "List machines, disks, files by name, wherever they lie", "Look"),
     "stat": ("stat:stat", "Show all that is known of a file", "Look"),
     "cat": ("cat:cat", "Write a file to standard output", "Look"),
+    "mount": ("mount:mount", "Show a volume's files as a read-only folder here", "Look"),
+    "umount": ("mount:umount", "Take a mounted volume's folder away", "Look"),
     "extract": ("extract:extract", "Write files to a folder, with proof of every byte", "Get back"),
     "import": ("import_:import_machine", "Make an instance of a machine on a volume", "Get back"),
-    "umount": ("mount:umount", "Take a mounted volume's folder away", "Look"),
 }
 
 
