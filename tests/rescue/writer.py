@@ -13,7 +13,7 @@ from tests.rescue import layout
 from tests.rescue.layout import DOUBLE, FBB, FDC, FILE, FOLDER, PBC, RESIDENT, ROOT, SBC, Area, Layout, Meta, u16, u32
 from tests.rescue.writer_folders import Folders
 
-WRITTEN = 1_750_000_000  # seconds since the epoch: when all of these files were written
+LATER = 86_400  # seconds after the volume itself: when all of these files were written
 TBZ5, TBZ6 = 0x20, 0xFF << 7
 
 
@@ -54,6 +54,7 @@ class Writer(Folders):
         Layout.__init__(self, disk, base)
         self.random = Random(seed)
         self.generation = 5000
+        self.written = u32(self.read(0x200000, 0x200), 0xA9) + LATER
 
     # --- what is free -------------------------------------------------------------------------------------------
 
@@ -142,7 +143,7 @@ class Writer(Folders):
         pack_into(
             "<IIIIIQQQ", raw, at, meta.address, meta.generation, 1, meta.kind, 0, meta.size, meta.block_size, count
         )
-        pack_into("<IIIIII", raw, at + 0x2C, WRITTEN, WRITTEN, WRITTEN, 0, 0, mode)
+        pack_into("<IIIIII", raw, at + 0x2C, *[self.written] * 3, 0, 0, mode)
         pack_into("<II", raw, at + 0x44, meta.zla, tbz)
         pack_into("<I", raw, at + 0x68, meta.address)
         raw[at + 0x89] = meta.block_size.bit_length() - 1
