@@ -15,7 +15,7 @@ class Run:
     """`length` bytes at `offset` of the file.
 
     With a `source`, they are its bytes from `at` on. Without one they are zeros (a hole), unless `why` says why they
-    are lost.
+    are lost. A run with both is missing too: those bytes are likely there, but nothing vouches for them.
     """
 
     offset: int

@@ -6,10 +6,12 @@ pointer block that is none make the bytes missing, with the reason, and never ze
 
 from __future__ import annotations
 
+import threading
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from triune.disks.content import Run
 from triune.disks.source import Held
@@ -19,6 +21,8 @@ from triune.disks.vmfs.descriptor import Descriptor, Layout, numbers
 from triune.disks.vmfs.geometry import Geometry
 from triune.disks.vmfs.resolver import Resolver, read, within
 
+_MOST_POINTER_BLOCKS = 1 << 17  # of a file of 62 TB
+_MANY = 256  # addresses that are worth numpy's start
 _CACHED = 16  # pointer blocks of one file: 1 MiB at most
 _PAGE = 4096  # damage comes in sectors or pages: one bad pointer makes its neighbours doubtful
 _DATA = frozenset({Kind.FILE_BLOCK, Kind.LARGE_BLOCK, Kind.SUB_BLOCK})
@@ -27,13 +31,35 @@ _POINTERS_NARROW = frozenset({Kind.POINTER_BLOCK, Kind.POINTER_BLOCK2})
 _DOUBT = -1  # stands in a table for a pointer that is not believed; no address is negative
 
 
-class FileContent:
-    """The content of a file: `Content` of `disks.content`."""
+@dataclass(frozen=True, slots=True)
+class Census:
+    """What a block map holds: data `blocks`, `large` ones among them, `pointer_blocks`.
 
-    def __init__(self, descriptor: Descriptor, resolver: Resolver) -> None:
-        self.descriptor, self.resolver = descriptor, resolver
+    `lost` of the pointer blocks can't be read. `repeated`: a pointer block stands in the map twice. Not `complete`
+    where there are more than anybody counts.
+    """
+
+    blocks: int = 0
+    large: int = 0
+    pointer_blocks: int = 0
+    lost: int = 0
+    repeated: bool = False
+    complete: bool = True
+
+
+class FileContent:
+    """The content of a file: `Content` of `disks.content`.
+
+    With `counted`, the map is counted before it is used, and what the count speaks against is missing: an FD tells how
+    many blocks its map has (so it was in every file of every volume looked at). Fewer make holes doubtful, more make
+    all of it doubtful; such runs keep their source, and say why.
+    """
+
+    def __init__(self, descriptor: Descriptor, resolver: Resolver, *, counted: bool = False) -> None:
+        self.descriptor, self.resolver, self._counted = descriptor, resolver, counted
         self._geometry = resolver.geometry
         self._tables: OrderedDict[tuple[int, int], Sequence[int] | Damaged] = OrderedDict()
+        self._lock = threading.Lock()
 
     @property
     def size(self) -> int:
@@ -43,8 +69,44 @@ class FileContent:
     def runs(self, start: int = 0, end: int | None = None) -> Iterator[Run]:
         """Where the bytes [start, end) are."""
         end = self.size if end is None else min(end, self.size)
-        if start < end:
-            yield from joined(self._resident(start, end) if self._is_resident else self._listed(start, end))
+        if start >= end:
+            return
+        if self._is_resident:
+            yield from joined(self._resident(start, end))
+            return
+        of_holes, of_all = self.doubts if self._counted else ("", "")
+        for run in joined(self._listed(start, end)):
+            why = run.why or of_all or (of_holes if run.source is None else "")
+            yield replace(run, why=why) if why else run
+
+    @cached_property
+    def census(self) -> Census:
+        """All of the map, counted."""
+        if self._is_resident or self.descriptor.layout == Layout.NONE:
+            return Census()
+        counting = _Counting(self._pointers)
+        complete = counting.count(self.descriptor.addresses(self._geometry), self.descriptor.levels)
+        return Census(
+            counting.blocks, counting.large, counting.pointer_blocks, counting.lost, counting.repeated, complete
+        )
+
+    @cached_property
+    def doubts(self) -> tuple[str, str]:
+        """What the count says against the map's holes, and against all of it; empty where it says nothing."""
+        census, wanted = self.census, self.descriptor.blocks
+        if not census.complete:
+            return "", "it has more pointer blocks than are looked at"
+        if census.repeated:
+            return "", "one of its pointer blocks is in its map twice"
+        # Nobody has seen how large blocks are counted: as themselves, or as the file blocks they stand for.
+        counts = {census.blocks, census.blocks + census.large * ((1 << self._geometry.large_shift) - 1)}
+        if wanted in counts:
+            return "", ""
+        why = f"its map has {census.blocks} blocks, its file descriptor tells of {wanted}"
+        if wanted < min(counts):
+            return "", why
+        room = census.lost * self._geometry.pointers ** max(1, self.descriptor.levels)
+        return ("" if wanted <= max(counts) + room else why), ""
 
     @property
     def _is_resident(self) -> bool:
@@ -143,17 +205,19 @@ class FileContent:
     def _pointers(self, value: int, below: int) -> Sequence[int]:
         """The addresses in a pointer block; doubtful ones are replaced. Raises Damaged for one that is none."""
         key = (value, below)
-        found = self._tables.get(key)
+        with self._lock:
+            found = self._tables.get(key)
+            if found is not None:
+                self._tables.move_to_end(key)
         if found is None:
             try:
                 found = self._read_pointers(value, below)
             except Damaged as damaged:
                 found = damaged
-            self._tables[key] = found
-            if len(self._tables) > _CACHED:
-                self._tables.popitem(last=False)
-        else:
-            self._tables.move_to_end(key)
+            with self._lock:
+                self._tables[key] = found
+                if len(self._tables) > _CACHED:
+                    self._tables.popitem(last=False)
         if isinstance(found, Damaged):
             raise found
         return found
@@ -169,19 +233,82 @@ class FileContent:
         return believed(table, kinds, self.resolver)
 
 
+class _Counting:
+    """Goes through a block map once."""
+
+    def __init__(self, pointers: Callable[[int, int], Sequence[int]]) -> None:
+        self.blocks = self.large = self.pointer_blocks = self.lost = 0
+        self.repeated = False
+        self._pointers = pointers
+        self._seen: set[int] = set()
+
+    def count(self, table: Sequence[int], level: int) -> bool:
+        """Add a table and what is below it; whether all of it was counted."""
+        if level == 0:
+            self.blocks += len(table) - table.count(0) - table.count(_DOUBT)
+            if isinstance(table, array) and table.itemsize == 8:
+                self.large += sum(1 for value in table if value & 7 == Kind.LARGE_BLOCK)
+            return True
+        for value in table:
+            if value == 0:
+                continue
+            if value in self._seen:
+                self.repeated = True
+                continue
+            if len(self._seen) >= _MOST_POINTER_BLOCKS:
+                return False
+            self._seen.add(value)
+            self.pointer_blocks += 1
+            try:
+                below = self._pointers(value, level - 1)
+            except Damaged:
+                self.lost += 1
+                continue
+            if not self.count(below, level - 1):
+                return False
+        return True
+
+
 def believed(table: array[int], kinds: frozenset[Kind], resolver: Resolver) -> Sequence[int]:
     """The addresses of a pointer block, with those replaced that lie in a page with an impossible one.
 
     Raises Damaged where every page is like that: it is no pointer block.
     """
     per_page = _PAGE // table.itemsize
-    bad = {index // per_page for index, value in enumerate(table) if value and not _possible(value, kinds, resolver)}
+    if len(table) - table.count(0) > _MANY:
+        bad = _bad_pages(table, kinds, resolver, per_page)
+    else:
+        bad = {at // per_page for at, value in enumerate(table) if value and not _possible(value, kinds, resolver)}
     if not bad:
         return table
     pages = -(-len(table) // per_page)
     if len(bad) == pages:
         raise Damaged("a pointer block holds something else")
     return [_DOUBT if index // per_page in bad else value for index, value in enumerate(table)]
+
+
+def _bad_pages(table: array[int], kinds: frozenset[Kind], resolver: Resolver, per_page: int) -> set[int]:
+    """As `_possible` for each address, at once."""
+    import numpy as np
+
+    geometry, size = resolver.geometry, resolver.space.size
+    values = np.frombuffer(table, f"u{table.itemsize}").astype(np.uint64)
+    kind = values & np.uint64(7)
+    possible = values == 0
+    if geometry.wide:
+        cluster = values >> np.uint64(15) & np.uint64(0x7FFFFFFF)
+        numbers_of = {
+            Kind.FILE_BLOCK: cluster * np.uint64(geometry.small_per_cluster) + (values >> np.uint64(51)),
+            Kind.LARGE_BLOCK: cluster,
+        }
+    else:
+        numbers_of = {Kind.FILE_BLOCK: values >> np.uint64(6)}
+    for one in kinds:
+        if one in numbers_of:
+            possible |= (kind == one) & (numbers_of[one] < np.uint64(-(-size // _size(one, geometry))))
+        elif one != Kind.LARGE_BLOCK:
+            possible |= kind == one
+    return set((np.flatnonzero(~possible) // per_page).tolist())
 
 
 def _possible(value: int, kinds: frozenset[Kind], resolver: Resolver) -> bool:

@@ -17,7 +17,7 @@ from triune.disks.vmfs.blocks import FileContent
 from triune.disks.vmfs.damaged import Damaged
 from triune.disks.vmfs.descriptor import Descriptor, FileType
 from triune.disks.vmfs.directory import Entry, Listing
-from triune.disks.vmfs.geometry import SUPERBLOCK, Geometry
+from triune.disks.vmfs.geometry import MOST_BYTES, SUPERBLOCK, Geometry
 from triune.disks.vmfs.resolver import ResourceFile, Resources, read
 from triune.disks.vmfs.space import Space
 from triune.domain.errors import Conflict, NotFound, TriuneError
@@ -26,6 +26,9 @@ from triune.domain.rescue import FileKind, Found, Status
 _MOST_DEPTH = 512
 _MOST_TARGET = 4096
 _MOST_DAMAGES = 200
+_MOST_RANGES = 10_000
+_MOST_REASONS = 8
+_MOST_BLOCKS = 1 << 16  # that a walk looks at in pointer blocks: some tenths of a second
 # Each file's own map may need those before it, and no other: none can point to itself.
 _FILES = (
     (Kind.POINTER_BLOCK2, addresses.POINTER_BLOCKS2, ".pb2.sf"),
@@ -70,7 +73,9 @@ class VmfsVolume:
         self.superblock = superblock.parse(_bytes(space, SUPERBLOCK, superblock.SIZE))
         self.geometry: Geometry = self.superblock.geometry
         self._damages = list(damages)
-        self.resources = Resources(self.geometry, space, self._files())
+        self._blocks_left = _MOST_BLOCKS
+        self.space = self._whole(space)
+        self.resources = Resources(self.geometry, self.space, self._files())
         self.root = self.descriptor(addresses.ROOT)
         if not self.root.folder:
             raise Damaged("the root directory is no folder")
@@ -100,6 +105,7 @@ class VmfsVolume:
         A healthy volume knows of no `deleted` files. With `system`, the volume's own files too.
         """
         seen = {addresses.ROOT}
+        self._blocks_left = _MOST_BLOCKS
         stack: list[Iterator[tuple[Found, Descriptor | None]]] = [self._children("", self.root)]
         while stack:
             following = next(stack[-1], None)
@@ -151,7 +157,7 @@ class VmfsVolume:
             raise Conflict("is_a_folder", f"{found.path} is a folder", hint="Name a file in it.")
         if inside.type == FileType.RDM:
             return Missing(inside.length, "it is a pointer to a raw device")
-        return FileContent(inside, self.resources)
+        return FileContent(inside, self.resources, counted=True)
 
     def close(self) -> None:
         """Close the sources."""
@@ -170,6 +176,27 @@ class VmfsVolume:
             raise Damaged(f"the {where} calls itself {found.address:#x}")
         return found
 
+    def _whole(self, space: Space) -> Space:
+        """With the size that the volume's own count of blocks gives: without LVM, nothing else tells it."""
+        for segment in space.segments:
+            short = segment.at + segment.length - segment.source.size
+            if short > 0:
+                self._damage(f"{segment.source.name} ends {short} bytes before the volume does")
+        try:
+            content = FileContent(self._own_descriptor(addresses.FILE_BLOCKS), Resources(self.geometry, space))
+            head = resource.parse(read_content(content, 0, resource.HEADER_SIZE), self.geometry)
+            if head.child:
+                head = resource.parse(read_content(content, head.child, resource.HEADER_SIZE), self.geometry)
+        except TriuneError as error:
+            self._damage(f".fbb.sf can't be read: {getattr(error, 'why', '') or error.message}")
+            return space
+        size = head.count * self.geometry.file_block
+        if space.size < size <= MOST_BYTES:
+            if not self.superblock.lvm_uuid:
+                self._damage(f"{space.name} ends {size - space.size} bytes before the volume does")
+            return Space(space.name, space.segments, size)
+        return space
+
     def _files(self) -> dict[Kind, ResourceFile]:
         """The volume's resource files, as far as they can be read."""
         files: dict[Kind, ResourceFile] = {}
@@ -182,7 +209,7 @@ class VmfsVolume:
                 inside = self._own_descriptor(value)
                 if inside.address != value or inside.type != FileType.SYSTEM:
                     raise Damaged(f"another file's descriptor is where that of {name} should be")
-                content = FileContent(inside, Resources(self.geometry, self.space, dict(files)))
+                content = FileContent(inside, Resources(self.geometry, self.space, dict(files)), counted=True)
                 head = read_content(content, 0, resource.HEADER_SIZE)
                 files[kind] = ResourceFile(resource.parse(head, self.geometry), content)
             except TriuneError as error:
@@ -205,7 +232,7 @@ class VmfsVolume:
 
     def _children(self, prefix: str, folder: Descriptor) -> Iterator[tuple[Found, Descriptor | None]]:
         """What a folder holds, by name; of two files with one name, the second is told apart by its FD."""
-        content = FileContent(folder, self.resources)
+        content = FileContent(folder, self.resources, counted=True)
         listing = Listing(lambda offset, length: read_content(content, offset, length), content.size, self.geometry)
         entries = sorted(listing.entries(), key=lambda entry: (entry.name, entry.at))
         for why in listing.damages:
@@ -248,15 +275,53 @@ class VmfsVolume:
             gid=inside.gid,
             evidence=("directory entry", "file descriptor"),
         )
+        if inside.folder:
+            return found
+        if inside.type == FileType.RDM:
+            return replace(found, target=self._device(inside))
+        content = FileContent(inside, self.resources, counted=True)
+        found = self._examined(found, content)
+        if inside.type != FileType.LINK or found.missing:
+            return found
         try:
-            if inside.type == FileType.LINK:
-                target = read_content(FileContent(inside, self.resources), 0, _MOST_TARGET)
-                return replace(found, target=target.decode("utf-8", "backslashreplace"))
-            if inside.type == FileType.RDM:
-                return replace(found, target=inside.rdm(self.geometry))
+            target = read_content(content, 0, _MOST_TARGET)
         except TriuneError as error:
-            return replace(found, status=Status.PARTIAL, confidence=0.5, reasons=(error.message,))
-        return found
+            return replace(found, status=Status.PARTIAL, confidence=0.0, reasons=(error.message,))
+        return replace(found, target=target.decode("utf-8", "backslashreplace"))
+
+    def _device(self, inside: Descriptor) -> str:
+        try:
+            return inside.rdm(self.geometry)
+        except Damaged:
+            return ""
+
+    def _examined(self, found: Found, content: FileContent) -> Found:
+        """With what is missing of it; of large files only as long as a walk may take."""
+        inside = content.descriptor
+        if inside.levels:
+            if inside.blocks > self._blocks_left:
+                return replace(found, reasons=("its pointer blocks are not looked at before it is read",))
+            self._blocks_left -= inside.blocks
+        missing: list[tuple[int, int]] = []
+        reasons: dict[str, None] = {}
+        for run in content.runs():
+            if not run.missing:
+                continue
+            reasons[run.why] = None
+            if missing and (missing[-1][0] + missing[-1][1] == run.offset or len(missing) >= _MOST_RANGES):
+                missing[-1] = (missing[-1][0], run.offset + run.length - missing[-1][0])
+            else:
+                missing.append((run.offset, run.length))
+        if not missing:
+            return replace(found, evidence=(*found.evidence, "block count")) if inside.blocks else found
+        lost = sum(length for _, length in missing)
+        return replace(
+            found,
+            status=Status.PARTIAL,
+            missing=tuple(missing),
+            confidence=round(1 - lost / inside.length, 3),
+            reasons=tuple(reasons)[:_MOST_REASONS],
+        )
 
     @staticmethod
     def _own(found: Found, inside: Descriptor | None) -> bool:

@@ -1,0 +1,164 @@
+"""What is damaged in a block map is missing, with its reason: never zeros, never another file's bytes."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from tests.rescue import samples
+from tests.rescue.overlay import Overlay
+from triune.disks.content import Lost, Run, read
+from triune.disks.source import FileSource
+from triune.disks.vmfs import address, descriptor
+from triune.disks.vmfs.blocks import FileContent
+from triune.disks.vmfs.volume import VmfsVolume
+from triune.domain.errors import Conflict, NotFound
+from triune.domain.rescue import Status
+from triune.services.rescue.opening import open_volumes
+
+LARGE, SPARSE = "large-flat.vmdk", "normal-flat.vmdk"
+BASE = 0x1100000
+
+
+def volume_of(name: str, changes: dict[int, bytes] | None = None, end: int | None = None) -> VmfsVolume:
+    """The sample with bytes changed at offsets of the volume."""
+    source = FileSource(samples.image(name))
+    moved = {BASE + at: data for at, data in (changes or {}).items()}
+    (volume,) = open_volumes([Overlay(source, moved, end)])
+    return volume
+
+
+def map_of(volume: VmfsVolume, path: str) -> tuple[descriptor.Descriptor, list[int]]:
+    """The FD of a file, and the volume offset of each pointer block in its list."""
+    inside = volume.descriptor(int(volume.find(path).key.partition(".")[0], 16))
+    places = []
+    for value in inside.addresses(volume.geometry):
+        if value and inside.levels:
+            (run,) = volume.resources.runs(address.decode(value, volume.geometry), 0, 4096)
+            places.append(run.at - BASE)
+    return inside, places
+
+
+def data_of(volume: VmfsVolume, path: str) -> list[Run]:
+    return [run for run in volume.open(volume.find(path)).runs() if run.source is not None and not run.missing]
+
+
+@pytest.mark.parametrize("name", ["vmfs5", "vmfs6"])
+@pytest.mark.parametrize("path", [LARGE, SPARSE])
+def test_a_pointer_block_of_zeros_makes_every_hole_doubtful(name: str, path: str) -> None:
+    healthy = volume_of(name)
+    _, places = map_of(healthy, path)
+    (was,) = data_of(healthy, path)
+    volume = volume_of(name, {place: bytes(65536 if name == "vmfs6" else 4096) for place in places})
+    found = volume.find(path)
+    assert found.status == Status.PARTIAL
+    assert sum(length for _, length in found.missing) == found.size
+    with pytest.raises(Lost):
+        read(volume.open(found), was.offset, 512)
+
+
+@pytest.mark.parametrize("name", ["vmfs5", "vmfs6"])
+def test_a_pointer_block_of_nonsense_is_missing(name: str) -> None:
+    _, places = map_of(volume_of(name), SPARSE)
+    volume = volume_of(name, dict.fromkeys(places, b"\xa5nonsense" * 455))
+    found = volume.find(SPARSE)
+    assert found.status == Status.PARTIAL
+    assert found.missing
+
+
+def test_a_list_that_points_beyond_the_volume_is_missing() -> None:
+    healthy = volume_of("vmfs5")
+    inside, _ = map_of(healthy, "bigger")
+    entry = inside.lock.place + 1024 + 4 * 3
+    volume = volume_of("vmfs5", {entry: struct.pack("<I", 1 | 0x3FFFFFF << 6)})
+    found = volume.find("bigger")
+    assert found.missing == ((3 << 20, 1 << 20),)
+    assert found.status == Status.PARTIAL
+    with pytest.raises(Lost):
+        read(volume.open(found), 3 << 20, 1)
+    assert read(volume.open(found), 0, 3 << 20) == read(healthy.open(healthy.find("bigger")), 0, 3 << 20)
+
+
+@pytest.mark.parametrize(("value", "why"), [(4, "file descriptor"), (0x83, "pointer block"), (7, "no address")])
+def test_an_address_of_the_wrong_kind_is_missing(value: int, why: str) -> None:
+    inside, _ = map_of(volume_of("vmfs5"), "bigger")
+    volume = volume_of("vmfs5", {inside.lock.place + 1024: struct.pack("<I", value)})
+    found = volume.find("bigger")
+    assert found.missing[0] == (0, 1 << 20)
+    assert why in found.reasons[0]
+
+
+def test_a_block_that_was_lost_from_a_list_is_no_hole() -> None:
+    inside, _ = map_of(volume_of("vmfs5"), "bigger")
+    volume = volume_of("vmfs5", {inside.lock.place + 1024: bytes(4)})
+    assert volume.find("bigger").missing == ((0, 1 << 20),)
+
+
+def test_more_blocks_than_the_descriptor_tells_prove_nothing() -> None:
+    inside, _ = map_of(volume_of("vmfs5"), "bigger")
+    volume = volume_of("vmfs5", {inside.lock.place + 512 + 0x24: struct.pack("<Q", 100)})
+    found = volume.find("bigger")
+    assert found.missing == ((0, found.size),)
+    assert all(run.source is not None for run in volume.open(found).runs())
+
+
+def test_what_lies_behind_the_end_of_a_truncated_image_is_missing() -> None:
+    volume = volume_of("vmfs5", end=1 << 30)
+    statuses = {found.path: found.status for found in volume.walk()}
+    assert Status.INTACT in statuses.values()
+    for found in volume.walk():
+        if found.kind == "file":
+            for run in volume.open(found).runs():
+                assert run.missing or run.source is None or run.at + run.length <= 1 << 30
+
+
+def test_a_truncated_volume_without_lvm_knows_its_size() -> None:
+    source = FileSource(samples.image("vmfs5d"))
+    (volume,) = open_volumes([Overlay(source, {}, 1 << 30)])
+    assert 0 <= source.size - volume.space.size < 1 << 20
+    assert any("ends" in damage for damage in volume.damages())
+    volume.close()
+
+
+@pytest.mark.parametrize("name", ["vmfs5", "vmfs6"])
+def test_a_descriptor_of_another_generation_is_another_file(name: str) -> None:
+    healthy = volume_of(name)
+    inside, _ = map_of(healthy, "bigger")
+    at = inside.lock.place + healthy.geometry.unit + 4
+    volume = volume_of(name, {at: struct.pack("<I", 0x7777)})
+    found = volume.find("bigger")
+    assert found.status == Status.PARTIAL
+    assert "another file" in found.reasons[0]
+    assert volume.damages()
+
+
+@pytest.mark.parametrize("name", ["vmfs5", "vmfs6"])
+def test_a_folder_that_contains_itself_ends(name: str) -> None:
+    healthy = volume_of(name)
+    root = healthy.root
+    entry = next(e for e in _entries(healthy) if e.name == "collision")
+    run = next(iter(FileContent(root, healthy.resources).runs(entry.at, entry.at + 12)))
+    back = struct.pack("<III", 2, address.ROOT, root.generation)
+    volume = volume_of(name, {run.at - BASE: back})
+    assert len(list(volume.walk())) < 200
+    assert any("another place" in damage for damage in volume.damages())
+
+
+def _entries(volume: VmfsVolume):
+    from triune.disks.vmfs.directory import Listing
+
+    content = FileContent(volume.root, volume.resources)
+    return Listing(lambda at, length: read(content, at, length), content.size, volume.geometry).entries()
+
+
+def test_names_and_folders() -> None:
+    volume = volume_of("vmfs5")
+    with pytest.raises(NotFound) as caught:
+        volume.find("biger")
+    assert "big" in caught.value.hint
+    with pytest.raises(Conflict):
+        volume.open(volume.find("collision"))
+    assert volume.find("/").kind == "folder"
+    assert volume.find("symlink").target == "/vmfs/volumes/vmfs5/small"
+    assert volume.find("rdm-rdm.vmdk").kind == "rdm"
