@@ -85,7 +85,7 @@ def partial(monkeypatch: pytest.MonkeyPatch) -> FakeVolume:
     volume.add("vm/a.vmx", b"whole")
     volume.add("vm/b.vmdk", Runs(100, [Run(50, 50, why="lost")]), status=Status.PARTIAL, missing=((50, 50),))
     volume.add("gone.vmx", b"gone", status=Status.DELETED, confidence=0.5, reasons=("its name was found in a log",))
-    monkeypatch.setattr(finding, "volumes", lambda _sources, _session: [volume])
+    monkeypatch.setattr(finding, "volumes", lambda *_names, **_options: [volume])
     return volume
 
 

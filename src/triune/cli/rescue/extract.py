@@ -75,14 +75,17 @@ def extract(
     DIR/manifest.json tells of each file its size, SHA-256, status, and which ranges are missing. Ends with 1 where
     anything came out in part.
     """
-    sources, patterns = apart(arguments)
-    begun = monotonic()
-    with opened(sources, session, only) as volumes, metered(quiet=quiet or form == "json") as meter:
-        # Not before the display: what is chosen may take long to find.
-        from triune.services.rescue.extract import extract as write
-        from triune.services.rescue.selecting import select
+    from triune.services.rescue.extract import extract as write
+    from triune.services.rescue.selecting import select
 
-        wanted = [Status(status) for status in statuses]
+    sources, patterns = apart(arguments)
+    wanted = [Status(status) for status in statuses]
+    deleted = deleted or Status.DELETED in wanted
+    begun = monotonic()
+    with (
+        opened(sources, session, only, deleted=deleted) as volumes,
+        metered(quiet=quiet or form == "json") as meter,
+    ):
         chosen = list(select(volumes, patterns, statuses=wanted, deleted=deleted, system=system))
         result = write(chosen, folder, sources=sources, verify=verify, hashing=hashing, meter=meter)
     if form == "json":

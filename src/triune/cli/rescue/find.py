@@ -42,7 +42,7 @@ def find(
     wanted = [pattern.lower() for pattern in patterns]
     wanted += ["*.vmx", "*.vmtx"] if vmx or not (vmdk or patterns) else []
     wanted += ["*.vmdk"] if vmdk or not (vmx or patterns) else []
-    with opened(sources, session, only) as volumes:
+    with opened(sources, session, only, deleted=deleted) as volumes:
         rows = [
             row(one)
             for one in select(volumes, deleted=deleted)

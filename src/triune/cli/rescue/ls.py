@@ -61,7 +61,7 @@ def ls(
     """
     sources, paths = apart(arguments)
     rows: list[dict[str, Any]] = []
-    with opened(sources, session, only) as volumes:
+    with opened(sources, session, only, deleted=deleted) as volumes:
         for path in paths or [""]:
             for one in _listed(volumes, path, recursive, every, deleted):
                 rows.append(row(one) | {"letters": letters(one.found)})

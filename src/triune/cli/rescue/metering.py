@@ -1,14 +1,18 @@
-"""How far an extraction is, on a terminal: share, speed, time left and what is worked on."""
+"""How far a scan or an extraction is, on a terminal: share, speed, time left and what is worked on."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
+from typing import TYPE_CHECKING
 
 from triune.cli.text import clean
 from triune.services.rescue.meter import Meter
+
+if TYPE_CHECKING:
+    from triune.services.rescue.scan import Position
 
 _EVERY = 0.2
 
@@ -66,3 +70,40 @@ def _show(meter: Meter, ended: Event) -> None:
             doing = clean(", ".join(list(meter.current.values())))
             files = f"{meter.files_done}/{meter.files} files"
             bars.update(task, completed=meter.done, total=meter.total, description=doing, files=files)
+
+
+@contextmanager
+def scanned() -> Iterator[Callable[[Position], None] | None]:
+    """Shows how far the scan is, where stderr is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        SpinnerColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    bars = Progress(
+        SpinnerColumn(),
+        BarColumn(bar_width=24),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with bars:
+        task = bars.add_task("", total=None)
+
+        def told(position: Position) -> None:
+            doing = f"{position.found} structures found" if position.done < position.total else "putting it together"
+            bars.update(task, completed=position.done, total=position.total, description=doing)
+
+        yield told

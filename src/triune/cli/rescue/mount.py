@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from triune.cli.problems import warn
-from triune.cli.rescue.sources import deleted_option, session_option, volume_option
+from triune.cli.rescue.sources import deleted_option, opened, session_option, volume_option
 from triune.cli.text import clean
 from triune.host.fuse import Content, release
 
@@ -37,16 +36,10 @@ def mount(
     from triune.cli.rescue.serving import show
 
     def tree() -> Content:
-        from triune.services.rescue.finding import volumes
         from triune.services.rescue.mount import VolumeTree
-        from triune.services.rescue.selecting import named
 
-        found = named(volumes(sources, session), only)
-        made = VolumeTree(found, deleted=deleted, system=system)
-        for one in found:
-            for damage in one.volume.damages():
-                warn(f"{one.name}: {damage}")
-        return made
+        with opened(sources, session, only, deleted=deleted) as volumes:
+            return VolumeTree(volumes, deleted=deleted, system=system)
 
     if not foreground:
         return _told(show(tree, folder, name=f"triune:{sources[0]}"), folder)

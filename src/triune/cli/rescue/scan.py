@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from triune.cli.options import formatted
+from triune.cli.rescue.metering import scanned
 from triune.cli.rescue.sources import STATUS_COLOURS, session_option
 from triune.cli.tables import Column, emit
 from triune.cli.text import clean
@@ -19,7 +19,6 @@ from triune.domain.units import format_size
 
 if TYPE_CHECKING:
     from triune.domain.rescue import Found
-    from triune.services.rescue.scan import Position
     from triune.services.rescue.volume import Volume
 
 _STATUSES = ("intact", "recovered", "partial", "deleted")
@@ -43,7 +42,7 @@ def scan(sources: tuple[str, ...], session: Path | None, form: str) -> None:
     from triune.services.rescue.finding import scan_volumes
     from triune.services.rescue.opening import open_sources
 
-    with _told() as told:
+    with scanned() as told:
         found = [_row(volume) for volume in scan_volumes(open_sources(sources), session, told)]
     if form != "table":
         emit(found, (), form=form)
@@ -117,40 +116,3 @@ _FILES = (
     Column("PATH", lambda one: one["path"]),
     Column("WHY", _why, keep=7),
 )
-
-
-@contextmanager
-def _told() -> Iterator[Callable[[Position], None] | None]:
-    """Shows how far the scan is, where stderr is a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        SpinnerColumn,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    bars = Progress(
-        SpinnerColumn(),
-        BarColumn(bar_width=24),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    with bars:
-        task = bars.add_task("", total=None)
-
-        def told(position: Position) -> None:
-            doing = f"{position.found} structures found" if position.done < position.total else "putting it together"
-            bars.update(task, completed=position.done, total=position.total, description=doing)
-
-        yield told

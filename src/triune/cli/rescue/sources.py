@@ -57,12 +57,16 @@ def with_path(arguments: Sequence[str]) -> tuple[list[str], str]:
 
 
 @contextmanager
-def opened(sources: Sequence[str], session: Path | None = None, only: str | None = None) -> Iterator[Sequence[Named]]:
-    """The volumes on sources; at the end, what was found wrong with them is told on stderr."""
+def opened(
+    sources: Sequence[str], session: Path | None = None, only: str | None = None, *, deleted: bool = False
+) -> Iterator[Sequence[Named]]:
+    """The volumes on sources, scanned for where need be; at the end, what is wrong with them is told on stderr."""
+    from triune.cli.rescue.metering import scanned
     from triune.services.rescue.finding import volumes
     from triune.services.rescue.selecting import named
 
-    found = named(volumes(sources, session), only)
+    with scanned() as told:
+        found = named(volumes(sources, session, told, deleted=deleted), only)
     try:
         yield found
     finally:
