@@ -9,9 +9,11 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from tests.rescue import samples
 from tests.rescue.esxi.conftest import NAME, SIZE
-from tests.rescue.esxi.host import PASSWORD, Host
+from tests.rescue.esxi.host import PASSWORD, Host, Manners
 from triune.cli.rescue import hosts
+from triune.cli.rescue.remote import access as access_told
 from triune.cli.rescue.remote import remote
 from triune.disks.source import FileSource
 from triune.domain.errors import Denied, Invalid, NotFound
@@ -41,10 +43,9 @@ FOUND = Inventory(
 @click.argument("source")
 @click.option("--session", type=click.Path(path_type=Path))
 @remote
-def look(source: str, session: Path | None, access: Access) -> None:
+def look(source: str, session: Path | None) -> None:
     """Read a little."""
-    del session
-    opened = schemes.open_plain(source, access)
+    opened = schemes.open_plain(source, access_told(session))
     click.echo(f"{opened.size} {len(opened.read(0, 1000))}")
     opened.close()
 
@@ -75,8 +76,8 @@ def test_schemes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = schemes.open_plain(str(path))
     assert isinstance(source, FileSource)
     source.close()
-    assert schemes.open_store(str(path)) is None
-    assert schemes.open_store("esxi://h/vmfs/devices/disks/naa.1") is None
+    names = [str(path), "esxi://h/vmfs/devices/disks/naa.1"]
+    assert schemes.open_stores(names) == ([], names)
     assert [schemes.scheme(text) for text in ("a:b", "x", "ESXI://h", "esxi+ssh://h")] == ["", "", "esxi", "esxi+ssh"]
     with pytest.raises(Invalid, match="http://"):
         schemes.open_plain("http://h/x")
@@ -87,39 +88,70 @@ def test_schemes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         schemes.open_plain("no/such/file")
 
 
-def test_what_is_listed() -> None:
-    assert [hosts.is_listing(f"esxi://h/{path}") for path in ("", "ds", "ds/x", "vmfs/devices/disks")] == [True] * 4
-    assert not hosts.is_listing("esxi://h/vmfs/devices/disks/naa.1")
-    assert not hosts.is_listing("/tmp/esxi")
+def test_what_is_no_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not hosts.shown("esxi://h/vmfs/devices/disks/naa.1", Access(), "table")
+    assert not hosts.shown("/tmp/esxi", Access(), "table")
+    monkeypatch.setattr(opening, "list_folder", lambda address, access: None)
+    assert not hosts.shown("esxi://h/ds/a.img", Access(), "table")
 
 
 def test_a_host(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(opening, "list_host", lambda address, access: FOUND)
-    hosts.show("esxi://h", Access(), "table")
+    hosts.shown("esxi://h", Access(), "table")
     shown = capsys.readouterr().out
     assert "store 1" in shown
     assert "naa.6000:1, naa.7:3" in shown
     assert "[store 1] web/web.vmx" in shown
     assert "\x1b" not in shown
-    hosts.show("esxi://h", Access(), "json")
+    hosts.shown("esxi://h", Access(), "json")
     told = json.loads(capsys.readouterr().out)
     assert [len(told[what]) for what in ("datastores", "machines", "devices")] == [2, 1, 1]
     assert told["datastores"][0]["devices"] == ["naa.6000:1", "naa.7:3"]
-    hosts.show("esxi://h", Access(), "csv")
+    hosts.shown("esxi://h", Access(), "csv")
     assert len(capsys.readouterr().out.splitlines()) == 5
 
 
 def test_a_folder(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     entries = [Entry("vm", True, 0, 0), Entry("a.iso", False, 4096, 1_700_000_000)]
     monkeypatch.setattr(opening, "list_folder", lambda address, access: entries)
-    hosts.show("esxi://h/ds", Access(), "table")
+    hosts.shown("esxi://h/ds", Access(), "table")
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
-        ["NAME", "SIZE", "MODIFIED"],
-        ["vm/", "-", "-"],
-        ["a.iso", "4.0", "KiB", "2023-11-14", "22:13"],
+        ["SIZE", "MODIFIED", "PATH"],
+        ["-", "-", "vm/"],
+        ["4.0", "KiB", "2023-11-14", "22:13", "a.iso"],
+    ]
+    hosts.shown("esxi://h/ds/folder", Access(), "json")
+    told = json.loads(capsys.readouterr().out)
+    assert [(row["path"], row["kind"], row["volume"]) for row in told] == [
+        ("folder/vm", "folder", "ds"),
+        ("folder/a.iso", "file", "ds"),
     ]
 
 
 def test_devices(host: Host, access: Access, capsys: pytest.CaptureFixture[str]) -> None:
-    hosts.show(host.address(""), access, "json")
+    hosts.shown(host.address(""), access, "json")
     assert json.loads(capsys.readouterr().out)[0] == {"name": NAME, "size": SIZE, "model": ""}
+
+
+def test_commands_on_a_device(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manners: Manners, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        whole = samples.image("vmfs6")
+    except samples.Unfetched as reason:
+        pytest.skip(str(reason))
+    from triune.cli.root import main
+
+    monkeypatch.setenv("TRIUNE_ESXI_PASSWORD", PASSWORD)
+    manners.devices["naa.6"] = whole
+    listed = []
+    for source in (str(whole), host.address("naa.6")):
+        assert main(["rescue", "ls", "-R", source, "--format", "json", *["--accept-new"][: source != str(whole)]]) == 0
+        listed.append(json.loads(capsys.readouterr().out))
+    assert listed[0] == listed[1]
+    assert sum(length for _, length in manners.ranges) < 96 << 20  # of 2 GiB
+    target = tmp_path / "out"
+    assert main(["rescue", "extract", host.address("naa.6"), "big", "small", "--to", str(target), "-q"]) == 0
+    assert main(["rescue", "extract", str(whole), "big", "small", "--to", str(tmp_path / "here"), "-q"]) == 0
+    assert (target / "big").read_bytes() == (tmp_path / "here" / "big").read_bytes() != b""
+    assert (target / "small").read_bytes() == (tmp_path / "here" / "small").read_bytes()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from triune.cli.rescue.sources import moment
 from triune.cli.tables import Column, emit, structured
 from triune.domain.units import format_size
-from triune.services.rescue.esxi.access import Access
 from triune.services.rescue.esxi.address import Address, Place, is_address, parse_address
+
+if TYPE_CHECKING:
+    from triune.services.rescue.esxi.access import Access
+    from triune.services.rescue.esxi.inventory import Entry
 
 _STORES = (
     Column("DATASTORE", lambda row: row["name"]),
@@ -33,28 +36,31 @@ _DEVICES = (
     Column("MODEL", lambda row: row["model"] or "-", keep=5),
 )
 _FILES = (
-    Column("NAME", lambda row: row["name"] + ("/" if row["folder"] else "")),
-    Column("SIZE", lambda row: "-" if row["folder"] else format_size(row["size"]), right=True),
-    Column("MODIFIED", lambda row: _when(row["modified"]), keep=5),
+    Column("SIZE", lambda row: "-" if row["kind"] == "folder" else format_size(row["size"]), right=True),
+    Column("MODIFIED", lambda row: moment(row["modified"]), keep=5),
+    Column("PATH", lambda row: row["path"] + ("/" if row["kind"] == "folder" else "")),
 )
 
 
-def is_listing(text: str) -> bool:
-    """Whether a source is a host, or something on one that the host itself lists. Raises Invalid."""
-    return is_address(text) and parse_address(text).place is not Place.DEVICE
-
-
-def show(text: str, access: Access, form: str) -> None:
-    """Print what an address of `is_listing` names."""
+def shown(text: str, access: Access, form: str) -> bool:
+    """Print the list of a host, its devices, or a folder of a datastore; False where the source is none of these."""
     from triune.services.rescue.esxi.opening import list_devices, list_folder
 
+    if not is_address(text):
+        return False
     address = parse_address(text)
+    if address.place is Place.DEVICE:
+        return False
     if address.place is Place.HOST:
         _show_host(address, access, form)
     elif address.place is Place.DEVICES:
         emit(_rows(list_devices(address, access)), _DEVICES, form=form, empty="No devices.")
     else:
-        emit(_rows(list_folder(address, access)), _FILES, form=form, empty="An empty folder.")
+        entries = list_folder(address, access)
+        if entries is None:
+            return False
+        emit([_file(address, entry) for entry in entries], _FILES, form=form, empty="No files.")
+    return True
 
 
 def _show_host(address: Address, access: Access, form: str) -> None:
@@ -85,5 +91,13 @@ def _rows(found: Sequence[Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _when(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M") if seconds else "-"
+def _file(address: Address, entry: Entry) -> dict[str, Any]:
+    """As other lists of files have it; a host vouches for what it lists."""
+    return {
+        "path": f"{address.file}/{entry.name}" if address.file else entry.name,
+        "volume": address.datastore,
+        "kind": "folder" if entry.folder else "file",
+        "size": entry.size,
+        "status": "intact",
+        "modified": entry.modified,
+    }

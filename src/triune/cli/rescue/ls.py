@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from triune.cli.options import formatted
+from triune.cli.rescue import hosts
+from triune.cli.rescue.remote import access
 from triune.cli.rescue.sources import (
     STATUS_COLOURS,
     apart,
@@ -58,8 +60,11 @@ def ls(
     triune rescue ls datastore.img
     triune rescue ls /dev/sdb /dev/sdc vm1
     triune rescue ls -R --deleted datastore.img --format json
+    triune rescue ls esxi://root@esx1
     """
     sources, paths = apart(arguments)
+    if not (paths or recursive or len(sources) > 1) and hosts.shown(sources[0], access(session), form):
+        return
     rows: list[dict[str, Any]] = []
     with opened(sources, session, only, deleted=deleted) as volumes:
         for path in paths or [""]:

@@ -74,7 +74,7 @@ def _show(meter: Meter, ended: Event) -> None:
 
 @contextmanager
 def scanned() -> Iterator[Callable[[Position], None] | None]:
-    """Shows how far the scan is, where stderr is a terminal."""
+    """Shows how far the scan is, where stderr is a terminal; nothing before it begins: a password may be asked for."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -99,11 +99,14 @@ def scanned() -> Iterator[Callable[[Position], None] | None]:
         console=Console(stderr=True),
         transient=True,
     )
-    with bars:
-        task = bars.add_task("", total=None)
+    task = bars.add_task("", total=None)
 
-        def told(position: Position) -> None:
-            doing = f"{position.found} structures found" if position.done < position.total else "putting it together"
-            bars.update(task, completed=position.done, total=position.total, description=doing)
+    def told(position: Position) -> None:
+        bars.start()
+        doing = f"{position.found} structures found" if position.done < position.total else "putting it together"
+        bars.update(task, completed=position.done, total=position.total, description=doing)
 
+    try:
         yield told
+    finally:
+        bars.stop()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from triune.cli.problems import warn
+from triune.cli.rescue.remote import access, remote
 from triune.domain.rescue import FileKind, Found
 
 if TYPE_CHECKING:
@@ -21,13 +22,14 @@ STATUS_COLOURS = {"intact": "green", "recovered": "green", "partial": "yellow", 
 
 
 def session_option(command: F) -> F:
-    """Add --session."""
-    return click.option(
+    """Add --session, and what sources on hosts need."""
+    option = click.option(
         "--session",
         type=click.Path(path_type=Path, file_okay=False),
         metavar="DIR",
         help="What a scan found, to be used again.",
-    )(command)
+    )
+    return remote(option(command))
 
 
 def volume_option(command: F) -> F:
@@ -65,8 +67,9 @@ def opened(
     from triune.services.rescue.finding import volumes
     from triune.services.rescue.selecting import named
 
+    entered = access(session)
     with scanned() as told:
-        found = named(volumes(sources, session, told, deleted=deleted), only)
+        found = named(volumes(sources, session, told, deleted=deleted, access=entered), only)
     try:
         yield found
     finally:

@@ -12,6 +12,8 @@ from triune.disks.vmfs.resource import parse_cluster
 from triune.disks.vmfs.volume import VmfsVolume
 from triune.domain.errors import NotFound, TriuneError
 from triune.domain.rescue import Status
+from triune.services.rescue import schemes
+from triune.services.rescue.esxi.access import Access
 from triune.services.rescue.generations import generations
 from triune.services.rescue.opening import open_sources, open_volumes
 from triune.services.rescue.rebuild import RebuiltVolume
@@ -24,20 +26,28 @@ _TOO_MANY = 1 << 62
 
 
 def volumes(
-    names: Sequence[str], session: Path | None = None, told: Told | None = None, *, deleted: bool = False
+    names: Sequence[str],
+    session: Path | None = None,
+    told: Told | None = None,
+    *,
+    deleted: bool = False,
+    access: Access | None = None,
 ) -> list[Volume]:
     """The volumes on all sources together, as the user named them. Raises NotFound("no_volume").
 
     They are scanned for where one is damaged, a session is named or `deleted` files are wanted; `told` hears how far
-    that is.
+    that is. `access` is how hosts are entered; what a host itself shows as a volume is taken as it is.
     """
-    sources = open_sources(names)
+    shown, rest = schemes.open_stores(names, access)
+    if not rest:
+        return shown
+    sources = open_sources(rest, access)
     found = _healthy(sources) if session is None and not deleted else []
     if not found:
         found = scan_volumes(sources, session, told)
     if not found:
         raise NotFound("no_volume", f"there is no VMFS volume on {', '.join(names)}", hint="Name all its extents.")
-    return found
+    return shown + found
 
 
 def scan_volumes(sources: Sequence[Source], session: Path | None = None, told: Told | None = None) -> list[Volume]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +50,18 @@ def open_plain(text: str, access: Access | None = None) -> Source:
     return source
 
 
-def open_store(text: str, access: Access | None = None) -> Volume | None:
-    """The volume that an address is by itself, as a host shows it; None where it is a source to look into."""
-    name = scheme(text)
-    if not name:
-        return None
-    volume: Volume | None = _module(name).open_store(text, access or Access())
-    return volume
+def open_stores(names: Sequence[str], access: Access | None = None) -> tuple[list[Volume], list[str]]:
+    """The volumes that addresses are by themselves, as a host shows them, and the names of sources to look into."""
+    volumes: list[Volume] = []
+    rest: list[str] = []
+    for text in names:
+        name = scheme(text)
+        volume: Volume | None = _module(name).open_store(text, access or Access()) if name else None
+        if volume is None:
+            rest.append(text)
+        else:
+            volumes.append(volume)
+    return volumes, rest
 
 
 def _module(name: str) -> Any:

@@ -1,8 +1,8 @@
 """A remote file as a source: blocks in memory and on disk, many requests in flight, and reading ahead of a stream.
 
-Blocks are 64 KiB. A read that goes on where another one ended is a stream, and a window that doubles up to 16 MiB is
-asked for ahead of it. What the medium refuses as a block is asked for once more as exactly the range that is wanted, so
-a bad sector costs the reads that need it and no others.
+Blocks are 64 KiB. A read that goes on where another one ended is a stream: twice what it read so far is asked for
+ahead of it, up to 16 MiB. What the medium refuses as a block is asked for once more as exactly the range that is
+wanted, so a bad sector costs the reads that need it and no others.
 """
 
 from __future__ import annotations
@@ -33,11 +33,21 @@ _HEADERS = (0, 1 * _MIB, 2 * _MIB, 3 * _MIB, 17 * _MIB, 18 * _MIB, 19 * _MIB, 20
 
 @dataclass(slots=True)
 class _Stream:
-    """Reads that follow each other: where the last one ended, how far ahead is asked for, and up to which block."""
+    """Reads that follow each other: where the last one ended, how many bytes they were, and up to which block is asked
+    for ahead."""
 
     end: int
-    window: int = 0
+    length: int
     issued: int = 0
+
+    @property
+    def window(self) -> int:
+        """How far ahead is worth asking, in bytes: twice what was read so far."""
+        return min(_WIDEST, 2 * self.length)
+
+    def takes(self, start: int) -> bool:
+        """Whether a read goes on with it. Several threads that share a stream come a little early or late."""
+        return start == self.end or (self.length >= _MIB and abs(start - self.end) <= self.window)
 
 
 @dataclass(slots=True)
@@ -218,15 +228,15 @@ class RemoteSource:
     def _follow(self, start: int, end: int) -> _Stream | None:
         """The stream this read goes on with, its window grown; None for a read that follows none."""
         for stream in self._streams:
-            if stream.end == start:
+            if stream.takes(start):
                 self._streams.remove(stream)
                 self._streams.append(stream)  # the one that rested longest goes first
-                stream.end = end
-                stream.window = min(_WIDEST, max(2 * stream.window, 4 * (end - start), 4 * BLOCK))
+                stream.end = max(stream.end, end)
+                stream.length += end - start
                 return stream
         if len(self._streams) >= _STREAMS:
             self._streams.pop(0)
-        self._streams.append(_Stream(end))
+        self._streams.append(_Stream(end, end - start))
         return None
 
     def _ahead(self, stream: _Stream) -> None:

@@ -225,7 +225,7 @@ def _listed(store: Any, folder: str, address: Address) -> list[Entry]:
         raise NotFound(
             "no_such_file",
             f"{store.name} has no folder {folder or '/'}",
-            hint=f"List the one above: {Address(address.host, address.user, address.port, (store.name,))}",
+            hint=f"Look above it: triune rescue ls {Address(address.host, address.user, address.port, (store.name,))}",
         )
     found = [_entry(entry) for entry in (task.info.result.file or [])[:_MOST]]
     return sorted(found, key=lambda entry: entry.name)

@@ -23,7 +23,7 @@ def open_address(address: Address, access: Access) -> RemoteSource:
     raise Invalid(
         "not_a_source",
         f"{address} names no file or device",
-        hint="List what is there, and name one of it.",
+        hint=f"See what there is: triune rescue ls {address}",
     )
 
 
@@ -49,8 +49,8 @@ def list_host(address: Address, access: Access) -> Inventory:
         host.close()
 
 
-def list_folder(address: Address, access: Access) -> list[Entry]:
-    """What lies in a folder of a datastore; the file itself where it is one."""
+def list_folder(address: Address, access: Access) -> list[Entry] | None:
+    """What lies in a folder of a datastore; None where the address names a file."""
     host = Host(address, access)
     try:
         return host.entries(address.datastore, address.file)
@@ -58,10 +58,9 @@ def list_folder(address: Address, access: Access) -> list[Entry]:
         if not address.file:
             raise
         folder, _, name = address.file.rpartition("/")
-        found = [entry for entry in host.entries(address.datastore, folder) if entry.name == name]
-        if not found:
+        if not any(entry.name == name for entry in host.entries(address.datastore, folder)):
             raise
-        return found
+        return None
     finally:
         host.close()
 

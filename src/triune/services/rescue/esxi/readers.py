@@ -194,7 +194,7 @@ def _absent(path: str) -> NotFound:
     return NotFound(
         "no_source",
         f"there is no {path} on the host",
-        hint="List the devices: esxi://HOST/vmfs/devices/disks",
+        hint="List the devices: triune rescue ls esxi://HOST/vmfs/devices/disks",
     )
 
 

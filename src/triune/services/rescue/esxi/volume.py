@@ -58,9 +58,9 @@ class DatastoreVolume:
         """None that a host would tell, but that it can't reach it."""
         return () if self._found.accessible else (f"the host can't reach {self.label}",)
 
-    def walk(self, *, deleted: bool = False) -> Iterator[Found]:
-        """Everything below the root; a host knows of nothing that was deleted."""
-        del deleted
+    def walk(self, *, deleted: bool = False, system: bool = False) -> Iterator[Found]:
+        """Everything below the root; a host tells of nothing that was deleted, nor of the volume's own files."""
+        del deleted, system
         yield from self._below("", 0)
 
     def find(self, path: str) -> Found:

@@ -156,7 +156,7 @@ class WebLine:
             return NotFound(
                 "no_source",
                 f"there is no {self.name}",
-                hint="List its folder: esxi://HOST/DATASTORE/FOLDER",
+                hint="List its folder: triune rescue ls esxi://HOST/DATASTORE/FOLDER",
             )
         if status in {429, 503}:
             return http.client.HTTPException(f"the host is busy ({status})")
