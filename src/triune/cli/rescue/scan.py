@@ -12,6 +12,7 @@ import click
 
 from triune.cli.options import formatted
 from triune.cli.rescue.metering import scanned
+from triune.cli.rescue.remote import access
 from triune.cli.rescue.sources import STATUS_COLOURS, session_option
 from triune.cli.tables import Column, emit
 from triune.cli.text import clean
@@ -42,8 +43,9 @@ def scan(sources: tuple[str, ...], session: Path | None, form: str) -> None:
     from triune.services.rescue.finding import scan_volumes
     from triune.services.rescue.opening import open_sources
 
+    opened = open_sources(sources, access(session))
     with scanned() as told:
-        found = [_row(volume) for volume in scan_volumes(open_sources(sources), session, told)]
+        found = [_row(volume) for volume in scan_volumes(opened, session, told)]
     if form != "table":
         emit(found, (), form=form)
         return
