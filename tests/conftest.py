@@ -8,12 +8,15 @@ or its own live tests show).
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 # Speed is shown by `make bench`, never by a timed test: a busy machine is no failure.
 settings.register_profile("triune", deadline=None)
@@ -24,7 +27,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LIVE = Path(__file__).parent / "live"
 CONTRACT = Path(__file__).parent / "contract"
-ENGINES = frozenset({"kvm", "lxc", "docker"})
 EXEMPT = ("hardware:", "by design:")
 
 
@@ -50,16 +52,20 @@ SHARED = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups at the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Which live tests must not run side by side (`-n 2 --dist loadgroup`)."""
-    for item in items:
-        if item.get_closest_marker("live") is None:
-            continue
-        group = SHARED.get(item.path.stem, item.path.stem)
-        if CONTRACT in item.path.parents:
-            group = "contract-" + "-".join(sorted(mark.name for mark in item.iter_markers() if mark.name in ENGINES))
-        item.add_marker(pytest.mark.xdist_group(group))
+class ByGroup(LoadScopeScheduling):
+    """What must not run side by side goes to one worker: modules that share something, an engine's contract."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path, _, test = nodeid.partition("::")
+        if CONTRACT.name in path:
+            engine = re.search(r"\[(\w+)", test)
+            return f"contract-{engine[1] if engine else ''}"
+        return SHARED.get(Path(path).stem, path)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByGroup | None:
+    """`-n 2 --dist loadscope` goes by these groups."""
+    return ByGroup(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 def required_engines() -> frozenset[str]:
