@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from tests.rescue import samples
-from tests.rescue.overlay import Overlay
+from tests.rescue.changed import Changed
 from triune.disks.content import Lost, Run, read
 from triune.disks.source import FileSource
 from triune.disks.vmfs import address, descriptor
@@ -25,7 +25,7 @@ def volume_of(name: str, changes: dict[int, bytes] | None = None, end: int | Non
     """The sample with bytes changed at offsets of the volume."""
     source = FileSource(samples.image(name))
     moved = {BASE + at: data for at, data in (changes or {}).items()}
-    (volume,) = open_volumes([Overlay(source, moved, end)])
+    (volume,) = open_volumes([Changed(source, moved, end)])
     return volume
 
 
@@ -115,7 +115,7 @@ def test_what_lies_behind_the_end_of_a_truncated_image_is_missing() -> None:
 
 def test_a_truncated_volume_without_lvm_knows_its_size() -> None:
     source = FileSource(samples.image("vmfs5d"))
-    (volume,) = open_volumes([Overlay(source, {}, 1 << 30)])
+    (volume,) = open_volumes([Changed(source, {}, 1 << 30)])
     assert 0 <= source.size - volume.space.size < 1 << 20
     assert any("ends" in damage for damage in volume.damages())
     volume.close()
