@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from subprocess import Popen
+from typing import NamedTuple
 
 CHUNK = 1 << 16
 
@@ -27,14 +28,26 @@ def peer(mode: str, address: str, port: str, seconds: str) -> None:
                 pass
 
 
-def upload(address: str, argv: Sequence[str]) -> float:
-    """Bits/s that arrive from a peer, which `argv` starts; {port} in it is replaced."""
+class Arrived(NamedTuple):
+    """Bytes, and the seconds from the first to the last: an emulated guest takes its time to begin and to end."""
+
+    total: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Bits/s."""
+        return self.total * 8 / self.seconds
+
+
+def upload(address: str, argv: Sequence[str]) -> Arrived:
+    """What arrives from a peer, which `argv` starts; {port} in it is replaced."""
     with socket.create_server((address, 0)) as server, _started(server, argv) as process:
         connection, _ = server.accept()
         with connection:
-            rate = arriving(connection)
+            arrived = arriving(connection)
         assert process.wait(60) == 0
-    return rate
+    return arrived
 
 
 def download(address: str, argv: Sequence[str], seconds: float) -> float:
@@ -56,14 +69,14 @@ def _started(server: socket.socket, argv: Sequence[str]) -> Iterator[Popen[bytes
             raise
 
 
-def arriving(connection: socket.socket) -> float:
-    """Bits/s from the first to the last that comes: an emulated guest takes its time to begin and to end."""
+def arriving(connection: socket.socket) -> Arrived:
+    """All that comes."""
     assert connection.recv(1)
     total, began = 0, time.monotonic()
     last = began
     while data := connection.recv(CHUNK):
         total, last = total + len(data), time.monotonic()
-    return total * 8 / (last - began)
+    return Arrived(total, last - began)
 
 
 def leaving(connection: socket.socket, seconds: float) -> float:

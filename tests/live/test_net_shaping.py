@@ -49,7 +49,7 @@ def peer(mode: str, seconds: float = 1) -> list[str]:
 
 
 def up() -> float:
-    return rates.upload(HOST, peer("send"))
+    return rates.upload(HOST, peer("send")).rate
 
 
 def down() -> float:
