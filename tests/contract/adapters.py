@@ -109,7 +109,7 @@ class DockerAdapter(Adapter):
 
     name = "docker"
     marks = (pytest.mark.live, pytest.mark.docker)
-    reference = "tdoc-contract:1"
+    reference = f"{PREFIX}contract:1"
     stubborn_command = ("sh", "-c", "trap '' TERM; while :; do sleep 1; done")
     chatty_command = ("sh", "-c", "for i in 1 2 3; do echo line $i; done; exec sleep 1000")
 
