@@ -6,46 +6,26 @@ Measured in the engine, as those of system containers are (see `lxc_snapshots`).
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench.lxc_snapshots import Pair
+from tests.bench.lxc_snapshots import Pair, Subject
 from tests.live.kvm_fixtures import Lab, kvm_form
 from triune.domain.operation import Silent
-from triune.domain.snapshot import Consistency, Snapshot
-from triune.engines.base import ClonePlan
 
 PREFIX = "tbkvm-"
 
 
-class Bench:
+@dataclass
+class Bench(Subject):
     """One machine that never ran, and a copy of its disk for the bare tool."""
 
-    def __init__(self, lab: Lab, name: str, bare: Path) -> None:
-        self.lab, self.name, self.bare = lab, name, bare
-
-    def create(self, number: int) -> None:
-        assert self.lab.engine.snapshots
-        wanted = Snapshot(name=f"s{number}", created=datetime.now(UTC), consistency=Consistency.CRASH)
-        self.lab.engine.snapshots.create(self.name, wanted, Silent())
-
-    def restore(self, number: int) -> None:
-        del number
-        assert self.lab.engine.snapshots
-        self.lab.engine.snapshots.restore(self.name, "s0", Silent())
-
-    def clone(self, number: int) -> None:
-        assert self.lab.engine.cloning
-        plan = ClonePlan(
-            name=self.name, new=f"{PREFIX}c{number}", created=datetime.now(UTC), machine_id=secrets.token_hex(16)
-        )
-        self.lab.engine.cloning.clone(plan, Silent())
+    bare: Path
 
     def pairs(self) -> Iterator[Pair]:
         def snapshot(how: str, name: str) -> None:
@@ -78,6 +58,6 @@ def benches() -> Iterator[Iterator[Pair]]:
             subprocess.run(["qemu-io", "-c", f"write -s {filling} 0 1G", str(disk)], check=True, capture_output=True)
             bare = disk.parent.parent / "bare.qcow2"
             shutil.copyfile(disk, bare)
-            yield Bench(lab, plan.spec.name, bare).pairs()
+            yield Bench(lab.engine, plan.spec.name, bare).pairs()
         finally:
             lab.clean()

@@ -21,37 +21,43 @@ from tests.live.lxc_places import btrfs_pool, own_of
 from triune.domain.operation import Silent
 from triune.domain.pool import PoolPlace
 from triune.domain.snapshot import Consistency, Snapshot
-from triune.engines.base import ClonePlan
+from triune.engines.base import ClonePlan, Engine
 
 PREFIX = "tbsnap-"
 Pair = tuple[str, str, Callable[[int], object], Callable[[int], object]]
 
 
 @dataclass
-class Bench:
-    """One container, stopped, and a folder beside its data for the bare tool's copies."""
+class Subject:
+    """One stopped instance."""
 
-    lab: Lab
+    engine: Engine
     name: str
-    own: Path
-    beside: Path
 
     def create(self, number: int) -> None:
-        assert self.lab.engine.snapshots
+        assert self.engine.snapshots
         wanted = Snapshot(name=f"s{number}", created=datetime.now(UTC), consistency=Consistency.CRASH)
-        self.lab.engine.snapshots.create(self.name, wanted, Silent())
+        self.engine.snapshots.create(self.name, wanted, Silent())
 
     def restore(self, number: int) -> None:
         del number
-        assert self.lab.engine.snapshots
-        self.lab.engine.snapshots.restore(self.name, "s0", Silent())
+        assert self.engine.snapshots
+        self.engine.snapshots.restore(self.name, "s0", Silent())
 
     def clone(self, number: int) -> None:
-        assert self.lab.engine.cloning
+        assert self.engine.cloning
         plan = ClonePlan(
-            name=self.name, new=f"{PREFIX}c{number}", created=datetime.now(UTC), machine_id=secrets.token_hex(16)
+            name=self.name, new=f"{self.name}-c{number}", created=datetime.now(UTC), machine_id=secrets.token_hex(16)
         )
-        self.lab.engine.cloning.clone(plan, Silent())
+        self.engine.cloning.clone(plan, Silent())
+
+
+@dataclass
+class Bench(Subject):
+    """One container, and a folder beside its data for the bare tool's copies."""
+
+    own: Path
+    beside: Path
 
 
 def pairs(bench: Bench, *, btrfs: bool) -> Iterator[Pair]:
@@ -97,7 +103,7 @@ def prepared(pool: PoolPlace | None) -> Iterator[Bench]:
             if pool is not None:
                 place = pool.path / "bare"
                 place.mkdir()
-            yield Bench(lab, name, own, place)
+            yield Bench(lab.engine, name, own, place)
         finally:
             lab.clean()
 

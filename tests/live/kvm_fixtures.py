@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -130,11 +131,11 @@ class Lab:
                 self.engine.delete(row.name)
 
 
-@pytest.fixture(scope="module")
-def lab(kvm_form: DiskForm) -> Iterator[Lab]:
-    """An engine with a folder of its own that QEMU's user may pass through."""
-    state_dir = _CACHE / f"kvm-state-{os.getpid()}"
-    made = Lab(state_dir, kvm_form)
+@contextmanager
+def own_lab(form: DiskForm, prefix: str = PREFIX) -> Iterator[Lab]:
+    """A lab with a folder of its own that QEMU's user may pass through; nothing is left of it."""
+    state_dir = _CACHE / f"{prefix}state-{os.getpid()}"
+    made = Lab(state_dir, form, prefix)
     try:
         made.engine.list()
     except TriuneError as error:
@@ -143,6 +144,13 @@ def lab(kvm_form: DiskForm) -> Iterator[Lab]:
     yield made
     made.clean()
     shutil.rmtree(state_dir, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def lab(kvm_form: DiskForm) -> Iterator[Lab]:
+    """An engine of these tests' own."""
+    with own_lab(kvm_form) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

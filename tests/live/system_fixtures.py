@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.live.daemon import CACHE, Daemon
@@ -19,6 +21,24 @@ def data_folder(name: str) -> Path:
     if not (data / "images").exists():
         (data / "images").symlink_to(shared)
     return data
+
+
+@contextmanager
+def separate_daemon(word: str, prefix: str, octet: int) -> Iterator[Daemon]:
+    """A daemon beside others, with folder, bridge and table called after `word`, in 10.`octet` or the next; without
+    instances of this prefix before and after."""
+    made = Daemon(
+        data_folder(f"data-{word}"),
+        bridge=f"t{word}0",
+        table=f"triune_t{word}",
+        domain=f"t{word}.internal",
+        candidates=[f"10.{octet}.0.0/16", f"10.{octet + 1}.0.0/16"],
+    )
+    with made:
+        made.remove_all(prefix)
+        built_image(made)
+        yield made
+        made.remove_all(prefix)
 
 
 def built_image(daemon: Daemon) -> None:

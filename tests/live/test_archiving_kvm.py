@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.kvm_fixtures import BOOT, Lab, kvm_form, run  # noqa: F401 - fixtures
+from tests.live.kvm_fixtures import BOOT, Lab, kvm_form, own_lab, run  # noqa: F401 - fixtures
 from triune.domain.errors import Conflict, Unsupported
 from triune.domain.image import DiskForm
 from triune.domain.instance import InstanceSpec, State
@@ -31,12 +30,8 @@ MIB = 1 << 20
 @pytest.fixture(scope="module")
 def lab(kvm_form: DiskForm) -> Iterator[Lab]:  # noqa: F811
     """Names and a folder of these tests' own."""
-    state_dir = Path(f"/var/tmp/triune-tests/archiving-kvm-{os.getpid()}")
-    made = Lab(state_dir, kvm_form, "tarc-")
-    made.clean()
-    yield made
-    made.clean()
-    shutil.rmtree(state_dir, ignore_errors=True)
+    with own_lab(kvm_form, "tarc-") as made:
+        yield made
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.live.daemon import TRIUNE, Daemon
-from tests.live.system_fixtures import IMAGE, built_image, data_folder
+from tests.live.system_fixtures import IMAGE, separate_daemon
 from triune.host import lxcfs
 from triune.sdk import Client
 
@@ -86,18 +86,8 @@ def eventually(condition: Callable[[], object], seconds: float = 5.0) -> None:
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
     """One of its own, with the images of the others."""
-    made = Daemon(
-        data_folder("data-limits"),
-        bridge="tlim0",
-        table="triune_tlim",
-        domain="tlim.internal",
-        candidates=["10.111.0.0/16", "10.112.0.0/16"],
-    )
-    with made:
-        made.remove_all(PREFIX)
-        built_image(made)
+    with separate_daemon("lim", PREFIX, 111) as made:
         yield made
-        made.remove_all(PREFIX)
 
 
 @pytest.fixture(scope="module", params=ENGINES)

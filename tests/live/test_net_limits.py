@@ -11,7 +11,7 @@ import pytest
 from tests.live import rates
 from tests.live.daemon import TRIUNE, Daemon
 from tests.live.netlab import eventually, sh
-from tests.live.system_fixtures import ENGINES, IMAGE, built_image, data_folder
+from tests.live.system_fixtures import ENGINES, IMAGE, separate_daemon
 from triune.host import net, tc
 
 pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.net]
@@ -24,16 +24,7 @@ PARAMS = [pytest.param(engine, marks=getattr(pytest.mark, engine)) for engine in
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
     """One of its own, with the images of the others."""
-    made = Daemon(
-        data_folder("data-netlimits"),
-        bridge="tnlim0",
-        table="triune_tnlim",
-        domain="tnlim.internal",
-        candidates=["10.107.0.0/16", "10.108.0.0/16"],
-    )
-    with made:
-        made.remove_all(PREFIX)
-        built_image(made)
+    with separate_daemon("nlim", PREFIX, 107) as made:
         yield made
         made.remove_all(PREFIX)
         eventually(lambda: not own_helpers(), 5)

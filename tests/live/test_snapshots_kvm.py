@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import time
 import xml.etree.ElementTree as ET
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.kvm_fixtures import BOOT, Lab, kvm_form, run  # noqa: F401 - fixtures
+from tests.live.kvm_fixtures import BOOT, Lab, kvm_form, own_lab, run  # noqa: F401 - fixtures
 from triune.disks.qcow2_tables import read_snapshots
 from triune.domain.errors import Conflict, NotFound, Unsupported
 from triune.domain.image import DiskForm
@@ -32,12 +31,8 @@ QUIET = Silent()
 @pytest.fixture(scope="module")
 def lab(kvm_form: DiskForm) -> Iterator[Lab]:  # noqa: F811
     """Names and a folder of these tests' own."""
-    state_dir = Path(f"/var/tmp/triune-tests/snapshots-kvm-{os.getpid()}")
-    made = Lab(state_dir, kvm_form, "tsnp-")
-    made.clean()
-    yield made
-    made.clean()
-    shutil.rmtree(state_dir, ignore_errors=True)
+    with own_lab(kvm_form, "tsnp-") as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

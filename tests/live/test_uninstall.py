@@ -10,7 +10,7 @@ import pytest
 
 from tests.live.daemon import Daemon
 from tests.live.netlab import eventually, sh
-from tests.live.system_fixtures import IMAGE, built_image, data_folder
+from tests.live.system_fixtures import IMAGE, data_folder, separate_daemon
 from triune.host import net, nft, tc
 from triune.host.iptables import comment
 from triune.host.setup.service import COMMAND
@@ -23,23 +23,12 @@ LXC, DOCKER = PREFIX + "lxc", PREFIX + "docker"
 
 @pytest.fixture
 def daemon() -> Iterator[Daemon]:
-    """One of its own; what a failed test leaves of it goes."""
-    made = Daemon(
-        data_folder("data-uninstall"),
-        bridge=BRIDGE,
-        table=TABLE,
-        domain="tuni.internal",
-        candidates=["10.229.0.0/16", "10.230.0.0/16"],
-    )
-    with made:
-        made.remove_all(PREFIX)
-        built_image(made)
+    """One of its own, also where the test has taken it away."""
+    with separate_daemon("uni", PREFIX, 229) as made:
         yield made
-        if not (made.data / "triune.db").exists():
-            return
         if made.process and made.process.poll() is not None:
+            data_folder(made.data.name)  # the way to the images went with the data
             made.start()
-        made.remove_all(PREFIX)
 
 
 def inits() -> tuple[str, str]:

@@ -12,7 +12,7 @@ import click
 from triune.cli.listing import age
 from triune.cli.options import Duration, complete_instances, confirm, confirmable, formatted, quietable, silenceable
 from triune.cli.problems import tell
-from triune.cli.schedules import COLUMNS, Adding, complete_schedules, drop, when
+from triune.cli.schedules import Adding, add_list_and_rm, when
 from triune.cli.tables import Column, emit, structured
 from triune.cli.text import clean
 from triune.cli.waiting import finish
@@ -329,22 +329,9 @@ def add(
         print(clean(f"schedule {made['name']}: a backup of {name or 'every instance'} {when(made)}"))
 
 
-@schedule.command("list")
-@formatted
-@quietable
-def list_schedules(form: str, quiet: bool) -> None:
-    """List the schedules of backups."""
-    rows = Client().schedules.list("backup")
-    empty = "No schedules. Add one: triune backup schedule NAME --at 03:00 --repo DIR --keep-daily 7"
-    emit(rows, COLUMNS, form=form, quiet="name" if quiet else None, empty=empty)
-
-
-@schedule.command("rm")
-@click.argument("schedules", metavar="SCHEDULE...", nargs=-1, required=True, shell_complete=complete_schedules)
-@silenceable
-def remove_schedules(schedules: tuple[str, ...], quiet: bool) -> None:
-    """Remove schedules; the backups they made stay."""
-    drop(schedules, quiet=quiet)
+add_list_and_rm(
+    schedule, "backup", "No schedules. Add one: triune backup schedule NAME --at 03:00 --repo DIR --keep-daily 7"
+)
 
 
 def _rule(keep: Mapping[str, int]) -> dict[str, int]:

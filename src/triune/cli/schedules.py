@@ -79,31 +79,28 @@ def add(
         print(clean(f"schedule {made['name']}: a snapshot of {name} {when(made)}{kept}"))
 
 
-@schedule.command("list")
-@formatted
-@quietable
-def list_schedules(form: str, quiet: bool) -> None:
-    """List the schedules of snapshots."""
-    rows = Client().schedules.list("snapshot")
-    empty = "No schedules. Add one: triune snapshot schedule NAME --every 1h --keep 24"
-    emit(rows, COLUMNS, form=form, quiet="name" if quiet else None, empty=empty)
+def add_list_and_rm(group: click.Group, action: str, empty: str) -> None:
+    """The two commands that are the same whatever is scheduled; `empty` is said where nothing is."""
+
+    @group.command("list", help=f"List the schedules of {action}s.")
+    @formatted
+    @quietable
+    def list_schedules(form: str, quiet: bool) -> None:
+        rows = Client().schedules.list(action)
+        emit(rows, COLUMNS, form=form, quiet="name" if quiet else None, empty=empty)
+
+    @group.command("rm", help=f"Remove schedules; the {action}s they made stay.")
+    @click.argument("schedules", metavar="SCHEDULE...", nargs=-1, required=True, shell_complete=complete_schedules)
+    @silenceable
+    def remove(schedules: tuple[str, ...], quiet: bool) -> None:
+        client = Client()
+        for one in schedules:
+            client.schedules.remove(one)
+            if not quiet:
+                print(clean(f"schedule {one} is removed"))
 
 
-@schedule.command("rm")
-@click.argument("schedules", metavar="SCHEDULE...", nargs=-1, required=True, shell_complete=complete_schedules)
-@silenceable
-def remove(schedules: tuple[str, ...], quiet: bool) -> None:
-    """Remove schedules; the snapshots they took stay."""
-    drop(schedules, quiet=quiet)
-
-
-def drop(schedules: tuple[str, ...], *, quiet: bool) -> None:
-    """Remove them, whatever they do."""
-    client = Client()
-    for one in schedules:
-        client.schedules.remove(one)
-        if not quiet:
-            print(clean(f"schedule {one} is removed"))
+add_list_and_rm(schedule, "snapshot", "No schedules. Add one: triune snapshot schedule NAME --every 1h --keep 24")
 
 
 def when(row: Mapping[str, Any]) -> str:

@@ -63,20 +63,10 @@ class FakeArchiving:
 
     def restore(self, plan: RestorePlan, progress: Progress) -> None:
         """Log and settings of the tree."""
-        spec = plan.spec
-        instance_name(spec.name)
+        instance_name(plan.spec.name)
         root = plan.parts["root"]
-        nic = plan.nics[0] if plan.nics else None
-        made = FakeInstance(
-            name=spec.name,
-            image=plan.image,
-            created=plan.created.isoformat(),
-            cpus=spec.cpus,
-            memory=spec.memory,
-            network=nic.network.name if nic else None,
-            mac=nic.mac if nic else None,
-            address=nic.address if nic else None,
-            command=[*spec.command],
+        made = FakeInstance.planned(
+            plan,
             settings=json.loads((root / "settings").read_text()),
             log=(root / "log").read_text().split("\n"),
         )

@@ -206,18 +206,9 @@ class FakeEngine:
         self._alive()
         self.check(plan)
         spec = plan.spec
-        nic = plan.nics[0] if plan.nics else None
-        made = FakeInstance(
-            name=spec.name,
-            image=plan.image,
-            created=plan.created.isoformat(),
-            cpus=spec.cpus,
-            memory=spec.memory,
-            network=nic.network.name if nic else None,
-            mac=nic.mac if nic else None,
-            address=nic.address if nic else None,
+        made = FakeInstance.planned(
+            plan,
             ports=[str(publish) for publish in spec.publish],
-            command=[*spec.command],
             volumes={volume.volume: volume.target for volume in spec.volumes if volume.volume},
             sources={volume.volume: volume.source for volume in spec.volumes if volume.volume},
             settings=dict(spec.settings),

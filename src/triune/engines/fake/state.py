@@ -6,9 +6,13 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from triune.domain.limits import Value
+
+if TYPE_CHECKING:
+    from triune.engines.archiving import RestorePlan
+    from triune.engines.base import LaunchPlan
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,6 +44,24 @@ class FakeInstance:
     restarts: int = 0
     snapshots: dict[str, dict[str, Any]] = field(default_factory=dict)
     base: str = ""
+
+    @classmethod
+    def planned(cls, plan: LaunchPlan | RestorePlan, **more: Any) -> FakeInstance:
+        """What a launch and a restore have in common."""
+        spec = plan.spec
+        nic = plan.nics[0] if plan.nics else None
+        return cls(
+            name=spec.name,
+            image=plan.image,
+            created=plan.created.isoformat(),
+            cpus=spec.cpus,
+            memory=spec.memory,
+            network=nic.network.name if nic else None,
+            mac=nic.mac if nic else None,
+            address=nic.address if nic else None,
+            command=[*spec.command],
+            **more,
+        )
 
 
 def load(path: Path | None) -> dict[str, FakeInstance]:
