@@ -8,7 +8,7 @@ and never fail.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from triune.disks.vmware_text import decode
 
@@ -107,6 +107,16 @@ class Descriptor:
             match = _EXTENT.match(line)
             if match and (fresh := names.get(match["name"] or "")):
                 line = line[: match.start("name")] + fresh + line[match.end("name") :]  # noqa: PLW2901
+            lines.append(line)
+        return parse("".join(lines).encode(self.codec, "replace"))
+
+    def resized(self, name: str, sectors: int) -> Descriptor:
+        """The same text with another size of the extent in the file `name`."""
+        lines = []
+        for line in self.text.splitlines(keepends=True):
+            match = _EXTENT.match(line)
+            if match and match["name"] == name:
+                line = line[: match.start("sectors")] + str(sectors) + line[match.end("sectors") :]  # noqa: PLW2901
             lines.append(line)
         return parse("".join(lines).encode(self.codec, "replace"))
 
@@ -218,4 +228,4 @@ def with_cids(descriptor: Descriptor, *, cid: int | None = None, parent_cid: int
     long_id = descriptor.ddb.get("longcontentid", "")
     if len(long_id) == 32:
         descriptor = descriptor.with_field("ddb.longContentID", f'"{long_id[:24]}{cid:08x}"')
-    return replace(descriptor)
+    return descriptor

@@ -15,8 +15,11 @@ _COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "find": ("find:find", "List machines, disks, files by name, wherever they lie", "Look"),
     "stat": ("stat:stat", "Show all that is known of a file", "Look"),
     "cat": ("cat:cat", "Write a file to standard output", "Look"),
+    "preview": ("preview:preview", "A first look: text, settings, a disk's partitions and folders", "Look"),
+    "verify": ("verify:verify", "Tell whether a disk or a machine's file is whole; mend descriptors", "Look"),
     "mount": ("mount:mount", "Show a volume's files as a read-only folder here", "Look"),
     "umount": ("mount:umount", "Take a mounted volume's folder away", "Look"),
+    "inside": ("inside:inside", "List and take out single files of a guest's disk", "Get back"),
     "extract": ("extract:extract", "Write files to a folder, with proof of every byte", "Get back"),
     "import": ("import_:import_machine", "Make an instance of a machine on a volume", "Get back"),
 }
