@@ -113,6 +113,49 @@ def test_what_lies_behind_the_end_of_a_truncated_image_is_missing() -> None:
                 assert run.missing or run.source is None or run.at + run.length <= 1 << 30
 
 
+@pytest.mark.parametrize("name", ["vmfs5", "vmfs6"])
+def test_a_map_that_leads_to_a_free_block_proves_nothing(name: str) -> None:
+    healthy = volume_of(name)
+    inside, _ = map_of(healthy, "bigger")
+    assert healthy.allocation is not None
+    free = next(
+        block
+        for block in range(100, 2048)
+        for _, why in healthy.allocation.doubts(inside.address, block, 1)
+        if "free" in why
+    )
+    volume = volume_of(name, {entry_of(healthy, inside, 5): block_address(healthy, free)})
+    found = volume.find("bigger")
+    assert found.missing == ((5 << 20, 1 << 20),)
+    assert "free" in found.reasons[0]
+
+
+def test_a_map_that_leads_to_another_files_cluster_proves_nothing() -> None:
+    healthy = volume_of("vmfs6")
+    inside, _ = map_of(healthy, "bigger")
+    assert healthy.allocation is not None
+    foreign = next(
+        block
+        for block in range(2048)
+        for _, why in healthy.allocation.doubts(inside.address, block, 1)
+        if "another" in why
+    )
+    volume = volume_of("vmfs6", {entry_of(healthy, inside, 5): block_address(healthy, foreign)})
+    assert volume.find("bigger").missing == ((5 << 20, 1 << 20),)
+
+
+def entry_of(volume: VmfsVolume, inside: descriptor.Descriptor, number: int) -> int:
+    """Where on the volume an entry of an FD's list is."""
+    return inside.lock.place + volume.geometry.list_offset + volume.geometry.address_size * number
+
+
+def block_address(volume: VmfsVolume, number: int) -> bytes:
+    if not volume.geometry.wide:
+        return struct.pack("<I", 1 | number << 6)
+    cluster, item = divmod(number, volume.geometry.small_per_cluster)
+    return struct.pack("<Q", 1 | cluster << 15 | item << 51)
+
+
 def test_a_truncated_volume_without_lvm_knows_its_size() -> None:
     source = FileSource(samples.image("vmfs5d"))
     (volume,) = open_volumes([Changed(source, {}, 1 << 30)])

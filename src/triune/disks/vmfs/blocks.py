@@ -16,13 +16,14 @@ from functools import cached_property
 from triune.disks.content import Run
 from triune.disks.source import Held
 from triune.disks.vmfs.address import Kind, decode
+from triune.disks.vmfs.allocation import Allocation
 from triune.disks.vmfs.damaged import Damaged
 from triune.disks.vmfs.descriptor import Descriptor, Layout, numbers
 from triune.disks.vmfs.geometry import Geometry
 from triune.disks.vmfs.resolver import Resolver, read, within
 
 _MOST_POINTER_BLOCKS = 1 << 17  # of a file of 62 TB
-_MANY = 256  # addresses that are worth numpy's start
+_MANY = 2048  # addresses that are worth numpy's start
 _CACHED = 16  # pointer blocks of one file: 1 MiB at most
 _PAGE = 4096  # damage comes in sectors or pages: one bad pointer makes its neighbours doubtful
 _DATA = frozenset({Kind.FILE_BLOCK, Kind.LARGE_BLOCK, Kind.SUB_BLOCK})
@@ -52,11 +53,19 @@ class FileContent:
 
     With `counted`, the map is counted before it is used, and what the count speaks against is missing: an FD tells how
     many blocks its map has (so it was in every file of every volume looked at). Fewer make holes doubtful, more make
-    all of it doubtful; such runs keep their source, and say why.
+    all of it doubtful; such runs keep their source, and say why. So do blocks that `allocation` speaks against.
     """
 
-    def __init__(self, descriptor: Descriptor, resolver: Resolver, *, counted: bool = False) -> None:
+    def __init__(
+        self,
+        descriptor: Descriptor,
+        resolver: Resolver,
+        *,
+        counted: bool = False,
+        allocation: Allocation | None = None,
+    ) -> None:
         self.descriptor, self.resolver, self._counted = descriptor, resolver, counted
+        self._allocation = allocation
         self._geometry = resolver.geometry
         self._tables: OrderedDict[tuple[int, int], Sequence[int] | Damaged] = OrderedDict()
         self._lock = threading.Lock()
@@ -193,14 +202,32 @@ class FileContent:
             yield Run(offset, length, why=f"a {address} is where data should be")
         elif address.zeroed:
             yield Run(offset, length)
-        elif count > 1:
-            place = address.item * self._geometry.file_block + offset % self._geometry.file_block
-            for run in self.resolver.space.pieces(place, length):
-                yield replace(run, offset=run.offset - place + offset)
+        elif address.kind == Kind.FILE_BLOCK and (count > 1 or self._allocation is not None):
+            yield from self._file_blocks(address.item, offset, length)
         else:
             begin = offset % _size(address.kind, self._geometry)
             for run in self.resolver.runs(address, begin, length):
                 yield replace(run, offset=run.offset - begin + offset)
+
+    def _file_blocks(self, first: int, offset: int, length: int) -> Iterator[Run]:
+        """`length` bytes at `offset` of the file, from file block `first` on and those that follow it."""
+        size = self._geometry.file_block
+        within_first = offset % size
+        if within_first + length > size and self.descriptor.block_size != size:
+            # One address stands for more than a file block: what is behind it is not known.
+            there = size - within_first
+            yield from self._file_blocks(first, offset, there)
+            yield Run(offset + there, length - there, why=f"file block {first} is shorter")
+            return
+        blocks = -(-(within_first + length) // size)
+        parts = self._allocation.doubts(self.descriptor.address, first, blocks) if self._allocation else ((blocks, ""),)
+        place, end = first * size + within_first, offset + length
+        for count, why in parts:
+            first += count
+            stop = min(end, offset + first * size - place)
+            for run in self.resolver.space.pieces(place, stop - offset):
+                yield replace(run, offset=run.offset - place + offset, why=run.why or why)
+            place, offset = place + stop - offset, stop
 
     def _pointers(self, value: int, below: int) -> Sequence[int]:
         """The addresses in a pointer block; doubtful ones are replaced. Raises Damaged for one that is none."""

@@ -23,7 +23,10 @@ _CLUSTER_WIDE = Struct("<IIQHHHH")  # 0x10 to 0x28
 _OWNER = Struct("<IHH")
 _HAS_PARENT = 0x2
 _OWNERS = 0x948
-_BITMAP, _BITMAP_WIDE, _BITMAP_SMALL = 0x10, 0x80, 0x140
+MOST_OWNERS = (4096 - _OWNERS) // _OWNER.size
+_BITMAP, _BITMAP_WIDE = 0x10, 0x80
+# File blocks on VMFS6 have two bits each, 256 of them to a page of 256 bytes, of which the first 64 are used.
+_SMALL_PAGE, _SMALL_ITEMS = 0x100, 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,11 +133,20 @@ def parse_cluster(data: bytes, geometry: Geometry) -> Cluster:
     signature, _, number, total, free, _, _ = unpack(_CLUSTER_WIDE, meta, 0x10, what)
     if signature != CLUSTER_SIGNATURE:
         raise Damaged(f"{what} has the mark {signature:#x}")
-    small = held.type == locks.LockType.FILE_BLOCKS
-    begin, width = (_BITMAP_SMALL, 2) if small else (_BITMAP_WIDE, 1)
-    if free > total or total * width > 8 * (len(meta) - begin):
+    if free > total or total > 8 * _SMALL_ITEMS:
         raise Damaged(f"{what} counts {total} items")
-    return Cluster(held, number, total, free, _used(meta[begin:], total, width), _owners(meta) if small else ())
+    bits = meta[_BITMAP_WIDE:]
+    if held.type == locks.LockType.FILE_BLOCKS:
+        return Cluster(held, number, total, free, _used_small(bits, total), _owners(meta))
+    return Cluster(held, number, total, free, _used(bits, total, 1))
+
+
+def _used_small(bits: bytes, total: int) -> frozenset[int]:
+    found: set[int] = set()
+    for page, first in enumerate(range(0, total, _SMALL_ITEMS)):
+        count = min(_SMALL_ITEMS, total - first)
+        found |= {first + item for item in _used(bits[page * _SMALL_PAGE :][: _SMALL_ITEMS // 4], count, 2)}
+    return frozenset(found)
 
 
 def _used(bits: bytes, total: int, width: int) -> frozenset[int]:

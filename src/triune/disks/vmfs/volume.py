@@ -13,6 +13,7 @@ from triune.disks.vmfs import address as addresses
 from triune.disks.vmfs import descriptor as descriptors
 from triune.disks.vmfs import resource, superblock
 from triune.disks.vmfs.address import Kind
+from triune.disks.vmfs.allocation import Allocation
 from triune.disks.vmfs.blocks import FileContent
 from triune.disks.vmfs.damaged import Damaged
 from triune.disks.vmfs.descriptor import Descriptor, FileType
@@ -74,6 +75,7 @@ class VmfsVolume:
         self.geometry: Geometry = self.superblock.geometry
         self._damages = list(damages)
         self._blocks_left = _MOST_BLOCKS
+        self.allocation: Allocation | None = None
         self.space = self._whole(space)
         self.resources = Resources(self.geometry, self.space, self._files())
         self.root = self.descriptor(addresses.ROOT)
@@ -157,7 +159,7 @@ class VmfsVolume:
             raise Conflict("is_a_folder", f"{found.path} is a folder", hint="Name a file in it.")
         if inside.type == FileType.RDM:
             return Missing(inside.length, "it is a pointer to a raw device")
-        return FileContent(inside, self.resources, counted=True)
+        return self._content(inside)
 
     def close(self) -> None:
         """Close the sources."""
@@ -190,6 +192,7 @@ class VmfsVolume:
         except TriuneError as error:
             self._damage(f".fbb.sf can't be read: {getattr(error, 'why', '') or error.message}")
             return space
+        self.allocation = Allocation(head, content, self.geometry)
         size = head.count * self.geometry.file_block
         if space.size < size <= MOST_BYTES:
             if not self.superblock.lvm_uuid:
@@ -216,6 +219,9 @@ class VmfsVolume:
                 self._damage(f"{name} can't be read: {getattr(error, 'why', '') or error.message}")
         return files
 
+    def _content(self, inside: Descriptor) -> FileContent:
+        return FileContent(inside, self.resources, counted=True, allocation=self.allocation)
+
     def _own_descriptor(self, value: int) -> Descriptor:
         """One of the first FDs, at their fixed place."""
         place = self.geometry.first_descriptor + (value >> 22) * self.geometry.descriptor_size
@@ -232,7 +238,7 @@ class VmfsVolume:
 
     def _children(self, prefix: str, folder: Descriptor) -> Iterator[tuple[Found, Descriptor | None]]:
         """What a folder holds, by name; of two files with one name, the second is told apart by its FD."""
-        content = FileContent(folder, self.resources, counted=True)
+        content = self._content(folder)
         listing = Listing(lambda offset, length: read_content(content, offset, length), content.size, self.geometry)
         entries = sorted(listing.entries(), key=lambda entry: (entry.name, entry.at))
         for why in listing.damages:
@@ -279,7 +285,7 @@ class VmfsVolume:
             return found
         if inside.type == FileType.RDM:
             return replace(found, target=self._device(inside))
-        content = FileContent(inside, self.resources, counted=True)
+        content = self._content(inside)
         found = self._examined(found, content)
         if inside.type != FileType.LINK or found.missing:
             return found
