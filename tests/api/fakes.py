@@ -82,13 +82,17 @@ class FakeNetworks:
             raise Conflict("network_in_use", f"network {name} is used", hint="Remove them first.")
         del self._networks[name]
 
-    def reserve(self, network: str, instance: str) -> Nic:
+    def reserve(self, network: str, instance: str, mac: str = "") -> Nic:
         number = len(self._nics) + 10
         nic = Nic(
-            network=self.get(network), mac=f"02:00:00:00:{number >> 8:02x}:{number & 255:02x}",
+            network=self.get(network), mac=mac or f"02:00:00:00:{number >> 8:02x}:{number & 255:02x}",
             address=f"10.87.{number >> 8}.{number & 255}",
         )  # fmt: skip
         return self._nics.setdefault(instance, nic)
+
+    def leased(self, network: str, mac: str) -> str:
+        del network, mac
+        return ""
 
     def register(self, instance: str, nic: Nic) -> None:
         del instance, nic

@@ -25,6 +25,8 @@ class MachineDiskBody(Body):
     export: Annotated[str, Field(min_length=1, max_length=255)]
     path: Annotated[str | None, Field(max_length=4096, description="The same in one file of the host, absolute")] = None
     format: Annotated[str, Field(pattern="^(|raw|vmdk)$", description="Of that file")] = ""
+    offset: Annotated[int, Field(ge=0, le=2**62, description="Where it begins in that file")] = 0
+    length: Annotated[int, Field(ge=0, le=2**62, description="0: to its end")] = 0
 
 
 class MachineCardBody(Body):

@@ -65,4 +65,6 @@ def _source(disk: schemas.MachineDiskBody) -> DiskSource:
         export=disk.export,
         path=None if disk.path is None else Path(disk.path),
         format=disk.format,
+        offset=disk.offset,
+        length=disk.length,
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from triune.disks import vmdk_disk
+from triune.disks import vmdk_disk, vmware_log
 from triune.disks.content import Content, Lost, read
 from triune.disks.vmdk_descriptor import FLAT_KINDS
 from triune.disks.vmdk_disk import Folder
@@ -17,7 +17,7 @@ from triune.domain.machine import Described, LeftOut, Machine, MachineCard, Mach
 from triune.services.machines import ova, ovf, vmx_machine
 from triune.services.rescue.folders import HostFolder, on_host
 
-_BEGINNINGS = {".vmx": "vmx", ".vmtx": "vmx", ".ovf": "ovf", ".vmdk": "disk"}
+_BEGINNINGS = {".vmx": "vmx", ".vmtx": "vmx", ".ovf": "ovf", ".vmdk": "disk", ".log": "log"}
 _MOST_MISSING = 1000
 
 
@@ -38,6 +38,7 @@ class Origin:
 @contextlib.contextmanager
 def open_file(path: Path) -> Iterator[Origin]:
     """A .vmx, .ovf, .ova or .vmdk of this host. Raises NotFound, Invalid, Unsupported."""
+    path = path.absolute()
     if path.suffix.lower() == ".ova":
         with ova.Archive(path) as archive:
             yield read_origin(archive, archive.description)
@@ -56,15 +57,32 @@ def read_origin(folder: Folder, name: str) -> Origin:
         described = _of_disk(name)
     elif kind == "vmx":
         described = vmx_machine.describe(Vmx.parse(_whole(folder, name, LARGEST)))
+    elif kind == "log":
+        described = _of_log(_whole(folder, name, vmware_log.LARGEST), name)
     elif kind == "ovf":
         described = ovf.describe(_whole(folder, name, ovf.LARGEST))
     else:
         raise Invalid(
             "no_description",
             f"{name} is no description of a machine",
-            hint="Name a .vmx, .vmtx, .ovf, .ova or .vmdk file.",
+            hint="Name a .vmx, .vmtx, .ovf, .ova or .vmdk file, or a vmware.log where the VMX is lost.",
         )
     return with_disks(described, folder, name)
+
+
+def _of_log(log: bytes, name: str) -> Described:
+    """The settings that VMware wrote to its log at the last start."""
+    logged = vmware_log.settings_of(log)
+    if logged is None:
+        raise Invalid(
+            "no_description",
+            f"{name} does not tell a machine's settings",
+            hint="An older one may: vmware-1.log, vmware-2.log, …",
+        )
+    described = vmx_machine.describe(logged.vmx)
+    note = f"its VMX is rebuilt from {name}: what was changed while it ran is not there"
+    cut = () if logged.complete else (f"{name} ends within the settings: some are missing",)
+    return replace(described, notes=(note, *cut, *described.notes))
 
 
 def _of_disk(name: str) -> Described:
@@ -117,16 +135,21 @@ def _open(folder: Folder, disk: MachineDisk) -> vmdk_disk.Disk:
     )
 
 
-def direct(content: Content) -> dict[str, str]:
-    """`path` and `format` of the one file of this host that holds all of a disk, so that QEMU can read it alone; empty
-    where it takes more to read it."""
-    if not isinstance(content, vmdk_disk.Disk) or not isinstance(content.folder, HostFolder):
+def direct(content: Content) -> dict[str, str | int]:
+    """`path` and `format` of the one file of this host that holds all of a disk, so that QEMU can read it alone; of a
+    member of an archive `offset` and `length` too. Empty where it takes more to read it."""
+    if not isinstance(content, vmdk_disk.Disk) or not isinstance(content.folder, (HostFolder, ova.Archive)):
         return {}
     if len(content.chain) != 1 or content.needs_parent or len(content.extents) != 1 or content.damages():
         return {}
     line, folder = content.extents[0][0], content.folder.path
     if line.kind == "SPARSE" and line.name == content.name and content.descriptor is not None:
+        if isinstance(content.folder, ova.Archive):
+            offset, length = content.folder.place(content.name)
+            return {"path": str(folder), "format": "vmdk", "offset": offset, "length": length}
         return {"path": str(folder / content.name), "format": "vmdk"}
+    if isinstance(content.folder, ova.Archive):
+        return {}
     whole = line.kind in FLAT_KINDS and line.start == 0 and vmdk_disk.leads_inside(line.name)
     flat = folder / line.name
     if whole and not flat.is_symlink() and flat.is_file() and flat.stat().st_size == content.size:
@@ -174,7 +197,7 @@ def _whole(folder: Folder, name: str, most: int) -> bytes:
         raise Failed(
             "description_damaged",
             f"{name} is damaged: {error.message}",
-            hint="What vmware.log still tells can take its place: --from-log",
+            hint="Name the vmware.log beside it instead: it tells the settings of the last start.",
         ) from None
 
 

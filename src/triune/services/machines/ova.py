@@ -65,6 +65,10 @@ class Archive:
         offset, size = self._members[path]
         return SourceContent(Window(self._source, offset, size, f"{self.name}:{path}"))
 
+    def place(self, name: str) -> tuple[int, int]:
+        """Where a member lies in the archive: (offset, length)."""
+        return self._members[name]
+
     def beside(self, hint: str) -> tuple[Folder, str] | None:
         """There is nothing beside an archive."""
         del hint

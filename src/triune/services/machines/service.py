@@ -38,14 +38,24 @@ _SHOWN = 12
 class DiskSource:
     """Where the content of a disk is read: an NBD export on a unix socket of this host.
 
-    `path` is a file of this host with the same content, which QEMU can read by itself (and quicker): `format` is vmdk,
-    for a sparse disk in one file, or raw. It is compared with the export afterwards.
+    `path` is a file of this host with the same content, which QEMU reads by itself (and quicker): `format` is vmdk, for
+    a sparse disk in one file, or raw. It is compared with the export afterwards. With a `length`, it is that part of
+    the file from `offset` on.
     """
 
     socket: Path
     export: str
     path: Path | None = None
     format: str = ""
+    offset: int = 0
+    length: int = 0
+
+    @property
+    def plain(self) -> transfer.Plain | None:
+        """The file, where there is one."""
+        if self.path is None:
+            return None
+        return transfer.Plain(path=self.path, format=self.format, offset=self.offset, length=self.length)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,8 +159,8 @@ class Machines:
             )
         for source in request.disks.values():
             transfer.require_socket(source.socket)
-            if source.path is not None:
-                transfer.require_plain(source.path, source.format)
+            if source.plain is not None:
+                transfer.require_plain(source.plain)
         return replace(request.machine, cards=tuple(cards))
 
     # What an import works with
@@ -245,10 +255,10 @@ class _Import:
         begun = time.monotonic()
         self._task.step("convert", f"copying {disk.slot}")
         tick = self._ticking(f"copying {disk.slot}")
-        if source.path is None:
+        if source.plain is None:
             transfer.convert(export, path, tick)
         else:
-            transfer.convert_file(source.path, source.format, path, tick)
+            transfer.convert_file(source.plain, path, tick)
         took = time.monotonic() - begun
         facts: dict[str, Any] = {"slot": disk.slot, "file": disk.file, "bus": disk.bus, "seconds": round(took, 3)}
         if self._request.verify:

@@ -12,6 +12,8 @@ from triune.disks.content import Content, Run
 from triune.host.nbd_server import NbdServer
 from triune.services.machines.transfer import Export
 
+_BLOCK = 4096
+
 
 class Served:
     """A content as a disk for the NBD server. `zeros`: what is missing reads as zeros; else it can't be read.
@@ -50,10 +52,23 @@ class Served:
         return data
 
     def extents(self, start: int, end: int) -> Iterator[tuple[int, bool]]:
-        """(length, whether it is zeros)."""
+        """(length, whether it is zeros). Only whole blocks count as zeros: QEMU asks for nothing smaller."""
+        done, end = start, min(end, self.size)
         with self._lock:
             for run in self._content.runs(start, end):
-                yield run.length, run.source is None and (self._zeros or not run.missing)
+                if run.source is not None or (run.missing and not self._zeros):
+                    continue
+                stop = run.offset + run.length
+                first = run.offset if run.offset == start else -(-run.offset // _BLOCK) * _BLOCK
+                last = stop if stop == end else stop // _BLOCK * _BLOCK
+                if first >= last:
+                    continue
+                if first > done:
+                    yield first - done, False
+                yield last - first, True
+                done = last
+        if done < end:
+            yield end - done, False
 
 
 @contextlib.contextmanager

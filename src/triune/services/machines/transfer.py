@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
-import stat
 import struct
 import subprocess
 import tempfile
@@ -18,9 +18,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from triune.disks import vmdk
+from triune.disks.source import FileSource, Window
+from triune.disks.stream import Stream
 from triune.domain.errors import Denied, Failed, Invalid
 from triune.host.nbd import NbdReader, data_ranges
 from triune.host.run import Result as Ended
@@ -56,9 +57,21 @@ def convert(source: Export, target: Path, tick: Tick) -> None:
     run_watched([*argv, "-o", "compat=1.1", source.url, target], tick)
 
 
-def convert_file(path: Path, form: str, target: Path, tick: Tick) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plain:
+    """A disk in one file of this host, or with a `length` in a part of it. `format` is raw or vmdk."""
+
+    path: Path
+    format: str
+    offset: int = 0
+    length: int = 0
+
+
+def convert_file(source: Plain, target: Path, tick: Tick) -> None:
     """The same from a file, its format given: what was checked is what is opened. Raises Failed, Invalid."""
-    with _plain(path, form) as opened:
+    with _opened(source) as (path, length):
+        options = f"file.offset={source.offset},file.size={length},file.driver=raw,file.file.driver=file"
+        image = f"driver={source.format},{options},file.file.filename={path}"
         argv: list[str | Path] = [
             "prlimit",
             f"--as={4 << 30}",
@@ -70,37 +83,43 @@ def convert_file(path: Path, form: str, target: Path, tick: Tick) -> None:
             "-m",
             "8",
         ]
-        run_watched([*argv, "-f", form, "-O", "qcow2", "-o", "compat=1.1", opened, target], tick)
+        run_watched([*argv, "--image-opts", image, "-O", "qcow2", "-o", "compat=1.1", target], tick)
 
 
-def require_plain(path: Path, form: str) -> None:
+def require_plain(source: Plain) -> None:
     """Raise Invalid, Denied where the file could lead QEMU to any other file."""
-    with _plain(path, form):
+    with _opened(source):
         pass
 
 
 @contextlib.contextmanager
-def _plain(path: Path, form: str) -> Iterator[Path]:
-    """An open file under a name that nobody can put another file behind."""
+def _opened(source: Plain) -> Iterator[tuple[str, int]]:
+    """An open file under a name that nobody can put another file behind, and how much of it is meant."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
-        with os.fdopen(_opened(path), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode) or form not in ("raw", "vmdk"):
-                raise OSError("it is no regular file, or of another format")
-            if form == "vmdk":
-                _require_alone(file, path)
-            yield Path(f"/proc/{os.getpid()}/fd/{file.fileno()}")
+        descriptor = os.open(source.path, flags)
     except OSError as error:
         raise Invalid(
-            "unreadable", f"{path} can't be read: {error.strerror or error}", hint="Leave the path out."
+            "unreadable", f"{source.path} can't be read: {error.strerror}", hint="Leave the path out."
         ) from None
+    file = FileSource(source.path, descriptor)
+    try:
+        length = source.length or file.size - source.offset
+        if (
+            source.format not in ("raw", "vmdk")
+            or not source.path.is_absolute()
+            or not 0 < length <= file.size - source.offset
+        ):
+            raise Invalid("bad_path", f"{source.path} holds no such disk", hint="Leave the path out.")
+        if source.format == "vmdk":
+            _require_alone(Window(file, source.offset, length), source.path)
+        yield f"/proc/{os.getpid()}/fd/{descriptor}", length
+    finally:
+        file.close()
 
 
-def _opened(path: Path) -> int:
-    return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-
-
-def _require_alone(file: BinaryIO, path: Path) -> None:
-    info = vmdk.inspect(file)
+def _require_alone(part: Window, path: Path) -> None:
+    info = vmdk.inspect(io.BufferedReader(Stream(part)))
     if info.kind != "sparse" or not info.virtual_size or info.parent or len(info.extents) > 1:
         raise Denied(
             "extents_refused",

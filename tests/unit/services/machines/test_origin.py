@@ -1,0 +1,91 @@
+"""The disks that a description names: only those beside it, and only whole ones."""
+
+from __future__ import annotations
+
+import pytest
+from tests.unit.services.machines.made import InMemory, flat
+
+from triune.disks.content import read
+from triune.domain.errors import Failed, Invalid, NotFound
+from triune.services.machines.origin import Origin, read_origin, require_whole
+
+DATA = bytes(range(256)) * 8
+VMX = 'scsi0.present = "TRUE"\nscsi0:0.present = "TRUE"\nscsi0:0.fileName = "{file}"\n'
+
+
+def origin(file: str = "web.vmdk", **files: bytes) -> Origin:
+    plain = {"web.vmdk": flat("web", 4), "web-flat.vmdk": DATA}
+    named = {name.replace("_", "-") + ".vmdk": data for name, data in files.items()}
+    return read_origin(InMemory({"web.vmx": VMX.format(file=file).encode(), **plain, **named}), "web.vmx")
+
+
+def test_a_disk_beside_the_vmx() -> None:
+    found = origin()
+    assert read(found.disks["scsi0:0"], 0, 2048) == DATA
+    assert found.described.machine.disks[0].size == 2048
+    require_whole(found)
+
+
+@pytest.mark.parametrize(
+    "file", ["/vmfs/volumes/5e3c-1/web/web.vmdk", "../other/web.vmdk", r"C:\\vm\\web.vmdk", "[datastore1]/web/web.vmdk"]
+)
+def test_paths_that_lead_out_are_looked_for_by_their_last_name(file: str) -> None:
+    assert read(origin(file).disks["scsi0:0"], 0, 4) == DATA[:4]
+
+
+@pytest.mark.parametrize("file", ["gone.vmdk", "..", "/etc/passwd", "a/../../b.vmdk"])
+def test_a_disk_that_is_not_there(file: str) -> None:
+    with pytest.raises(NotFound) as caught:
+        origin(file)
+    assert caught.value.code == "disk_missing"
+    assert "--skip scsi0:0" in caught.value.hint
+
+
+def test_an_extent_that_is_missing_ends_it() -> None:
+    found = origin(web=flat("web", 4, extent="gone-flat.vmdk"))
+    with pytest.raises(Failed) as caught:
+        require_whole(found)
+    assert caught.value.code == "disk_incomplete"
+    assert caught.value.details["missing"] == [(0, 2048)]
+
+
+@pytest.mark.parametrize("extent", ["/etc/shadow", "../secret-flat.vmdk"])
+def test_an_extent_that_leads_out_is_never_read(extent: str) -> None:
+    with pytest.raises(Failed) as caught:
+        require_whole(origin(web=flat("web", 4, extent=extent)))
+    assert "outside" in caught.value.message
+
+
+def test_a_chain_that_bites_its_tail() -> None:
+    found = origin(web=flat("web", 4, parent="web.vmdk"))
+    assert any("itself" in note for note in found.notes)
+
+
+def test_what_is_no_description() -> None:
+    with pytest.raises(Invalid) as caught:
+        read_origin(InMemory({"web.txt": b""}), "web.txt")
+    assert caught.value.code == "no_description"
+
+
+def test_a_log_takes_the_place_of_a_lost_vmx() -> None:
+    log = (
+        '2026-05-04T07:40:00.010Z| vmx| I005: DICT --- CONFIGURATION /vmfs/volumes/x/web/web.vmx\n'
+        '2026-05-04T07:40:00.010Z| vmx| I005: DICT            displayName = "web"\n'
+        '2026-05-04T07:40:00.010Z| vmx| I005: DICT                memSize = "256"\n'
+        '2026-05-04T07:40:00.010Z| vmx| I005: DICT          scsi0.present = "TRUE"\n'
+        '2026-05-04T07:40:00.010Z| vmx| I005: DICT        scsi0:0.present = "TRUE"\n'
+        '2026-05-04T07:40:00.010Z| vmx| I005: DICT       scsi0:0.fileName = "web.vmdk"\n'
+        '2026-05-04T07:40:00.010Z| vmx| I005: DICT --- USER DEFAULTS\n'
+    )  # fmt: skip
+    found = read_origin(
+        InMemory({"vmware.log": log.encode(), "web.vmdk": flat("web", 4), "web-flat.vmdk": DATA}), "vmware.log"
+    )
+    assert (found.described.machine.name, found.described.machine.memory) == ("web", 256 << 20)
+    assert "rebuilt" in found.described.notes[0]
+    assert read(found.disks["scsi0:0"], 0, 4) == DATA[:4]
+
+
+def test_a_disk_alone() -> None:
+    found = read_origin(InMemory({"web.vmdk": flat("web", 4), "web-flat.vmdk": DATA}), "web.vmdk")
+    assert found.described.machine.disks[0].bus == "sata"
+    assert read(found.disks["disk0"], 0, 4) == DATA[:4]

@@ -1,0 +1,65 @@
+"""What a machine becomes here."""
+
+from __future__ import annotations
+
+import pytest
+from tests.unit.services.machines.made import VMX, parsed
+
+from triune.domain.errors import Invalid
+from triune.domain.machine import Described, Firmware
+from triune.services.machines.planning import Wishes, is_linux, plan
+from triune.services.machines.vmx_machine import describe
+
+
+def planned(wishes: Wishes = Wishes(), virtio: bool | None = None, text: str = VMX) -> Described:  # noqa: B008
+    return plan(describe(parsed(text)), wishes, virtio=virtio)
+
+
+def test_devices_keep_their_kinds_unless_virtio_is_known_to_work() -> None:
+    kept = planned().machine
+    assert {(disk.bus, disk.controller) for disk in kept.disks} == {("scsi", "pvscsi")}
+    assert [card.model for card in kept.cards] == ["vmxnet3", "e1000"]
+    quick = planned(virtio=True).machine
+    assert {disk.bus for disk in quick.disks} == {"virtio"}
+    assert {card.model for card in quick.cards} == {"virtio"}
+
+
+def test_what_nothing_here_can_be_is_told() -> None:
+    text = VMX.replace('virtualDev = "pvscsi"', 'virtualDev = "lsilogic"')
+    described = planned(text=text)
+    assert {disk.bus for disk in described.machine.disks} == {"sata"}
+    assert any("lsilogic" in note for note in described.notes)
+
+
+def test_wishes_win() -> None:
+    wishes = Wishes(
+        bus="ide", card="pcnet", memory=1 << 30, cpus=3, secure_boot=False, tpm=False, display=False, new_macs=True,
+        networks={"backup": None}, network="lab", skip=frozenset({"scsi0:1"}),
+    )  # fmt: skip
+    machine = planned(wishes, virtio=True).machine
+    assert [(disk.slot, disk.bus) for disk in machine.disks] == [("scsi0:0", "ide")]
+    assert (machine.memory, machine.cpus, machine.cores) == (1 << 30, 3, 1)
+    assert not (machine.secure_boot or machine.tpm or machine.display)
+    assert [(card.network, card.mac, card.model) for card in machine.cards] == [
+        ("lab", "", "pcnet"),
+        (None, "", "pcnet"),
+    ]
+
+
+def test_wishes_that_can_not_be() -> None:
+    with pytest.raises(Invalid) as caught:
+        planned(Wishes(skip=frozenset({"scsi9:9"})))
+    assert caught.value.code == "no_such_slot"
+    with pytest.raises(Invalid) as caught:
+        planned(Wishes(firmware=Firmware.BIOS))
+    assert caught.value.code == "no_secure_boot"
+
+
+@pytest.mark.parametrize("guest", ["debian12-64", "ubuntu-64", "rhel9-64", "other5xlinux-64", "vmware-photon-64"])
+def test_linux(guest: str) -> None:
+    assert is_linux(guest)
+
+
+@pytest.mark.parametrize("guest", ["windows2019srv-64", "freebsd13-64", "other-64", ""])
+def test_no_linux(guest: str) -> None:
+    assert not is_linux(guest)
