@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -20,6 +21,7 @@ from triune.domain.errors import Conflict, NotFound, TriuneError
 from triune.services.rescue.guest import Guest
 from triune.services.rescue.guest_disks import disk_on_host
 from triune.services.rescue.guest_files import extract
+from triune.services.rescue.guest_tree import GuestTree
 
 MIB = 1 << 20
 HOSTILE = "bad\x1b[31m name"
@@ -128,11 +130,10 @@ def test_folders_links_and_hostile_names(tree: Path, tmp_path: Path) -> None:
         assert (out / "dir/holes").stat().st_blocks == 0 and (out / "dir/holes").stat().st_size == 5 * MIB
         assert done["disk/etc/hostname"].sha256 == digest(tree / "etc/hostname")
         assert not any("\x1b" in name for name in [each.name for each in (out / "dir").iterdir()])
-        with guest.open("disk/dir/link") as reader:
-            assert reader.read(0, 100) == b"guest\n"
+        assert guest.open("disk/dir/link").read(0, 100) == b"guest\n"
         for path in ("disk/abs", "disk/loop", "nowhere/x"):
-            with pytest.raises(TriuneError), guest.open(path):
-                pass
+            with pytest.raises(TriuneError):
+                guest.open(path)
         with pytest.raises(Conflict):
             guest.list("disk/etc/hostname")
 
@@ -149,8 +150,8 @@ def test_missing_bytes_are_told_not_filled(tree: Path, tmp_path: Path) -> None:
     for offset, length in done.missing:
         big = big[:offset] + bytes(length) + big[offset + length :]
     assert got == big and done.why
-    with guest.open("disk/dir/big") as reader, pytest.raises(TriuneError):
-        reader.read(1_000_000, 512)
+    with pytest.raises(TriuneError):
+        guest.open("disk/dir/big").read(1_000_000, 512)
 
 
 def test_partitions_and_what_they_hold(tree: Path, tmp_path: Path) -> None:
@@ -266,7 +267,29 @@ def test_damaged_file_systems_end_in_errors_of_ours(kind: str, tree: Path, tmp_p
         try:
             for found, _ in zip(guest.walk(""), range(200), strict=False):
                 if found.kind == "file":
-                    with guest.open(found.path) as reader:
-                        reader.read(0, min(reader.size, 65536))
+                    reader = guest.open(found.path)
+                    reader.read(0, min(reader.size, 65536))
         except TriuneError:
             pass
+
+
+def test_the_tree_that_a_mount_shows(tree: Path, tmp_path: Path) -> None:
+    data = made("ext4", tree, tmp_path).read_bytes()
+    place = data.index((tree / "dir/big").read_bytes()[1_000_000:1_000_512])
+    shown = GuestTree(Guest(ContentSource(Holed(data, [(place, 512)]), "torn")))
+    part = shown.find(1, "disk")
+    assert part and part.folder and shown.find(1, "other") is None
+    top = dict(shown.names(part.number))
+    assert {"abs", "dir", "etc", "loop", "lost+found"} == set(top) and top["abs"].link
+    assert shown.target(top["abs"].number) == "/etc/passwd"
+    inside = dict(shown.names(top["dir"].number))
+    assert shown.names(top["dir"].number) == list(inside.items())
+    assert all("\x1b" not in name for name in inside) and len(inside) == 5
+    big = inside["big"]
+    assert big.size == 3_000_000 and shown.read(big.number, 5, 100) == (tree / "dir/big").read_bytes()[5:105]
+    with pytest.raises(OSError) as caught:
+        shown.read(big.number, 1_000_000, 512)
+    assert caught.value.errno == errno.EIO
+    with pytest.raises(NotADirectoryError):
+        shown.names(big.number)
+    assert shown.node(10**6) is None

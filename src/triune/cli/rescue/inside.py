@@ -100,12 +100,12 @@ def _everything(guest: Guest, path: str) -> Iterable[GuestFile]:
 
 
 def _cat(guest: Guest, path: str) -> int:
-    with guest.open(path) as reader:
-        offset = 0
-        while offset < reader.size:
-            data = reader.read(offset, 1 << 20)
-            sys.stdout.buffer.write(data)
-            offset += len(data)
+    reader = guest.open(path)
+    offset = 0
+    while offset < reader.size:
+        data = reader.read(offset, 1 << 20)
+        sys.stdout.buffer.write(data)
+        offset += len(data)
     sys.stdout.buffer.flush()
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -14,6 +15,7 @@ from triune.host.fuse import Content, release
 @click.command()
 @click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--disk", is_flag=True, help="Show what is in a guest's disk: the last SOURCE, here or on a volume.")
 @deleted_option
 @click.option("-a", "--all", "system", is_flag=True, help="The volume's own files (.fbb.sf …) too.")
 @volume_option
@@ -22,6 +24,7 @@ from triune.host.fuse import Content, release
 def mount(
     sources: tuple[str, ...],
     folder: Path,
+    disk: bool,
     deleted: bool,
     system: bool,
     only: str | None,
@@ -32,6 +35,11 @@ def mount(
 
     Bytes that are missing can't be read (EIO) rather than pass for zeros. Holes stay holes for programs that ask, like
     cp --sparse=always and qemu-img. Any user may do it who may read the sources; it takes fusermount3.
+
+    \b
+    triune rescue mount datastore.img /mnt
+    triune rescue mount --disk web.vmdk /mnt
+    triune rescue mount --disk datastore.img web/web.vmdk /mnt
     """
     from triune.cli.rescue.serving import show
 
@@ -41,9 +49,20 @@ def mount(
         with opened(sources, session, only, deleted=deleted) as volumes:
             return VolumeTree(volumes, deleted=deleted, system=system)
 
-    if not foreground:
-        return _told(show(tree, folder, name=f"triune:{sources[0]}"), folder)
-    return show(tree, folder, name=f"triune:{sources[0]}", foreground=True)
+    with ExitStack() as stack:
+
+        def guest() -> Content:
+            from triune.cli.rescue.places import placed
+            from triune.services.rescue.guest import Guest
+            from triune.services.rescue.guest_tree import GuestTree
+
+            place = stack.enter_context(placed(sources, session, only))
+            return GuestTree(Guest(stack.enter_context(place.disk()).source))
+
+        make = guest if disk else tree
+        if not foreground:
+            return _told(show(make, folder, name=f"triune:{sources[0]}"), folder)
+        return show(make, folder, name=f"triune:{sources[0]}", foreground=True)
 
 
 @click.command()

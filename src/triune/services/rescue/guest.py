@@ -176,8 +176,7 @@ class Guest:
             yield from within
             pending += [(each, depth + 1) for each in reversed(within) if each.kind == "folder"]
 
-    @contextmanager
-    def open(self, path: str) -> Iterator[GuestReader]:
+    def open(self, path: str) -> GuestReader:
         """A file's bytes; links are followed within their file system. Raises NotFound and Conflict."""
         part, inside = self.locate(path)
         if part is None:
@@ -188,8 +187,7 @@ class Guest:
                 entry = entry.readlink_ext()
             if not entry.is_file():
                 raise Conflict("not_a_file", f"{path!r} is no file", hint="Name a file.")
-            reader = GuestReader(self, part, path, entry.open(), entry.stat().st_size)
-        yield reader
+            return GuestReader(self, part, path, entry.open(), entry.stat().st_size)
 
     @contextmanager
     def _reading(self, part: Part, path: str) -> Iterator[Filesystem]:

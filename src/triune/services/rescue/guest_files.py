@@ -84,18 +84,18 @@ def _copy(guest: Guest, found: GuestFile, place: str, root: Root) -> Written:
     digest, missing, why = hashlib.sha256(), [], ""
     fd = root.open(place, _NEW, 0o600)
     try:
-        with guest.open(found.path) as reader:
-            size = reader.size
-            os.ftruncate(fd, size)
-            for offset, data in reader.chunks():
-                if isinstance(data, str):
-                    length = min(4096, size - offset)
-                    why = why or data
-                    missing.append((offset, length))
-                    data = bytes(length)  # noqa: PLW2901
-                elif data.count(0) != len(data):
-                    _put(fd, data, offset)
-                digest.update(data)
+        reader = guest.open(found.path)
+        size = reader.size
+        os.ftruncate(fd, size)
+        for offset, data in reader.chunks():
+            if isinstance(data, str):
+                length = min(4096, size - offset)
+                why = why or data
+                missing.append((offset, length))
+                data = bytes(length)  # noqa: PLW2901
+            elif data.count(0) != len(data):
+                _put(fd, data, offset)
+            digest.update(data)
         os.fchmod(fd, 0o600 | found.mode & 0o777)
         if 0 <= found.modified < _MOST_SECONDS:
             with suppress(OSError, OverflowError):
