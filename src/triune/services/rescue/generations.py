@@ -27,6 +27,7 @@ from triune.services.rescue.session import Mark, Session
 CLUSTERS = ("fb", "sb", "pb", "fdc", "pb2", "jb", "lfb")
 DATA_OFFSET = 0x1100000  # where on a device the first PE begins, on every volume seen
 _FEWEST_VOTES = 3
+_FEWEST_OLD = 2
 _MOST_BASES = 64
 _MOST_NODES = 1 << 20
 _UNITS = (4096, 512, 8192, 16384, 32768, 65536)
@@ -347,24 +348,18 @@ def _space(session: Session, group: list[Extent]) -> Space:
 
 
 def _older(generation: Generation) -> Generation | None:
-    """The file system that was there before, of the same version and at the same place: its FDs are taken out."""
+    """The file system that was there before, of the same version and at the same place: its FDs are taken out.
+
+    They are older than the file system, and its bitmaps call them free though they were never deleted. One alone
+    is rather a bit that is wrong.
+    """
     created = generation.created
-    own = {
-        address: node for address, node in generation.nodes.items() if node.used or not created or node.time >= created
-    }
-    old = {address: node for address, node in generation.nodes.items() if address not in own}
-    if not old:
+    old = {address: node for address, node in generation.nodes.items() if not node.used and node.time < created}
+    proved = [node for node in old.values() if node.used is False and node.descriptor.links]
+    if len(proved) < _FEWEST_OLD:
         return None
-    generation.nodes = own
-    return replace(
-        generation,
-        superblock=None,
-        created=0,
-        nodes=old,
-        former=True,
-        later=[generation],
-        clusters=generation.clusters,
-    )
+    generation.nodes = {address: node for address, node in generation.nodes.items() if address not in old}
+    return replace(generation, superblock=None, created=0, nodes=old, former=True, later=[generation])
 
 
 def _order(found: list[Generation]) -> None:

@@ -14,6 +14,7 @@ from triune.disks.vmfs.descriptor import Descriptor, FileType, Layout
 from triune.disks.vmfs.volume import Missing
 from triune.domain.errors import Conflict, NotFound, TriuneError
 from triune.domain.rescue import FileKind, Found, Status
+from triune.services.rescue.deleted import Deleted
 from triune.services.rescue.generations import Generation, Node, parsed
 from triune.services.rescue.ranges import Ranges, shared
 from triune.services.rescue.rebuild_checks import Counting, Doubts, Tally, Verdict, file_blocks, judge, places
@@ -82,6 +83,8 @@ class RebuiltVolume:
         self._claims = self._claimed()
         self._doubts = self._doubted()
         self._found: dict[str, Found] | None = None
+        self._deleted: Deleted | None = None
+        self._everything: dict[str, Found] = {}
 
     @property
     def label(self) -> str:
@@ -120,14 +123,14 @@ class RebuiltVolume:
     def walk(self, *, deleted: bool = False, system: bool = False) -> Iterator[Found]:
         """Everything found, folders before what is in them, in order of paths; deleted files and the volume's own ones
         when asked."""
-        for found in self._all().values():
+        for found in (self._with_deleted() if deleted else self._all()).values():
             if (deleted or found.status != Status.DELETED) and (system or found.kind != FileKind.SYSTEM):
                 yield found
 
     def find(self, path: str) -> Found:
         """One file by its path. Raises NotFound("no_such_file") with the nearest names as hint."""
         wanted = "/".join(part for part in path.split("/") if part)
-        found = self._all().get(wanted)
+        found = self._all().get(wanted) or self._with_deleted().get(wanted)
         if found is None and not wanted:
             return Found(path="", key=f"{ROOT:x}.0", kind=FileKind.FOLDER, size=0, status=Status.RECOVERED)
         if found is None:
@@ -140,6 +143,8 @@ class RebuiltVolume:
         """A file's content. Raises Conflict for a folder."""
         if found.kind == FileKind.FOLDER:
             raise Conflict("is_a_folder", f"{found.path} is a folder", hint="Name a file in it.")
+        if self._deleted is not None and found.key in self._deleted.files:
+            return self._deleted.files[found.key][1]
         address, _, _ = found.key.partition(".")
         node = self.generation.nodes.get(int(address, 16))
         loaded = self.load(node) if node is not None else None
@@ -166,6 +171,16 @@ class RebuiltVolume:
             found.extend(self._nameless_folders(found))
             self._found = {one.path: one for one in _unique(sorted(found, key=lambda one: one.path.split("/")))}
         return self._found
+
+    def _with_deleted(self) -> dict[str, Found]:
+        """All that was found, and the deleted files, which take longer to find."""
+        if self._deleted is None:
+            claimed = Ranges((offset, length) for offset, length, _ in self._claims)
+            self._deleted = Deleted(self.generation, self.maps, self.names, claimed)
+            found = [*self._all().values(), *(one for one, _ in self._deleted.files.values())]
+            found.extend(self._nameless_folders(found))
+            self._everything = {one.path: one for one in _unique(sorted(found, key=lambda one: one.path.split("/")))}
+        return self._everything
 
     def _files(self) -> Iterator[Found]:
         for address, node in self.generation.nodes.items():
@@ -313,14 +328,13 @@ class RebuiltVolume:
     def _doubted(self) -> Doubts:
         kinds = [
             (shared(self._claims), "another file claims the same blocks"),
-            (Ranges(self.maps.assumed), "nothing proves where that part of a resource file is"),
             (zones(self.generation, self.maps), "it lies where the volume was hit"),
             (self._unreadable(), "the medium can't be read there"),
         ]
         if self.generation.former:
             kinds.append((Ranges([(0, self.generation.space.size)]), "another file system was made over it"))
         self._counting = Counting(self.maps, self._system_blocks())
-        return Doubts(tuple(kinds))
+        return Doubts(tuple(kinds), Ranges(self.maps.assumed))
 
     def _unreadable(self) -> Ranges:
         ranges: list[tuple[int, int]] = []
@@ -342,6 +356,7 @@ class RebuiltVolume:
             if loaded is not None:
                 values = np.array(loaded.addresses(self.geometry), np.uint64)
                 found.update(file_blocks(values, self.geometry).tolist())
+        assumed = Ranges(self.maps.assumed)
         for kind, file in self.maps.files.items():
             if kind == Kind.DESCRIPTOR:
                 continue
@@ -349,7 +364,8 @@ class RebuiltVolume:
                 for place, length in places(self.generation.space, run) if run.source is not None else ():
                     first, last = place // self.geometry.file_block, (place + length - 1) // self.geometry.file_block
                     found.update(range(first, last + 1))
-        return found
+        size = self.geometry.file_block
+        return {number for number in found if next(assumed.within(number * size, size), None) is None}
 
 
 def _unique(found: list[Found]) -> Iterator[Found]:

@@ -25,18 +25,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SECTOR = 512
+_MANY = 8  # as many blocks as its FD says, none of them another file's: a pointer block that maps these is the file's
+_ASSUMED = "nothing proves where that part of a resource file is"
 _POINTERS = (Kind.POINTER_BLOCK, Kind.POINTER_BLOCK2, Kind.SUB_BLOCK, Kind.FILE_BLOCK)
 
 
 @dataclass(slots=True)
 class Tally:
     """How many blocks and pointer blocks a file's map has. `lost` tells of pointer blocks that can't be read,
-    `foreign` of blocks that belong to the volume's own files."""
+    `foreign` of blocks that belong to the volume's own files, `small` of sub-blocks."""
 
     blocks: int = 0
     pointer_blocks: int = 0
     lost: int = 0
     foreign: bool = False
+    small: bool = False
     pointer_places: list[tuple[int, int]] = field(default_factory=list)
 
 
@@ -68,6 +71,7 @@ class Counting:
             large = int(np.count_nonzero(values & np.uint64(7) == Kind.LARGE_BLOCK)) if self._geometry.wide else 0
             found.blocks += len(values) + large * ((1 << self._geometry.large_shift) - 1)
             found.foreign = found.foreign or self._is_foreign(values)
+            found.small = found.small or bool(np.any(values & np.uint64(7) == Kind.SUB_BLOCK))
             return
         for value in values.tolist():
             found.pointer_blocks += 1
@@ -128,18 +132,23 @@ def places(space: Space, run: Run) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Doubts:
-    """Ranges of the volume that can't be believed, each with its reason."""
+    """Ranges of the volume that can't be believed, each with its reason.
+
+    `assumed` are those that nothing but an assumption makes a resource of: that speaks against what is read as a
+    sub-block or a pointer block, and not against a file block.
+    """
 
     kinds: tuple[tuple[Ranges, str], ...]
+    assumed: Ranges
 
-    def of(self, place: int, length: int) -> Iterator[tuple[int, int, str]]:
-        """Those in a range of the volume."""
-        for ranges, why in self.kinds:
+    def of(self, place: int, length: int, *, resource: bool) -> Iterator[tuple[int, int, str]]:
+        """Those in a range of the volume, which is read as a `resource` or a block."""
+        for ranges, why in (*self.kinds, *(((self.assumed, _ASSUMED),) if resource else ())):
             for offset, size in ranges.within(place, length):
                 yield offset, size, why
 
     def __bool__(self) -> bool:
-        return any(ranges for ranges, _ in self.kinds)
+        return bool(self.assumed) or any(ranges for ranges, _ in self.kinds)
 
 
 @dataclass(slots=True)
@@ -174,18 +183,19 @@ def judge(descriptor: Descriptor, content: Content, tally: Tally, doubts: Doubts
             if fewer:
                 found.add(run.offset, run.length, f"it maps {tally.blocks} blocks, and has {descriptor.blocks}")
         elif doubts:
-            _judge_run(found, run, doubts, maps.resources.space)
+            _judge_run(found, run, doubts, maps.resources.space, resource=tally.small)
     if descriptor.layout == Layout.SUB_BLOCKS and not descriptor.folder:
         _judge_small(found, content, maps.geometry.sub_block)
+    vouched = tally.blocks == descriptor.blocks and descriptor.blocks >= _MANY
     for place, length in tally.pointer_places:
-        for _, _, why in doubts.of(place, length):
+        for _, _, why in doubts.of(place, length, resource=not vouched):
             found.add(0, size, f"{why}, and a pointer block lies there")
     return found
 
 
-def _judge_run(found: Verdict, run: Run, doubts: Doubts, space: Space) -> None:
+def _judge_run(found: Verdict, run: Run, doubts: Doubts, space: Space, *, resource: bool) -> None:
     for place, length in places(space, run):
-        for offset, part, why in doubts.of(place, length):
+        for offset, part, why in doubts.of(place, length, resource=resource):
             found.add(run.offset + offset - place, part, why)
 
 

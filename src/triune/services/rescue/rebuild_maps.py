@@ -171,7 +171,7 @@ class _File:
         header = self._header(known)
         if header is None:
             return None
-        size = max(known.size if known is not None else 0, header.group_offset + header.groups * header.group_size)
+        size = max(known.size if known is not None else 0, _end(header))
         if known is not None and self._whole(known, header):
             self._maps.own.add(self._kind)
             return ResourceFile(header, known)
@@ -242,7 +242,7 @@ class _File:
             group_offset=_GROUP_OFFSET,
             size=size,
             group_size=group,
-            count=groups * per_group * per_cluster,
+            count=(max(self._headers) + 1) * per_cluster,
             groups=groups,
             header_size=geometry.header_size,
         )
@@ -273,7 +273,7 @@ class _File:
 
     def _stretches(self, header: ResourceHeader, known: Content | None) -> list[Stretch]:
         anchors = self._anchors(header)
-        last = -(-(header.group_offset + header.groups * header.group_size) // self._block)
+        last = -(-_end(header) // self._block)
         numbers = sorted(anchors)
         found: list[Stretch] = []
         for index, number in enumerate(numbers):
@@ -350,6 +350,17 @@ class _File:
             if (blocks := sum(count for address, count in header.cluster.owners if address == self._address))
         }
         return bool(mine) and dict(mine) == theirs
+
+
+def _end(header: ResourceHeader) -> int:
+    """Where the last resource of a file ends."""
+    clusters = min(-(-header.count // max(1, header.per_cluster)), header.groups * header.clusters_per_group)
+    if clusters <= 0:
+        return header.group_offset
+    try:
+        return header.offset(clusters - 1, header.per_cluster - 1) + header.size
+    except Damaged:
+        return header.group_offset + header.groups * header.group_size
 
 
 def folder_marks(generation: Generation) -> Iterator[tuple[int, int]]:
