@@ -155,3 +155,36 @@ def test_commands_on_a_device(
     assert main(["rescue", "extract", str(whole), "big", "small", "--to", str(tmp_path / "here"), "-q"]) == 0
     assert (target / "big").read_bytes() == (tmp_path / "here" / "big").read_bytes() != b""
     assert (target / "small").read_bytes() == (tmp_path / "here" / "small").read_bytes()
+
+
+@pytest.mark.heavy
+def test_a_damaged_device_is_scanned_as_its_image_would_be(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manners: Manners, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        whole = samples.image("vmfs6")
+    except samples.Unfetched as reason:
+        pytest.skip(str(reason))
+    from triune.cli.root import main
+
+    monkeypatch.setenv("TRIUNE_ESXI_PASSWORD", PASSWORD)
+    damaged = tmp_path / "damaged.img"
+    with whole.open("rb") as source, damaged.open("wb") as target:
+        target.write(source.read(192 << 20))
+        target.seek(0)
+        target.write(bytes(18 << 20))  # partition table, LVM, and what is before the volume
+    manners.devices["naa.6"] = damaged
+    manners.drop_every = 301
+    found = []
+    for source, options in ((str(damaged), []), (host.address("naa.6"), ["--accept-new"])):
+        session = tmp_path / f"session{len(found)}"
+        status = main(["rescue", "scan", source, "--session", str(session), "--format", "json", *options])
+        found.append((status, json.loads(capsys.readouterr().out)))
+    assert found[0] == found[1]
+    assert found[0][1]
+    assert manners.connections > 2
+    assert any(file["path"] == "small" and file["size"] == 5 for file in found[0][1][0]["files"])
+    for number, source in enumerate((str(damaged), host.address("naa.6"))):
+        assert main(["rescue", "cat", source, "small", "--session", str(tmp_path / f"session{number}")]) == 0
+    told = capsys.readouterr().out
+    assert told[: len(told) // 2] == told[len(told) // 2 :] != ""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from tests.rescue.esxi.host import PASSWORD
 from tests.rescue.esxi.simulated import Simulated, Unbuildable, simulated
 from triune.disks.content import read
 from triune.domain.errors import Conflict, Denied, NotFound
@@ -104,3 +108,26 @@ def test_a_wrong_password(esxi: Simulated, access: Access) -> None:
 def test_an_unknown_certificate(esxi: Simulated, access: Access) -> None:
     with pytest.raises(Denied, match="sha256:"):
         list_host(parse_address(esxi.address()), replace(access, accept_new=False))
+
+
+def test_commands_on_a_datastore(
+    esxi: Simulated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from triune.cli.root import main
+
+    monkeypatch.setenv("TRIUNE_ESXI_PASSWORD", PASSWORD)
+    store = esxi.address(esxi.datastore)
+    assert main(["rescue", "ls", esxi.address(), "--accept-new"]) == 0
+    assert f"[{esxi.datastore}] ha-host_VM0/ha-host_VM0.vmx" in capsys.readouterr().out
+    assert main(["rescue", "ls", f"{store}/ha-host_VM0/a folder", "--format", "json"]) == 0
+    assert [row["path"] for row in json.loads(capsys.readouterr().out)] == [
+        "ha-host_VM0/a folder/disk%1-flat.vmdk",
+        "ha-host_VM0/a folder/empty",
+    ]
+    assert main(["rescue", "find", store, "--vmx", "--format", "json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 2
+    target = tmp_path / "out"
+    assert main(["rescue", "extract", store, "ha-host_VM0/a folder", "--to", str(target), "-q"]) == 0
+    assert (target / "ha-host_VM0" / "a folder" / "disk%1-flat.vmdk").read_bytes() == DISK
+    (row,) = [row for row in json.loads((target / "manifest.json").read_text()) if row["size"] == len(DISK)]
+    assert (row["sha256"], row["status"]) == (hashlib.sha256(DISK).hexdigest(), "intact")

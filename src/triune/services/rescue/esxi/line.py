@@ -12,7 +12,7 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, Protocol
 
-from triune.domain.errors import Failed, TriuneError, Unreachable
+from triune.domain.errors import Failed, TriuneError, Unreachable, from_dict
 from triune.services.rescue.esxi import readers, ssh
 from triune.services.rescue.esxi.access import Access
 from triune.services.rescue.esxi.address import Address
@@ -131,8 +131,8 @@ class SshLine:
         """The reader that stands, or a new one after a pause. Raises Unreachable after too many tries."""
         async with self._opening:
             while self._reader is None:
-                if self._given_up is not None:
-                    raise self._given_up
+                if self._given_up is not None:  # a new one each time: a traceback grows with every raise
+                    raise from_dict(self._given_up.as_dict())
                 await self._again()
             return self._reader
 
