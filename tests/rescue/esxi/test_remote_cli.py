@@ -79,6 +79,10 @@ def test_schemes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [str(path), "esxi://h/vmfs/devices/disks/naa.1"]
     assert schemes.open_stores(names) == ([], names)
     assert [schemes.scheme(text) for text in ("a:b", "x", "ESXI://h", "esxi+ssh://h")] == ["", "", "esxi", "esxi+ssh"]
+    assert schemes.parted("esxi://u@h:1/d s/a/b%25c") == ("esxi://u@h:1/d s", "a/b%c")
+    assert [schemes.parted(text) for text in ("a", "esxi://h", "esxi://h/ds", "esxi+ssh://h/vmfs/volumes/ds/a")] == [
+        None
+    ] * 4
     with pytest.raises(Invalid, match="http://"):
         schemes.open_plain("http://h/x")
     (tmp_path / "http:").mkdir()

@@ -126,6 +126,11 @@ def test_commands_on_a_datastore(
     ]
     assert main(["rescue", "find", store, "--vmx", "--format", "json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == 2
+    file = f"{store}/ha-host_VM0/a folder/disk%251-flat.vmdk"
+    assert main(["rescue", "stat", file, "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["size"] == len(DISK)
+    assert main(["rescue", "preview", file]) == 0
+    assert "FLAT disk%1-flat.vmdk" in capsys.readouterr().out
     target = tmp_path / "out"
     assert main(["rescue", "extract", store, "ha-host_VM0/a folder", "--to", str(target), "-q"]) == 0
     assert (target / "ha-host_VM0" / "a folder" / "disk%1-flat.vmdk").read_bytes() == DISK

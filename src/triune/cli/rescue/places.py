@@ -39,17 +39,20 @@ class Place:
 
 @contextmanager
 def placed(arguments: Sequence[str], session: Path | None = None, only: str | None = None) -> Iterator[Place]:
-    """One argument is a file of this host; with several, or a session, the last is a path on the sources before it."""
+    """One argument is a file of this host, or of a datastore by its address; with several, or a session, the last is a
+    path on the sources before it."""
     from triune.services.rescue.folders import on_host, on_volume
+    from triune.services.rescue.schemes import scheme
     from triune.services.rescue.selecting import file
 
-    if len(arguments) == 1 and session is None:
+    alone = len(arguments) == 1 and not scheme(arguments[0])
+    if alone and session is None:
         path = Path(arguments[0])
         folder, name = on_host(path)
         with folder:
             yield Place(folder, name, host=path)
         return
-    sources, inside = with_path(arguments) if len(arguments) > 1 else ([], arguments[0])
+    sources, inside = ([], arguments[0]) if alone else with_path(arguments)
     with opened(sources, session, only) as volumes:
         one = file(inside, volumes)
         where, name = on_volume(one.named.volume, one.found.path)

@@ -52,7 +52,11 @@ def apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def with_path(arguments: Sequence[str]) -> tuple[list[str], str]:
-    """Sources, and the last argument as the path. Raises UsageError."""
+    """Sources, and the last argument as the path; one argument alone may be a file's address. Raises UsageError."""
+    from triune.services.rescue.schemes import parted
+
+    if len(arguments) == 1 and (parts := parted(arguments[0])) is not None:
+        return [parts[0]], parts[1]
     if len(arguments) < 2:
         raise click.UsageError("name a source and a path on it")
     return list(arguments[:-1]), arguments[-1]

@@ -13,7 +13,8 @@ from triune.domain.errors import Invalid
 from triune.services.rescue.esxi.access import Access
 from triune.services.rescue.volume import Volume
 
-# scheme: a module with `open_text(text, access) -> Source` and `open_store(text, access) -> Volume | None`
+# scheme: a module with `open_text(text, access) -> Source` and `open_store(text, access) -> Volume | None`,
+# and `parted(text) -> (volume, path) | None`
 _SCHEMES: Mapping[str, str] = {
     "esxi": "triune.services.rescue.esxi.opening",
     "esxi+ssh": "triune.services.rescue.esxi.opening",
@@ -62,6 +63,13 @@ def open_stores(names: Sequence[str], access: Access | None = None) -> tuple[lis
         else:
             volumes.append(volume)
     return volumes, rest
+
+
+def parted(text: str) -> tuple[str, str] | None:
+    """The address of a volume and the path on it, of the address of a file; None for anything else."""
+    name = scheme(text)
+    found: tuple[str, str] | None = _module(name).parted(text) if name else None
+    return found
 
 
 def _module(name: str) -> Any:

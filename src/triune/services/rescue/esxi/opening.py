@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from triune.domain.errors import Failed, Invalid, NotFound
 from triune.services.rescue.esxi import readers, ssh
 from triune.services.rescue.esxi.access import Access
@@ -38,6 +40,14 @@ def open_store(text: str, access: Access) -> DatastoreVolume | None:
     if address.place is Place.DATASTORE and not address.file:
         return DatastoreVolume(address, access)
     return None
+
+
+def parted(text: str) -> tuple[str, str] | None:
+    """Datastore and path of a file's address; None for any other address."""
+    address = parse_address(text)
+    if address.place is not Place.DATASTORE or not address.file:
+        return None
+    return str(replace(address, path=(address.datastore,))), address.file
 
 
 def list_host(address: Address, access: Access) -> Inventory:
