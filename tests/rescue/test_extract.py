@@ -392,5 +392,15 @@ def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
     assert (one["status"], one["missing"], one["sha256"]) == ("partial", [[0, 5]], None)
 
 
+@pytest.mark.parametrize("verify", [True, False])
+def test_without_a_hash(tmp_path: Path, verify: bool) -> None:
+    volume = FakeVolume()
+    volume.add("disk", noise(MIB + 1))
+    assert pull(volume, tmp_path, hashing="none", verify=verify).whole
+    one = manifest(tmp_path)["disk"]
+    assert (one["sha256"], one["verified"], "hash" in one) == (None, verify, False)
+    assert (tmp_path / "disk").read_bytes() == noise(MIB + 1)
+
+
 def test_leaves_are_what_the_guide_says() -> None:
     assert LEAF == 1024 * 1024

@@ -44,10 +44,10 @@ _TOLD = 20
 @click.option(
     "--hash",
     "hashing",
-    type=click.Choice(("auto", "sha256", "merkle")),
+    type=click.Choice(("auto", "sha256", "merkle", "none")),
     default="auto",
     show_default=True,
-    help="SHA-256 up to 1 TiB and a tree hash beyond, or one of them for all files.",
+    help="In the manifest: SHA-256 up to 1 TiB and a tree hash beyond, or one of them for all files.",
 )
 @volume_option
 @session_option
@@ -60,7 +60,7 @@ def extract(
     deleted: bool,
     system: bool,
     verify: bool,
-    hashing: Literal["auto", "sha256", "merkle"],
+    hashing: Literal["auto", "sha256", "merkle", "none"],
     only: str | None,
     session: Path | None,
     form: str,

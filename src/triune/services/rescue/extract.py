@@ -30,7 +30,7 @@ from triune.services.rescue.writing import Planned, Writer
 _SHA_UP_TO = 1 << 40
 _AT_ONCE = 2
 
-Hash = Literal["auto", "sha256", "merkle"]
+Hash = Literal["auto", "sha256", "merkle", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +63,9 @@ def extract(
 ) -> Result:
     """Write files, folders and links below a folder, and the manifest.
 
-    `hashing` "auto" is SHA-256 up to 1 TiB and the tree hash beyond. What another call left there is not written
-    again. Raises Conflict("target_on_source", "folder_in_use", "not_a_folder"), Failed("no_space"), Cancelled; a file
-    that fails alone is told in its entry.
+    `hashing` "auto" is SHA-256 up to 1 TiB and the tree hash beyond; "none" puts no hash into the manifest. What
+    another call left there is not written again. Raises Conflict("target_on_source", "folder_in_use", "not_a_folder"),
+    Failed("no_space", "target_failed"), Cancelled; a file that fails alone is told in its entry.
     """
     if folder.exists() and not folder.is_dir():
         raise Conflict("not_a_folder", f"{folder} is not a folder", hint="Give a folder, or a new name.")
@@ -140,7 +140,16 @@ class _Extraction:
         made["missing"] = [list(span) for span in one.found.missing]
         self._root.mkdirs(target.rpartition("/")[0])
         lock = self._locks.setdefault(id(one.named.volume), Lock())
-        plan = Planned(who=who, made=made, target=target, content=content, lock=lock, sha=sha, verify=self._verify)
+        plan = Planned(
+            who=who,
+            made=made,
+            target=target,
+            content=content,
+            lock=lock,
+            sha=sha,
+            tree=not sha and self._hashing != "none",
+            verify=self._verify,
+        )
         for run in each(content, lock):
             if run.source is not None and not run.missing:
                 plan.data += run.length

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable
 from functools import lru_cache
 from queue import SimpleQueue
-from threading import BoundedSemaphore, Thread
+from threading import Thread
 from typing import Protocol
 
 LEAF = 1 << 20
@@ -134,13 +134,28 @@ def _zero_tree(height: int) -> bytes:
     return _node(_zero_tree(height - 1), _zero_tree(height - 1))
 
 
+class Unhashed:
+    """Takes a content, and makes nothing of it."""
+
+    def update(self, data: bytes) -> None:
+        """The next bytes."""
+
+    def zeros(self, length: int) -> None:
+        """That many zeros next."""
+
+    def finish(self) -> None:
+        """There is nothing to wait for."""
+
+
 class Behind:
     """Feeds another sink from a thread of its own, so that reading and writing go on meanwhile."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self._queue: SimpleQueue[bytes | int | None] = SimpleQueue()
-        self._room = BoundedSemaphore(_AHEAD)
+        self._room: SimpleQueue[None] = SimpleQueue()  # a token for each block that may be on its way
+        for _ in range(_AHEAD):
+            self._room.put(None)
         self._error: BaseException | None = None
         self._thread = Thread(target=self._work, daemon=True)
         self._thread.start()
@@ -163,7 +178,7 @@ class Behind:
             raise self._error
 
     def _put(self, item: bytes | int) -> None:
-        self._room.acquire()
+        self._room.get()
         if self._error is not None:
             self.finish()
         self._queue.put(item)
@@ -176,4 +191,4 @@ class Behind:
             except BaseException as error:  # told by `finish`, in the thread that asked
                 self._error = error
             finally:
-                self._room.release()
+                self._room.put(None)

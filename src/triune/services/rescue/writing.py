@@ -14,7 +14,7 @@ from triune.domain.rescue import Status
 from triune.domain.units import format_size
 from triune.host.beneath import Root
 from triune.services.rescue.copying import Copy, read_back
-from triune.services.rescue.hashing import MERKLE, Behind, Digest, Merkle, Sha256, Sink
+from triune.services.rescue.hashing import MERKLE, Behind, Digest, Merkle, Sha256, Unhashed
 from triune.services.rescue.manifest import Entry, Journal, merged
 from triune.services.rescue.meter import Meter
 from triune.services.rescue.names import OWN
@@ -27,7 +27,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 class Planned:
     """One file to be written at `target`. `data` and `holes` are bytes of its content; `lock` guards its volume.
 
-    `sha` and `verify` tell whether its SHA-256 and a second reading are wanted.
+    `sha`, `tree` and `verify` tell whether its SHA-256, its tree hash and a second reading are wanted.
     """
 
     who: str
@@ -36,6 +36,7 @@ class Planned:
     content: Content
     lock: Lock
     sha: bool
+    tree: bool
     verify: bool
     data: int = 0
     holes: int = 0
@@ -112,7 +113,7 @@ class Writer:
             if start < plan.content.size:
                 os.ftruncate(fd, start)  # what lies behind was written after the last mark
                 os.ftruncate(fd, plan.content.size)
-            copy = self._copied(plan, fd, digest, start)
+            copy = self._copied(plan, fd, Behind(digest) if digest else Unhashed(), start)
             os.utime(fd, (plan.made["modified"], plan.made["modified"]))
             if plan.verify:
                 os.fdatasync(fd)
@@ -120,7 +121,7 @@ class Writer:
         finally:
             os.close(fd)
         again = self._digest(plan)
-        if plan.verify:
+        if plan.verify and digest and again:
             self._read_again(plan, plan.temporary, again)
             if again.hexdigest() != digest.hexdigest():
                 self._fail(plan, "a second reading gave other bytes than were written")
@@ -128,18 +129,17 @@ class Writer:
         self._root.rename_new(plan.temporary, plan.target)
         self._tell(plan, copy, digest)
 
-    def _digest(self, plan: Planned) -> Digest:
+    def _digest(self, plan: Planned) -> Digest | None:
         """What the first and the second reading are compared by."""
         if plan.sha and not plan.hashed_later:
             return Sha256(self._meter.tick)
-        return Merkle()
+        return Merkle() if plan.tree or plan.verify or plan.hashed_later else None
 
-    def _copied(self, plan: Planned, fd: int, sink: Sink, start: int) -> Copy:
-        behind = Behind(sink)
+    def _copied(self, plan: Planned, fd: int, sink: Behind | Unhashed, start: int) -> Copy:
         copy = Copy(
             plan.content,
             fd,
-            behind,
+            sink,
             lock=plan.lock,
             start=start,
             tick=self._meter.tick,
@@ -148,7 +148,7 @@ class Writer:
         try:
             copy.run()
         finally:
-            behind.finish()
+            sink.finish()
         return copy
 
     def _begun(self, plan: Planned) -> int:
@@ -172,7 +172,7 @@ class Writer:
             behind.finish()
             os.close(fd)
 
-    def _tell(self, plan: Planned, copy: Copy, digest: Digest) -> None:
+    def _tell(self, plan: Planned, copy: Copy, digest: Digest | None) -> None:
         made = plan.made
         made["missing"] = merged([*copy.missing, *map(tuple, made["missing"])])
         if made["missing"] and made["status"] in (Status.INTACT, Status.RECOVERED):
@@ -182,7 +182,7 @@ class Writer:
         made["verified"] = plan.verify
         if isinstance(digest, Sha256):
             made["sha256"] = digest.hexdigest()
-        else:
+        elif isinstance(digest, Merkle) and (plan.tree or plan.sha):
             made["hash"] = f"{MERKLE}:{digest.hexdigest()}"
         if not plan.hashed_later:
             self._record(plan)
