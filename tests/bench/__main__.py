@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 
-from tests.bench import backups, incus, kvm_snapshots, lxc_snapshots, warm
+from tests.bench import backups, incus, kvm_snapshots, lxc_snapshots, rescue, warm
 from tests.live.daemon import CACHE, TRIUNE, Daemon
 from tests.live.system_fixtures import IMAGE, built_image
 
@@ -352,6 +352,7 @@ def measure_all(daemon: Daemon) -> list[Row]:
             print(json.dumps(rows[-1].__dict__, ensure_ascii=False), file=sys.stderr)
         rows += kvm_warm(daemon)
         rows += copies()
+        rows += rescue.rows(CACHE / "bench-rescue")
     finally:
         daemon.remove_all(PREFIX)
     return rows

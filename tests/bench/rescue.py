@@ -1,0 +1,168 @@
+"""The rescue beside `cat`, `cp` and `qemu-img`, on images of its own; `python -m tests.bench.rescue` measures it alone.
+
+Everything is in the page cache on both sides. The 64 TB volume is a real VMFS6 whose LVM, device and counts of blocks
+say 64 TB: a sparse file in memory, with all of its sample's files on it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from struct import pack
+from typing import TYPE_CHECKING
+
+from tests.rescue import samples
+from tests.rescue.layout import BASE, FBB
+from tests.rescue.machines import FileContent
+from tests.rescue.overlay import Overlay
+from tests.rescue.writer import Writer
+from triune.services.machines import transfer
+
+if TYPE_CHECKING:
+    from tests.bench.__main__ import Row
+
+TRIUNE = Path(sys.executable).parent / "triune"
+MIB, GIB, TIB = 1 << 20, 1 << 30, 1 << 40
+SHARED = Path("/dev/shm")
+
+
+class Images:
+    """What is measured on. `folder` takes some 6 GiB."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.random = folder / "random.img"
+        with self.random.open("wb") as out:
+            for _ in range(2048):
+                out.write(os.urandom(MIB))
+        self.file = folder / "file.bin"
+        with self.file.open("wb") as out:
+            for _ in range(1024):
+                out.write(os.urandom(MIB))
+        self.volume = self._volume(folder / "volume.img")
+        self.large = self._sixty_four(_large(folder))
+        self.vmdk = folder / "disk.vmdk"
+        subprocess.run(["qemu-img", "convert", "-O", "vmdk", self.file, self.vmdk], check=True)
+
+    def _volume(self, path: Path) -> Path:
+        """A VMFS5 with a file of 1 GiB and nothing but random bytes in it."""
+        disk = Overlay(samples.image("vmfs5-resource-optimized"))
+        Writer(disk).make_file("big.bin", FileContent(self.file), "pointer")
+        return disk.save(path)
+
+    @staticmethod
+    def _sixty_four(path: Path) -> Path:
+        """A VMFS6 of 64 TB: what counts its blocks, in the LVM and in the volume, says so."""
+        disk = Overlay(samples.image("vmfs6"))
+        size = 64 * TIB
+        disk.size = size + BASE
+        disk.write(0x100000 + 0x5E, pack("<Q", disk.size))
+        disk.write(0x101000, pack("<Q", size))
+        disk.write(0x101080, pack("<Q", size // (256 * MIB) - 1))
+        writer = Writer(disk)
+        meta = writer.area(FBB).meta
+        blocks = size // writer.file_block
+        for head, count in ((0, blocks // 512), (0x1000, blocks)):
+            disk.write(BASE + writer.file_offset(meta, head) + 0x14, pack("<I", count & 0xFFFFFFFF))
+        return disk.save(path)
+
+
+@contextmanager
+def images(folder: Path) -> Iterator[Images]:
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield Images(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        _large(folder).unlink(missing_ok=True)
+
+
+def _large(folder: Path) -> Path:
+    """Where the file of 64 TB is: few file systems hold one, memory does."""
+    return SHARED / f"triune-{folder.name}-{os.getpid()}.img"
+
+
+def quiet(*argv: str | Path) -> None:
+    """Run it; its standard output goes nowhere."""
+    subprocess.run([str(word) for word in argv], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+# A child's high-water mark begins with its parent's at the fork: a small process in between has nearly none.
+_PEAK = """
+import os, subprocess, sys
+child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+print(os.wait4(child.pid, 0)[2].ru_maxrss)
+"""
+
+
+def peak(*argv: str | Path) -> float:
+    """The most memory that a command took, in MiB."""
+    words = [str(word) for word in argv]
+    done = subprocess.run([sys.executable, "-S", "-c", _PEAK, *words], capture_output=True, check=True)
+    return int(done.stdout) / 1024
+
+
+def rows(folder: Path) -> list[Row]:
+    """Every row of the rescue."""
+    from tests.bench.__main__ import Row, in_turn, ratio_row, seconds
+
+    with images(folder) as made:
+        scratch = made.folder / "out"
+
+        def fresh() -> None:
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+
+        scan = in_turn(
+            lambda _: quiet(TRIUNE, "rescue", "scan", made.random, "--session", scratch / "session"),
+            lambda _: quiet("cat", made.random),
+            5,
+            fresh,
+        )
+        found = [ratio_row("`triune rescue scan`, 2 GiB of random data", scan, 1.25, "`cat` to /dev/null")]
+        for words, budget in ((("--no-verify",), 1.25), ((), 2.5)):
+            extract = in_turn(
+                lambda _, words=words: quiet(  # type: ignore[misc]
+                    TRIUNE, "rescue", "extract", made.volume, "big.bin", "--to", scratch / "to", *words
+                ),
+                lambda _: quiet("cp", "--sparse=always", made.file, scratch / "copy"),
+                3,
+                fresh,
+            )
+            what = f"`triune rescue extract{''.join(' ' + word for word in words)}`, 1 GiB, SHA-256"
+            what += "" if words else ", read a second time"
+            found.append(ratio_row(what, extract, budget, "`cp --sparse=always`"))
+        convert = in_turn(
+            lambda _: transfer.convert_file(made.vmdk, "vmdk", scratch / "ours.qcow2", lambda _: None),
+            lambda _: quiet("qemu-img", "convert", "-f", "vmdk", "-O", "qcow2", made.vmdk, scratch / "theirs.qcow2"),
+            3,
+            fresh,
+        )
+        found.append(ratio_row("VMDK of 1 GiB to qcow2", convert, 1.11, "`qemu-img convert`"))
+        listing, _ = in_turn(lambda _: quiet(TRIUNE, "rescue", "ls", "-R", made.large), lambda _: None, 5, lambda: None)
+        slowest = max(listing)
+        found.append(Row("`triune rescue ls -R`, 64 TB volume", seconds(listing), "", "", "< 1 s", slowest < 1))
+        for what, argv in (
+            ("scan, 2 GiB of random data", ("scan", made.random, "--session", scratch / "peak")),
+            ("scan, 64 TB volume", ("scan", made.large, "--session", scratch / "peak64")),
+            ("extract, 1 GiB", ("extract", made.volume, "big.bin", "--to", scratch / "peak-to")),
+        ):
+            fresh()
+            used = peak(TRIUNE, "rescue", *argv)
+            found.append(Row(f"memory: {what}", f"{used:.0f} MiB", "", "", "< 500 MiB", used < 500))
+    return found
+
+
+def main() -> None:
+    for row in rows(Path("/var/tmp/triune-tests/bench-rescue")):
+        kept = "yes" if row.met else "**no**"
+        print(f"| {row.what} | {row.ours} | {row.theirs} | {row.ratio} | {row.budget} | {kept} |")
+
+
+if __name__ == "__main__":
+    main()
