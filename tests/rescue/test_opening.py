@@ -174,3 +174,54 @@ def test_what_holds_no_volume_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFound) as caught:
         open_volumes(open_sources([empty]))
     assert caught.value.code == "no_volume"
+
+
+@pytest.mark.skipif(shutil.which("ewfacquire") is None, reason="needs ewfacquire (ewf-tools)")
+@pytest.mark.parametrize(("compression", "count"), [("fast", 1), ("none", 5)])
+def test_an_evidence_file_gives_the_same_bytes(slice_of: Path, tmp_path: Path, compression: str, count: int) -> None:
+    argv = ["ewfacquire", "-u", "-q", "-t", str(tmp_path / "disk"), "-S", "10MiB", "-c", compression, "-f", "encase6"]
+    subprocess.run([*argv, str(slice_of)], check=True, capture_output=True)
+    parts = sorted(tmp_path.glob("disk.E*"))
+    assert len(parts) == count
+    raw = FileSource(slice_of)
+    for named in (parts[:1], parts):
+        (source,) = open_sources(named)
+        assert source.size == raw.size
+        for offset in range(0, raw.size, 5 * MIB - 700):
+            length = min(5 * MIB, raw.size - offset)
+            assert source.read(offset, length) == raw.read(offset, length), offset
+        source.close()
+    if count > 2:  # without its end, nothing is made up for it
+        parts.pop().unlink()
+        (source,) = open_sources(parts[:1])
+        failed = 0
+        for offset in range(0, raw.size, MIB):
+            try:
+                assert source.read(offset, MIB) == raw.read(offset, MIB), offset
+            except TriuneError:
+                failed += 1
+        assert failed
+        source.close()
+    if count > 2:  # a part that is missing must not let the next one take its place
+        parts[1].unlink()
+        with pytest.raises(Invalid) as caught:
+            open_sources(parts[:1])
+        assert "part 2" in caught.value.message
+
+
+def test_a_source_that_cant_be_opened_closes_those_before_it(small: Path, tmp_path: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(NotFound):
+        open_sources([small, tmp_path / "none.img"])
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_volume_beside_one_that_cant_be_opened_says_so(small: Path, tmp_path: Path) -> None:
+    broken = samples.copy("vmfs6", tmp_path / "broken.img")
+    with broken.open("r+b") as file:
+        file.seek(0x1300000)
+        file.write(bytes(512))
+    (volume,) = open_volumes(open_sources([small, broken]))
+    assert volume.label == "vmfs5"
+    assert any("another volume" in damage for damage in volume.damages())
+    volume.close()

@@ -101,6 +101,11 @@ class VmfsVolume:
         """What was found wrong so far, a sentence each; a walk finds more."""
         return tuple(self._damages)
 
+    def warn(self, why: str) -> None:
+        """Add a sentence to the damages, once."""
+        if len(self._damages) < _MOST_DAMAGES and why not in self._damages:
+            self._damages.append(why)
+
     def walk(self, *, deleted: bool = False, system: bool = False) -> Iterator[Found]:
         """Everything below the root, folders before what is in them, in order of paths.
 
@@ -121,9 +126,9 @@ class VmfsVolume:
             if inside is None or not inside.folder:
                 continue
             if inside.address in seen:
-                self._damage(f"the folder {found.path} stands in another place too")
+                self.warn(f"the folder {found.path} stands in another place too")
             elif len(stack) >= _MOST_DEPTH:
-                self._damage(f"the folder {found.path} is too deep")
+                self.warn(f"the folder {found.path} is too deep")
             else:
                 seen.add(inside.address)
                 stack.append(self._children(found.path + "/", inside))
@@ -183,20 +188,20 @@ class VmfsVolume:
         for segment in space.segments:
             short = segment.at + segment.length - segment.source.size
             if short > 0:
-                self._damage(f"{segment.source.name} ends {short} bytes before the volume does")
+                self.warn(f"{segment.source.name} ends {short} bytes before the volume does")
         try:
             content = FileContent(self._own_descriptor(addresses.FILE_BLOCKS), Resources(self.geometry, space))
             head = resource.parse(read_content(content, 0, resource.HEADER_SIZE), self.geometry)
             if head.child:
                 head = resource.parse(read_content(content, head.child, resource.HEADER_SIZE), self.geometry)
         except TriuneError as error:
-            self._damage(f".fbb.sf can't be read: {getattr(error, 'why', '') or error.message}")
+            self.warn(f".fbb.sf can't be read: {getattr(error, 'why', '') or error.message}")
             return space
         self.allocation = Allocation(head, content, self.geometry)
         size = head.count * self.geometry.file_block
         if space.size < size <= MOST_BYTES:
             if not self.superblock.lvm_uuid:
-                self._damage(f"{space.name} ends {size - space.size} bytes before the volume does")
+                self.warn(f"{space.name} ends {size - space.size} bytes before the volume does")
             return Space(space.name, space.segments, size)
         return space
 
@@ -216,7 +221,7 @@ class VmfsVolume:
                 head = read_content(content, 0, resource.HEADER_SIZE)
                 files[kind] = ResourceFile(resource.parse(head, self.geometry), content)
             except TriuneError as error:
-                self._damage(f"{name} can't be read: {getattr(error, 'why', '') or error.message}")
+                self.warn(f"{name} can't be read: {getattr(error, 'why', '') or error.message}")
         return files
 
     def _content(self, inside: Descriptor) -> FileContent:
@@ -242,13 +247,13 @@ class VmfsVolume:
         listing = Listing(lambda offset, length: read_content(content, offset, length), content.size, self.geometry)
         entries = sorted(listing.entries(), key=lambda entry: (entry.name, entry.at))
         for why in listing.damages:
-            self._damage(f"the folder /{prefix.rstrip('/')}: {why}")
+            self.warn(f"the folder /{prefix.rstrip('/')}: {why}")
         names: set[str] = set()
         for entry in entries:
             name = entry.name
             if name in names:
                 name = f"{name} [{entry.address:x}.{entry.generation:x}]"
-                self._damage(f"/{prefix}{entry.name} stands in its folder twice")
+                self.warn(f"/{prefix}{entry.name} stands in its folder twice")
             names.add(name)
             yield self._found(prefix + name, entry)
 
@@ -262,7 +267,7 @@ class VmfsVolume:
                 raise Damaged("its file descriptor is of another type")
         except TriuneError as error:
             why = f"its file descriptor can't be used: {getattr(error, 'why', '') or error.message}"
-            self._damage(f"/{path}: {why}")
+            self.warn(f"/{path}: {why}")
             kind = _KINDS.get(FileType(entry.type), FileKind.FILE)
             lost = Found(path=path, key=key, kind=kind, size=0, status=Status.PARTIAL, confidence=0.0, reasons=(why,))
             return lost, None
@@ -335,10 +340,6 @@ class VmfsVolume:
         return found.kind == FileKind.SYSTEM or (
             inside is not None and (inside.type == FileType.SYSTEM or inside.address == addresses.DESCRIPTORS_DIR)
         )
-
-    def _damage(self, why: str) -> None:
-        if len(self._damages) < _MOST_DAMAGES and why not in self._damages:
-            self._damages.append(why)
 
 
 def _bytes(space: Space, offset: int, length: int) -> bytes:

@@ -77,13 +77,18 @@ def open_paths(paths: list[Path]) -> list[Source]:
     """The disks in files, parts of one image joined and named once. Raises NotFound, Invalid("bad_container")."""
     found: list[Source] = []
     taken: set[Path] = set()
-    for path in paths:
-        real = path.resolve()
-        if real in taken:
-            continue
-        parts = _parts(real)
-        taken.update(parts or [real])
-        found.append(_joined(path, parts) if len(parts) > 1 else _opened(path, taken))
+    try:
+        for path in paths:
+            real = path.resolve()
+            if real in taken:
+                continue
+            parts = _parts(real)
+            taken.update(parts or [real])
+            found.append(_joined(path, parts) if len(parts) > 1 else _opened(path, taken))
+    except BaseException:
+        for source in found:
+            source.close()
+        raise
     return found
 
 
@@ -198,12 +203,24 @@ def _ewf(path: Path, source: FileSource, taken: set[Path]) -> Source:
     from dissect.evidence.ewf import EWF  # type: ignore[import-untyped]
     from dissect.evidence.ewf.ewf import find_files  # type: ignore[import-untyped]
 
-    files = [source, *(FileSource(part) for part in find_files(path) if part != path.resolve())]
+    others = [FileSource(part) for part in find_files(path) if part != path.resolve()]
+    files = sorted([source, *others], key=_segment)
+    try:
+        for number, file in enumerate(files, 1):
+            if _segment(file) != number:
+                raise _refused(path, f"part {number} is not beside it")
+        disk = EWF([_stream(file) for file in files])
+    except BaseException:
+        for file in others:
+            file.close()
+        raise
     taken.update(found.path.resolve() for found in files)
-    files.sort(key=lambda file: file.path.name.lower())
-    disk = EWF([_stream(file) for file in files])
-    size, chunk = disk.size, disk.chunk_size
-    return Decoded(str(path), disk.open(), size, chunk, _Several(files))
+    return Decoded(str(path), disk.open(), disk.size, disk.chunk_size, _Several(files))
+
+
+def _segment(file: FileSource) -> int:
+    """Which part of an evidence file it is, by its head."""
+    return int.from_bytes(file.read(9, 2), "little")
 
 
 class _Several:

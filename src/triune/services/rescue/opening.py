@@ -64,6 +64,8 @@ def open_volumes(sources: Sequence[Source]) -> list[VmfsVolume]:
             problems.append(error)
     if not volumes:
         raise problems[0] if problems else _nothing(sources)
+    for problem in problems:
+        volumes[0].warn(f"another volume beside this one can't be opened: {problem.message}")
     return volumes
 
 
