@@ -78,6 +78,16 @@ def test_what_is_wrong_with_a_chain_is_said(tmp_path: Path, damage, said: str) -
     assert invoke("verify", top).return_value == 1
 
 
+def test_grains_in_the_same_place_are_told(tmp_path: Path) -> None:
+    data = bytearray(cowd(MIB, {3: b"three", 4: b"four"}))
+    (tmp_path / "d.vmdk").write_bytes(data)
+    assert any("2, each in a place of its own" in each.text for each in findings(tmp_path / "d.vmdk"))
+    at = 5 * 512 + 3 * 4
+    data[at : at + 4] = data[at + 4 : at + 8]
+    (tmp_path / "d.vmdk").write_bytes(data)
+    assert any("1 of 2 lie where another one does" in text for text in bad(tmp_path / "d.vmdk"))
+
+
 def changed(path: Path, before: str, after: str) -> None:
     text = path.read_text()
     assert before in text

@@ -20,6 +20,7 @@ from triune.disks.source import Unreadable
 ABSENT = -1
 ZEROS = -2
 LOST = -3
+_MOST_COMPARED = 1 << 24
 Numbers = NDArray[np.int64]
 
 
@@ -126,6 +127,27 @@ def read_numbers(content: Content, at: int, count: int, form: str) -> tuple[NDAr
         known[place : place + got] = True
     whole: NDArray[np.bool_] = np.all(known.reshape(count, width), axis=1)
     return np.frombuffer(bytes(data), dtype=form).astype(np.uint64), whole
+
+
+def shared_grains(tables: Tables, count: int) -> tuple[int, int] | None:
+    """How many grains a disk of `count` tables stores, and how many of them lie where another one does; None where it
+    has more than can be compared within 512 MiB of memory."""
+    found: list[NDArray[np.int64]] = []
+    stored_grains, number = 0, tables.next_present(0)
+    while number < count:
+        table = tables.table(number)
+        if not isinstance(table, int):
+            places = table[table >= 0]
+            stored_grains += len(places)
+            if stored_grains > _MOST_COMPARED:
+                return None
+            found.append(places)
+        number = tables.next_present(number + 1)
+    if not found:
+        return 0, 0
+    places = np.sort(np.concatenate(found))
+    least = 1 if tables.packed else tables.grain
+    return stored_grains, int((np.diff(places) < least).sum())
 
 
 class Reasons:

@@ -22,7 +22,17 @@ from numpy.typing import NDArray
 from triune.disks.content import Content, Lost, Run, read
 from triune.disks.source import Unreadable
 from triune.disks.vmdk_layout import SECTOR, corrupt
-from triune.disks.vmdk_pieces import ABSENT, ZEROS, Absent, Numbers, Reasons, pieces, read_numbers, stored
+from triune.disks.vmdk_pieces import (
+    ABSENT,
+    ZEROS,
+    Absent,
+    Numbers,
+    Reasons,
+    pieces,
+    read_numbers,
+    shared_grains,
+    stored,
+)
 
 MAGIC = b"\xbe\xba\xfe\xca\x00\x00\x00\x00"
 _CONSTANT = struct.Struct("<26Q")
@@ -61,6 +71,10 @@ class SeSparseExtent:
     def notes(self) -> Sequence[str]:
         """What is wrong with it, as far as it was read."""
         return self._reasons.told()
+
+    def shared_grains(self) -> tuple[int, int] | None:
+        """Grains that are stored, and those that lie on another one; None where there are too many to compare."""
+        return shared_grains(self._tables, self._tables.count)
 
     def runs(self, start: int, end: int) -> Iterator[Run | Absent]:
         """What lies between."""
@@ -110,6 +124,11 @@ class _SeSparseTables:
         self._directory[:told], self._known[:told] = numbers, known
         self._present: NDArray[np.int64] = np.flatnonzero((self._directory != 0) | ~self._known).astype(np.int64)
         self.table = lru_cache(maxsize=64)(self._table)
+
+    @property
+    def count(self) -> int:
+        """How many tables the disk takes."""
+        return len(self._directory)
 
     def next_present(self, number: int) -> int:
         """The first table from there on that isn't wholly absent."""

@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 
 from triune.disks.content import Content, Run
 from triune.disks.vmdk_layout import FOOTER, SECTOR, Layout, corrupt, read_layout
-from triune.disks.vmdk_pieces import ABSENT, ZEROS, Absent, Numbers, Reasons, pieces, read_numbers, stored
+from triune.disks.vmdk_pieces import (
+    ABSENT,
+    ZEROS,
+    Absent,
+    Numbers,
+    Reasons,
+    pieces,
+    read_numbers,
+    shared_grains,
+    stored,
+)
 from triune.disks.vmdk_stream import Inflater, Walk, find_footer, walk
 
 _INVALID = -1  # in raw numbers, before they become places
@@ -53,6 +63,10 @@ class SparseExtent:
     def notes(self) -> Sequence[str]:
         """What is wrong with it, as far as it was read."""
         return self._reasons.told()
+
+    def shared_grains(self) -> tuple[int, int] | None:
+        """Grains that are stored, and those that lie on another one; None where there are too many to compare."""
+        return shared_grains(self._tables, self.layout.needed_tables)
 
     def runs(self, start: int, end: int) -> Iterator[Run | Absent]:
         """What lies between, grain tables being read one after the other."""

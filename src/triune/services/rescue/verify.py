@@ -16,6 +16,8 @@ from triune.disks.nvram import read_nvram
 from triune.disks.source import Unreadable
 from triune.disks.vmdk_descriptor import FLAT_KINDS, SECTOR, Descriptor
 from triune.disks.vmdk_disk import Disk, Folder
+from triune.disks.vmdk_sesparse import SeSparseExtent
+from triune.disks.vmdk_sparse import SparseExtent
 from triune.disks.vmsd import snapshots
 from triune.disks.vmware_log import settings_of
 from triune.disks.vmx import LARGEST, Vmx
@@ -51,7 +53,7 @@ def verify_disk(disk: GuestDisk, progress: Callable[[int, int], None] | None = N
     """Everything about a disk. `progress` is told bytes of the disk looked at, and its size."""
     yield Finding(Level.OK, "format", f"{disk.form}, {format_size(disk.source.size)}")
     if disk.disk is not None:
-        told = [*_chain(disk.disk), *_ranges(disk.disk, progress)]
+        told = [*_chain(disk.disk), *_grains(disk.disk), *_ranges(disk.disk, progress)]
         yield from told
         known = " ".join(finding.text for finding in told)
         for sentence in disk.damages():
@@ -127,6 +129,23 @@ def _extents(disk: Disk, number: int) -> Iterator[Finding]:
     if not bad:
         names = [line.name for line, _ in disk.extents if line.name]
         yield Finding(Level.OK, what, ", ".join(names[:3]) + (f" … {len(names)} in all" if len(names) > 3 else ""))
+
+
+def _grains(disk: Disk) -> Iterator[Finding]:
+    """No two grains may lie in the same place: where they do, an entry of a grain table is wrong."""
+    for each in disk.chain:
+        for line, extent in each.extents:
+            if not isinstance(extent, SparseExtent | SeSparseExtent):
+                continue
+            name = line.name or each.name
+            told = extent.shared_grains()
+            if told is None:
+                yield Finding(Level.WARNING, "grains", f"{name}: too many to compare their places")
+            elif told[1]:
+                text = f"{name}: {told[1]} of {told[0]} lie where another one does: bytes of the disk are wrong"
+                yield Finding(Level.BAD, "grains", text)
+            else:
+                yield Finding(Level.OK, "grains", f"{name}: {told[0]}, each in a place of its own")
 
 
 def _cids(disk: Disk) -> Iterator[Finding]:
