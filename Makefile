@@ -85,6 +85,11 @@ test-tools:
 	command -v curl >/dev/null || missing+=" curl"
 	command -v debugvmfs >/dev/null || missing+=" vmfs-tools"
 	command -v busybox >/dev/null || missing+=" busybox-static"
+	command -v mkntfs >/dev/null || missing+=" ntfs-3g"
+	command -v mkfs.xfs >/dev/null || missing+=" xfsprogs"
+	command -v mkfs.btrfs >/dev/null || missing+=" btrfs-progs"
+	command -v mcopy >/dev/null || missing+=" mtools"
+	command -v mkfs.vfat >/dev/null || missing+=" dosfstools"
 	command -v go >/dev/null || missing+=" golang-go"
 	[ -d /usr/share/gocode/src/github.com/vmware/govmomi ] || missing+=" golang-github-vmware-govmomi-dev"
 	[ -z "$$missing" ] || {

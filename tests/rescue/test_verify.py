@@ -9,16 +9,20 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tests.vmdks import MemoryFolder, cowd, from_raw, oracle, sample, whole
+from tests.rescue.fakes import FakeVolume
+from tests.vmdks import Bytes, MemoryFolder, cowd, from_raw, oracle, sample, whole
 from triune.cli.rescue.root import rescue
 from triune.disks import vmdk_descriptor
+from triune.disks.stream import SourceContent
 from triune.disks.vmdk_descriptor import ExtentLine, compose
 from triune.disks.vmdk_disk import open_disk
-from triune.domain.errors import Denied, Invalid
+from triune.domain.errors import Denied, Invalid, TriuneError
 from triune.services.rescue.descriptors import propose
 from triune.services.rescue.folders import HostFolder
-from triune.services.rescue.guest_disks import disk_on_host
+from triune.services.rescue.guest_disks import disk_on_host, disk_on_volume
 from triune.services.rescue.preview import Picture, as_text, hexdump, picture
 from triune.services.rescue.verify import Finding, Level, verify_disk, verify_file
 
@@ -218,3 +222,41 @@ def test_inside_takes_files_out(tmp_path: Path) -> None:
     done = invoke("inside", tmp_path / "d.vmdk", "extract", "", "--to", tmp_path / "out")
     assert done.return_value == 0 and (tmp_path / "out/disk/file").read_text() == "content\n"
     assert "disk: ext2" in invoke("preview", tmp_path / "d.vmdk").output
+
+
+def test_disks_on_a_volume(tmp_path: Path) -> None:
+    chain(tmp_path)
+    volume = FakeVolume()
+    for path in tmp_path.iterdir():
+        where = "web/" if path.name.startswith("web-000001") else "base/"
+        volume.add(f"{where}{path.name}", path.read_bytes())
+    text = (tmp_path / "web-000001.vmdk").read_text()
+    for hint, found in (
+        ("../base/web.vmdk", True),
+        ("/vmfs/volumes/store/base/web.vmdk", True),
+        ("/vmfs/volumes/5f0-1/base/web.vmdk", True),
+        ("/vmfs/volumes/other/base/web.vmdk", False),
+        ("../../base/web.vmdk", False),
+        ("/etc/passwd", False),
+    ):
+        content = text.replace('Hint="web.vmdk"', f'Hint="{hint}"').encode()
+        key = volume.facts["web/web-000001.vmdk"].key
+        volume.contents[key] = SourceContent(Bytes(content))
+        with disk_on_volume(volume, "web/web-000001.vmdk") as disk:
+            told = [each.text for each in verify_disk(disk) if each.level is Level.BAD]
+            assert (not told) == found, (hint, told)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.text(max_size=300), st.sampled_from(["", '# Disk DescriptorFile\nCID=1\nparentCID=2\nRW 8 VMFS "d-flat.vmdk"\n'])
+)
+def test_any_text_as_a_descriptor(text: str, lead: str) -> None:
+    folder = MemoryFolder({"d.vmdk": (lead + text).encode("utf-8", "replace"), "d-flat.vmdk": bytes(4096)})
+    try:
+        proposal = propose(folder, "d.vmdk")
+        again = vmdk_descriptor.parse(proposal.after.encode()) if proposal else None
+        assert again is None or (proposal and again.extents == proposal.after.extents)
+        list(open_disk(folder, "d.vmdk").runs())
+    except TriuneError:
+        pass

@@ -53,6 +53,7 @@ _MOST_NAMES = 1 << 20
 _DEEPEST = 128
 CHUNK = 1 << 20
 _SMALLEST = 4096
+_MOST_STEPS = 1 << 20  # of one block each, without a longer read: 4 GiB of metadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,13 +300,21 @@ class _StreamSource:
 
 
 def _buffered(source: Source) -> Any:
-    """A stream that reads ahead and keeps what it read: file systems are read in small steps."""
+    """A stream that reads whole blocks: file systems are read in small steps.
+
+    A damaged file system can lead a reader in circles: one that reads more than any file system needs is stopped.
+    """
     from dissect.util.stream import AlignedStream  # type: ignore[import-untyped]
 
     class Aligned(AlignedStream):  # type: ignore[misc]
         """Aligned reads of a source."""
 
+        steps = 0
+
         def _read(self, offset: int, length: int) -> bytes:
+            self.steps = self.steps + 1 if length <= _SMALLEST else 0
+            if self.steps > _MOST_STEPS:
+                raise Unreadable(source.name, offset, length, "its file system leads in circles")
             data = source.read(offset, min(length, max(0, source.size - offset)))
             return data.ljust(length, b"\0") if offset + length > source.size else data
 
