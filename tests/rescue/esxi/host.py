@@ -130,6 +130,8 @@ class Files(asyncssh.SFTPServer):
         for name, image in self.manners.devices.items():
             attrs = asyncssh.SFTPAttrs(size=image.stat().st_size, permissions=0o100600)
             yield asyncssh.SFTPName(name.encode(), b"", attrs)
+        link = asyncssh.SFTPAttrs(size=20, permissions=0o120777)
+        yield asyncssh.SFTPName(b"vml.0100000000", b"", link)
 
 
 def _shell(manners: Manners) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 from triune.domain.errors import Failed, Invalid, NotFound
@@ -96,7 +97,9 @@ def list_devices(address: Address, access: Access) -> list[Device]:
 async def _device_names(address: Address, access: Access, password: str | None) -> list[tuple[str, int]]:
     connection = await ssh.connect(address, access, password)
     try:
-        return await readers.names(connection, address.remote)
+        return await asyncio.wait_for(readers.names(connection, address.remote), access.patience.reading)
+    except TimeoutError:
+        raise readers.Dropped from None
     finally:
         connection.abort()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import stat
 from typing import Protocol
 
 import asyncssh
@@ -14,7 +15,8 @@ BLOCK = 64 * 1024
 _LARGEST_REQUEST = 4 * BLOCK
 _SECTOR = 512
 _LONGEST_TALK = 64 * 1024
-_SMALLEST_SIZE_BITS = 63
+_LARGEST_SIZE_BITS = 63
+_MOST_NAMES = 10_000
 # What an ESXi shell (busybox) and a Linux one have; the first number above zero counts.
 _SIZE_COMMANDS = ("stat -L -c %s {}", "partedUtil getptbl {}", "blockdev --getsize64 {}")
 
@@ -123,11 +125,16 @@ async def open_reader(connection: asyncssh.SSHClientConnection, path: str) -> Re
 
 
 async def names(connection: asyncssh.SSHClientConnection, folder: str) -> list[tuple[str, int]]:
-    """Names and sizes of what lies in a folder, sorted. Raises Dropped, NotFound and Denied."""
+    """Names and sizes of what lies in a folder but links (`vml.…`), sorted. Raises Dropped, NotFound and Denied."""
     try:
         sftp = await connection.start_sftp_client()
-        found = [(str(entry.filename), entry.attrs.size or 0) async for entry in sftp.scandir(folder)]
-        return sorted(entry for entry in found if entry[0] not in (".", ".."))
+        found: list[tuple[str, int]] = []
+        async for entry in sftp.scandir(folder):
+            if entry.filename not in (".", "..") and not stat.S_ISLNK(entry.attrs.permissions or 0):
+                found.append((str(entry.filename), entry.attrs.size or 0))
+            if len(found) >= _MOST_NAMES:
+                break
+        return sorted(found)
     except asyncssh.SFTPNoSuchFile:
         raise _absent(folder) from None
     except asyncssh.SFTPPermissionDenied:
@@ -166,7 +173,7 @@ def size_told(command: str, answer: bytes) -> int:
     if not re.fullmatch(r"[0-9]{1,19}", number):
         return 0
     size = int(number) * unit
-    return size if size.bit_length() <= _SMALLEST_SIZE_BITS else 0
+    return size if size.bit_length() <= _LARGEST_SIZE_BITS else 0
 
 
 async def _run(connection: asyncssh.SSHClientConnection, command: str, limit: int) -> tuple[bytes, str, int | None]:
