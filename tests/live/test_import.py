@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.golden.kvm.test_kvm_machine_golden import CASES
+from tests.live.daemon import Daemon
+from tests.live.system_fixtures import IMAGE, built_image, data_folder
 from tests.rescue import damages, samples
 from tests.rescue.layout import Layout
 from tests.rescue.machines import FileContent, add_machine
 from tests.rescue.overlay import Overlay
 from tests.rescue.writer import Writer
-
-from tests.live.daemon import Daemon
-from tests.live.system_fixtures import IMAGE, built_image, data_folder
 
 pytestmark = [pytest.mark.live, pytest.mark.kvm, pytest.mark.timeout(900)]
 

@@ -38,6 +38,18 @@ def test_a_reservation_is_repeatable_and_the_same_in_another_life(addresses: Add
     assert addresses.reserve("net", SUBNET, "web", none) == first
 
 
+def test_a_mac_that_is_given_is_taken_or_refused(addresses: Addresses) -> None:
+    mac = "00:50:56:00:00:01"
+    assert addresses.reserve("net", SUBNET, "web", none, mac).mac == mac
+    assert addresses.reserve("net", SUBNET, "web", none, mac).mac == mac, "it holds it"
+    with pytest.raises(Conflict) as caught:
+        addresses.reserve("net", SUBNET, "other", none, mac)
+    assert caught.value.code == "mac_taken"
+    assert "web" in caught.value.message
+    addresses.release("web")
+    assert addresses.reserve("net", SUBNET, "other", none, mac).mac == mac
+
+
 def test_the_mac_is_local_and_unicast(addresses: Addresses) -> None:
     mac = addresses.reserve("net", SUBNET, "web", none).mac
     assert int(mac.split(":")[0], 16) & 3 == 2
