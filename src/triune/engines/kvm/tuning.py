@@ -144,6 +144,7 @@ def _tune_cpus(root: ET.Element, wanted: float | None) -> None:
         count = vcpus(wanted)
         most = max(count, int(vcpu.text or 1))
         vcpu.text = str(most)
+        _fit_topology(root, most)
         vcpu.attrib.pop("current", None)
         if most > count:
             vcpu.set("current", str(count))
@@ -154,6 +155,21 @@ def _tune_cpus(root: ET.Element, wanted: float | None) -> None:
     period = str(QUOTA_PERIOD) if limited else None
     _cputune(root, {"period": None, "quota": None, "global_period": period})
     _cputune(root, {"global_quota": str(total) if limited else None})
+
+
+def _fit_topology(root: ET.Element, most: int) -> None:
+    """libvirt refuses sockets and cores that are not as many as the CPUs: cores stay where they divide them."""
+    topology = root.find("cpu/topology")
+    if topology is None or math.prod(int(count) for count in topology.attrib.values()) == most:
+        return
+    per_socket = int(topology.get("cores", "1")) * int(topology.get("threads", "1"))
+    if most % per_socket:
+        topology.set("cores", "1")
+        topology.set("threads", "1")
+        per_socket = 1
+    for key in ("dies", "clusters"):
+        topology.attrib.pop(key, None)
+    topology.set("sockets", str(most // per_socket))
 
 
 def _cputune(root: ET.Element, values: Mapping[str, str | None]) -> None:

@@ -99,3 +99,20 @@ def test_room_for_more_vcpus(count: int, host: int, most: int) -> None:
 
 def test_a_missing_controller_takes_the_weight_only() -> None:
     assert set(missing(None)) - set(missing(1)) == {"limiting.cpu.weight"}
+
+
+@pytest.mark.parametrize(
+    ("cpus", "topology"),
+    [
+        (4, {"sockets": "2", "cores": "2", "threads": "1"}),
+        (2, {"sockets": "2", "cores": "2", "threads": "1"}),
+        (6, {"sockets": "3", "cores": "2", "threads": "1"}),
+        (5, {"sockets": "5", "cores": "1", "threads": "1"}),
+    ],
+)
+def test_more_cpus_than_a_machine_has_sockets_for(cpus: int, topology: dict[str, str]) -> None:
+    root = ET.fromstring(
+        '<domain><vcpu>4</vcpu><cpu mode="maximum"><topology sockets="2" cores="2" threads="1"/></cpu></domain>'
+    )
+    tuning.tune(root, Limits(cpus=cpus), frozenset({"cpus"}), None)
+    assert root.find("cpu/topology").attrib == topology
