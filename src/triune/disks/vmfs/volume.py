@@ -28,6 +28,8 @@ _MOST_DEPTH = 512
 _MOST_TARGET = 4096
 _MOST_DAMAGES = 200
 _MOST_RANGES = 10_000
+_PAGE = 1 << 16
+_MOST_PAGES = 256
 _MOST_REASONS = 8
 _MOST_BLOCKS = 1 << 16  # that a walk looks at in pointer blocks: some tenths of a second
 # Each file's own map may need those before it, and no other: none can point to itself.
@@ -75,6 +77,7 @@ class VmfsVolume:
         self.geometry: Geometry = self.superblock.geometry
         self._damages = list(damages)
         self._blocks_left = _MOST_BLOCKS
+        self._pages: dict[int, bytes] = {}
         self.allocation: Allocation | None = None
         self.space = self._whole(space)
         self.resources = Resources(self.geometry, self.space, self._files())
@@ -135,21 +138,16 @@ class VmfsVolume:
 
     def find(self, path: str) -> Found:
         """One file by its path. Raises NotFound("no_such_file") with the nearest names as hint."""
-        names = [name for name in path.split("/") if name]
         folder: Descriptor | None = self.root
-        found: Found | None = None
-        prefix = ""
-        for name in names:
-            around = list(self._children(prefix, folder)) if folder is not None and folder.folder else []
-            by_name = {one.path[len(prefix) :]: (one, inside) for one, inside in around}
-            if name not in by_name:
-                near = get_close_matches(name, by_name, 3) or sorted(by_name)[:3]
+        found = self._found("", Entry(FileType.FOLDER, addresses.ROOT, self.root.generation, "", 0))[0]
+        for name in (name for name in path.split("/") if name):
+            prefix = f"{found.path}/" if found.path else ""
+            around = dict(self._named(prefix, folder)) if folder is not None and folder.folder else {}
+            if name not in around:
+                near = get_close_matches(name, around, 3) or sorted(around)[:3]
                 hint = f"Near it: {', '.join(near)}." if near else "Nothing is there."
                 raise NotFound("no_such_file", f"there is no {path} on the volume", hint=hint)
-            found, folder = by_name[name]
-            prefix = found.path + "/"
-        if found is None:
-            return self._found("", Entry(FileType.FOLDER, addresses.ROOT, self.root.generation, "", 0))[0]
+            found, folder = self._found(prefix + name, around[name])
         return found
 
     def open(self, found: Found) -> Content:
@@ -178,10 +176,29 @@ class VmfsVolume:
         if Kind.DESCRIPTOR not in self.resources.files and where.cluster == 0:
             found = self._own_descriptor(value)
         else:
-            found = descriptors.parse(read(self.resources, where, 0, self.geometry.descriptor_size), self.geometry)
+            found = descriptors.parse(self._held(where), self.geometry)
         if found.address != value:
             raise Damaged(f"the {where} calls itself {found.address:#x}")
         return found
+
+    def _held(self, where: addresses.Address) -> bytes:
+        """The bytes of an FD: most are asked for with their neighbours, so they are read together."""
+        size = self.geometry.descriptor_size
+        file = self.resources.files.get(Kind.DESCRIPTOR)
+        if file is None:
+            return read(self.resources, where, 0, size)
+        place = file.header.offset(where.cluster, where.item)
+        page = self._pages.get(place // _PAGE)
+        if page is None:
+            try:
+                page = read_content(file.content, place // _PAGE * _PAGE, _PAGE)
+            except TriuneError:
+                return read(self.resources, where, 0, size)
+            if len(self._pages) >= _MOST_PAGES:
+                self._pages.clear()
+            self._pages[place // _PAGE] = page
+        found = page[place % _PAGE : place % _PAGE + size]
+        return found if len(found) == size else read(self.resources, where, 0, size)
 
     def _whole(self, space: Space) -> Space:
         """With the size that the volume's own count of blocks gives: without LVM, nothing else tells it."""
@@ -242,7 +259,12 @@ class VmfsVolume:
         return inside
 
     def _children(self, prefix: str, folder: Descriptor) -> Iterator[tuple[Found, Descriptor | None]]:
-        """What a folder holds, by name; of two files with one name, the second is told apart by its FD."""
+        """What a folder holds, by name."""
+        for name, entry in self._named(prefix, folder):
+            yield self._found(prefix + name, entry)
+
+    def _named(self, prefix: str, folder: Descriptor) -> Iterator[tuple[str, Entry]]:
+        """A folder's entries by name; of two files with one name, the second is told apart by its FD."""
         content = self._content(folder)
         listing = Listing(lambda offset, length: read_content(content, offset, length), content.size, self.geometry)
         entries = sorted(listing.entries(), key=lambda entry: (entry.name, entry.at))
@@ -255,7 +277,7 @@ class VmfsVolume:
                 name = f"{name} [{entry.address:x}.{entry.generation:x}]"
                 self.warn(f"/{prefix}{entry.name} stands in its folder twice")
             names.add(name)
-            yield self._found(prefix + name, entry)
+            yield name, entry
 
     def _found(self, path: str, entry: Entry) -> tuple[Found, Descriptor | None]:
         key = f"{entry.address:x}.{entry.generation:x}"
