@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.vmdks import Bytes, Holed, from_raw
+from triune.cli.main import main
 from triune.disks.stream import ContentSource
 from triune.domain.errors import Conflict, NotFound, TriuneError
 from triune.services.rescue.guest import Guest
@@ -293,3 +294,20 @@ def test_the_tree_that_a_mount_shows(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(NotADirectoryError):
         shown.names(big.number)
     assert shown.node(10**6) is None
+
+
+@pytest.mark.live
+def test_a_real_mount_of_a_disk(tree: Path, tmp_path: Path) -> None:
+    if shutil.which("fusermount3") is None or not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("hardware: no FUSE here")
+    disk, folder = tmp_path / "disk.vmdk", tmp_path / "mounted"
+    from_raw(made("ext4", tree, tmp_path), disk, "monolithicSparse")
+    folder.mkdir()
+    assert main(["rescue", "mount", "--disk", str(disk), str(folder)]) == 0
+    try:
+        assert digest(folder / "disk/dir/big") == digest(tree / "dir/big")
+        assert (folder / "disk/dir/link").read_text() == "guest\n"
+        with pytest.raises(OSError):
+            (folder / "disk/new").write_text("x")
+    finally:
+        assert main(["rescue", "umount", str(folder)]) == 0

@@ -204,8 +204,30 @@ def test_hex_text_and_pictures() -> None:
 def test_nothing_is_proposed_for_what_is_right() -> None:
     folder = MemoryFolder({"d.vmdk": sample("monolithicFlat.vmdk"), "monolithicFlat-flat.vmdk": bytes(20480 * 512)})
     assert propose(folder, "d.vmdk") is None
+    assert propose(MemoryFolder({"d.vmdk": sample("plaso-image.vmdk")}), "d.vmdk") is None
     with pytest.raises(Invalid):
-        propose(MemoryFolder({"d.vmdk": sample("plaso-image.vmdk")}), "d.vmdk")
+        propose(MemoryFolder({"d.vmdk": cowd(4096, {})}), "d.vmdk")
+
+
+@needs_qemu_img
+def test_a_descriptor_within_a_disk(tmp_path: Path) -> None:
+    (tmp_path / "raw").write_bytes(b"12345678" * 100_000)
+    from_raw(tmp_path / "raw", tmp_path / "base.vmdk", "monolithicSparse")
+    qemu = ["qemu-img", "create", "-q", "-f", "vmdk", "-b", "base.vmdk", "-F", "vmdk", "top.vmdk"]
+    subprocess.run(qemu, check=True, cwd=tmp_path)
+    subprocess.run(["qemu-io", "-f", "vmdk", "-c", "write -P 7 64k 64k", tmp_path / "top.vmdk"], check=True)
+    truth = oracle(tmp_path / "top.vmdk")
+    data = bytearray((tmp_path / "base.vmdk").read_bytes())
+    data[512 : 21 * 512] = bytes(20 * 512)
+    (tmp_path / "base.vmdk").write_bytes(data)
+    assert bad(tmp_path / "top.vmdk")
+    assert invoke("verify", tmp_path / "base.vmdk", "--repair", "--apply").return_value == 0
+    assert oracle(tmp_path / "top.vmdk") == truth and not bad(tmp_path / "top.vmdk")
+    base = (tmp_path / "base.vmdk").read_bytes()
+    cid = base.index(b"CID=")
+    (tmp_path / "base.vmdk").write_bytes(base[: cid + 4] + b"12345678" + base[cid + 12 :])
+    assert invoke("verify", tmp_path / "top.vmdk", "--repair", "--apply").return_value == 0
+    assert oracle(tmp_path / "top.vmdk") == truth and not bad(tmp_path / "top.vmdk")
 
 
 @needs_qemu_img

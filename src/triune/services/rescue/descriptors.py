@@ -5,6 +5,7 @@ Nothing is written here but by `apply`, and only into a folder of this host: a s
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from triune.disks.content import Content, Lost, read
 from triune.disks.source import Unreadable
 from triune.disks.vmdk_descriptor import FLAT_KINDS, SECTOR, SPARSE_KINDS, Descriptor, ExtentLine
 from triune.disks.vmdk_disk import Folder, first_sector, leads_inside
-from triune.disks.vmdk_layout import read_layout
+from triune.disks.vmdk_layout import Layout, read_layout
 from triune.disks.vmdk_sesparse import SeSparseExtent
 from triune.disks.vmx import LARGEST, Vmx
 from triune.domain.errors import Conflict, Invalid, NotFound, TriuneError
@@ -28,28 +29,50 @@ _LARGEST_LOOKED_AT = 64
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What a descriptor should say. `before` is what it says now, None where there is none; `why` are sentences."""
+    """What a descriptor should say. `before` is what it says now, None where there is none; `why` are sentences. Where
+    it is within a sparse disk, it has `room` bytes from the byte `at` on; else it is the whole file."""
 
     name: str
     before: Descriptor | None
     after: Descriptor
     why: tuple[str, ...]
+    at: int = 0
+    room: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """Where a descriptor is kept, and what it says; None where that is lost."""
+
+    descriptor: Descriptor | None
+    layout: Layout | None = None
+
+    @property
+    def at(self) -> int:
+        return self.layout.descriptor * SECTOR if self.layout else 0
+
+    @property
+    def room(self) -> int:
+        return min(self.layout.descriptor_length * SECTOR, vmdk_descriptor.LONGEST) if self.layout else 0
 
 
 def propose(folder: Folder, name: str, parent: str = "") -> Proposal | None:
-    """What to change in a disk's descriptor; None where nothing needs to be, or it is within the one extent.
+    """What to change in a disk's descriptor; None where nothing needs to be.
 
     `parent` names the parent's descriptor where nothing else tells it. Raises NotFound where there is neither a
     descriptor nor an extent, and Invalid("no_proposal") where what is there isn't enough.
     """
-    current = _current(folder, name)
-    if current is None or not current.extents:
+    held = _held(folder, name)
+    current = held.descriptor if held else None
+    if held is not None and held.layout is not None and (current is None or not current.extents):
+        return _within(folder, name, held, held.layout, parent)
+    if held is None or current is None or not current.extents:
         return _anew(folder, name, current, parent)
-    after, why = _extents_mended(folder, name, current)
+    after, why = (current, []) if held.layout else _extents_mended(folder, name, current)
     after, more = _parent_mended(folder, after, parent)
     if not why and not more:
         return None
-    return Proposal(name, current, after, (*why, *more))
+    return _fitting(Proposal(name, current, after, (*why, *more), held.at, held.room))
 
 
 def apply(path: Path, proposal: Proposal) -> Path:
@@ -60,10 +83,29 @@ def apply(path: Path, proposal: Proposal) -> Path:
             raise Conflict(
                 "exists", f"{kept} is there already", hint="Move it away: it is what an earlier repair kept."
             )
-        if root.exists(path.name, follow=False):
-            root.write_bytes(kept, root.read_bytes(path.name, vmdk_descriptor.LONGEST))
-        root.write_bytes(path.name, proposal.after.encode())
+        if proposal.room:
+            _write_within(root, path.name, kept, proposal)
+        else:
+            if root.exists(path.name, follow=False):
+                root.write_bytes(kept, root.read_bytes(path.name, vmdk_descriptor.LONGEST))
+            root.write_bytes(path.name, proposal.after.encode())
     return path.parent / kept
+
+
+def _write_within(root: Root, name: str, kept: str, proposal: Proposal) -> None:
+    fd = root.open(name, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        root.write_bytes(kept, os.pread(fd, proposal.room, proposal.at))
+        os.pwrite(fd, proposal.after.encode().ljust(proposal.room, b"\0"), proposal.at)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _fitting(proposal: Proposal) -> Proposal:
+    if proposal.room and len(proposal.after.encode()) > proposal.room:
+        raise Invalid("no_proposal", f"{proposal.name!r} has no room for its descriptor", hint="Convert it: qemu-img.")
+    return proposal
 
 
 def _text(content: Content) -> bytes:
@@ -73,21 +115,51 @@ def _text(content: Content) -> bytes:
         return b""
 
 
-def _current(folder: Folder, name: str) -> Descriptor | None:
+def _held(folder: Folder, name: str) -> _Held | None:
+    """None where there is no such file, or nothing of a descriptor in it."""
     try:
         content = folder.open(name)
     except NotFound:
         return None
     head = first_sector(content)
-    if head.startswith((b"KDMV", b"COWD", vmdk_sesparse.MAGIC)):
-        raise Invalid(
-            "no_proposal",
-            f"{name!r} is an extent, not a descriptor of its own",
-            hint="Name the descriptor; one within a sparse disk is mended by converting it: triune rescue import.",
-        )
-    if not vmdk_descriptor.looks_like(head):
-        return None
-    return vmdk_descriptor.parse(_text(content))
+    layout = None if head.startswith(b"COWD") else read_layout(head)
+    if head.startswith((b"COWD", vmdk_sesparse.MAGIC)) or (
+        layout and not (layout.descriptor and layout.descriptor_length)
+    ):
+        raise Invalid("no_proposal", f"{name!r} is an extent, it holds no descriptor", hint="Name the descriptor.")
+    if layout is not None:
+        try:
+            text = read(content, layout.descriptor * SECTOR, layout.descriptor_length * SECTOR)
+        except (Lost, Unreadable):
+            text = b""
+        return _Held(vmdk_descriptor.parse(text) if vmdk_descriptor.looks_like(text[:SECTOR]) else None, layout)
+    return _Held(vmdk_descriptor.parse(_text(content))) if vmdk_descriptor.looks_like(head) else None
+
+
+def _current(folder: Folder, name: str) -> Descriptor | None:
+    held = _held(folder, name)
+    return held.descriptor if held else None
+
+
+def _within(folder: Folder, name: str, held: _Held, layout: Layout, parent: str) -> Proposal:
+    """A descriptor for the disk that lost the one within it."""
+    adapter, hardware = _of_machine(folder, name)
+    why = ["the descriptor within the disk is lost"]
+    above = None
+    if parent:
+        above, sentence = _parent_of(folder, folder.open(name), parent)
+        why.append(sentence)
+    else:
+        why.append("nothing tells whether it is a difference to another disk: if it is, say --parent NAME.vmdk")
+    after = vmdk_descriptor.compose(
+        (ExtentLine("RW", layout.capacity, "SPARSE", name),),
+        create_type="streamOptimized" if layout.compressed else "monolithicSparse",
+        adapter=adapter,
+        cid=_fresh_cid(folder, name),
+        parent=above,
+        hardware=hardware,
+    )
+    return _fitting(Proposal(name, held.descriptor, after, tuple(why), held.at, held.room))
 
 
 def _anew(folder: Folder, name: str, current: Descriptor | None, parent: str) -> Proposal:
@@ -204,13 +276,10 @@ def _fresh_cid(folder: Folder, name: str) -> int:
         if not other.endswith(".vmdk") or other == name:
             continue
         try:
-            content = folder.open(other)
-            if content.size > vmdk_descriptor.LONGEST or not vmdk_descriptor.looks_like(first_sector(content)):
-                continue
-            child = vmdk_descriptor.parse(_text(content))
+            child = _current(folder, other)
         except TriuneError:
             continue
-        if child.parent_name.rpartition("/")[2] == name and child.parent_cid is not None:
+        if child and child.parent_name.rpartition("/")[2] == name and child.parent_cid is not None:
             return child.parent_cid
     return 0xFFFFFFFE
 
