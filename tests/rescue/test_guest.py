@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.vmdks import Bytes, Holed, from_raw
-from triune.cli.main import main
+from triune.cli.root import main
 from triune.disks.stream import ContentSource
 from triune.domain.errors import Conflict, NotFound, TriuneError
 from triune.services.rescue.guest import Guest

@@ -85,7 +85,9 @@ def _ls(guest: Guest, path: str, recursive: bool, form: str) -> int:
     else:
         found = guest.list(path)
     if not path.strip("/") and not recursive:
-        emit([_part_row(guest, each) for each in found], _PARTS, form=form, empty="No partitions.")
+        parts = [_part_row(guest, each) for each in found]
+        columns = (*_PARTS, _WHY) if any(part["why"] for part in parts) else _PARTS
+        emit(parts, columns, form=form, empty="No partitions.")
         return 0
     emit([_row(each) for each in found], _COLUMNS, form=form, empty="No files.")
     return 0
@@ -193,5 +195,5 @@ _PARTS = (
     Column("TYPE", lambda one: one["type"], keep=5),
     Column("HOLDS", lambda one: one["holds"] or "-", colour=lambda one: "green" if one["readable"] else "dim"),
     Column("LABEL", lambda one: one["label"] or "-", keep=3),
-    Column("WHY", lambda one: one["why"] or "-", keep=6),
 )
+_WHY = Column("WHY", lambda one: one["why"] or "-", keep=6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,8 @@ from triune.cli.options import formatted
 from triune.cli.problems import warn
 from triune.cli.rescue.places import Place, placed
 from triune.cli.rescue.sources import session_option, volume_option
-from triune.cli.tables import Column, emit
-from triune.cli.text import clean, colours, paint
+from triune.cli.tables import structured
+from triune.cli.text import clean, colours, paint, width
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from triune.services.rescue.verify import Finding
 
 _COLOURS = {"ok": "green", "warning": "yellow", "bad": "red"}
+_STATE = len("warning")
+_NARROWEST = 30
 
 
 @click.command()
@@ -63,7 +66,7 @@ def verify(
     with placed(arguments, session, only) as place:
         findings = list(_findings(place))
     rows = [{"level": str(each.level), "what": each.what, "text": each.text} for each in findings]
-    emit(rows, _COLUMNS, form=form, empty="Nothing to say.")
+    sys.stdout.write(_table(rows) if form == "table" else structured(rows, form))
     return 1 if any(row["level"] == "bad" for row in rows) else 0
 
 
@@ -119,8 +122,16 @@ def _show(proposal: Proposal | None) -> None:
         print(paint(clean(line), mark, colour))
 
 
-_COLUMNS = (
-    Column("STATE", lambda one: one["level"], colour=lambda one: _COLOURS[one["level"]]),
-    Column("OF", lambda one: one["what"]),
-    Column("WHAT WAS FOUND", lambda one: one["text"]),
-)
+def _table(rows: list[dict[str, str]]) -> str:
+    """Findings in whole sentences: what is too long for the terminal goes on in the next line."""
+    colour, columns = colours(sys.stdout), width(sys.stdout)
+    least = max(len("OF"), *(len(clean(row["what"])) for row in rows)) if rows else 2
+    lead = _STATE + 2 + least + 2
+    room = max(_NARROWEST, columns - lead) if columns else 1 << 20
+    text = [f"{'STATE':<{_STATE}}  {'OF':<{least}}  WHAT WAS FOUND"]
+    for row in rows:
+        state = paint(f"{row['level']:<{_STATE}}", _COLOURS[row["level"]], colour)
+        first, *more = textwrap.wrap(clean(row["text"]), room) or [""]
+        text.append(f"{state}  {clean(row['what']):<{least}}  {first}")
+        text += [f"{'':<{lead}}{line}" for line in more]
+    return "\n".join(text) + "\n"
