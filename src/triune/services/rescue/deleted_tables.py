@@ -18,7 +18,7 @@ from triune.disks.vmfs.geometry import Geometry
 from triune.disks.vmfs.resolver import ResourceFile
 from triune.services.rescue.generations import Generation
 from triune.services.rescue.ranges import Ranges
-from triune.services.rescue.rebuild_checks import file_blocks
+from triune.services.rescue.rebuild_bitmaps import file_blocks
 from triune.services.rescue.rebuild_maps import Maps
 
 if TYPE_CHECKING:
@@ -85,11 +85,10 @@ class Orphans:
         count = -(-file.header.count // max(1, file.header.per_cluster))
         for cluster in range(min(count, 1 << 22)):
             header = headers.get(cluster)
-            used = header.cluster.used if header is not None else frozenset()
-            if len(used) == file.header.per_cluster:
+            if header is not None and header.bits.bit_count() == file.header.per_cluster:
                 continue
             for item, data in self._items(cluster, file):
-                if item not in used and len(self.tables) < _MOST_TABLES:
+                if not (header is not None and header.has(item)) and len(self.tables) < _MOST_TABLES:
                     self._take(Address(kind, cluster, item), data)
 
     def _items(self, cluster: int, file: ResourceFile) -> Iterator[tuple[int, memoryview]]:

@@ -53,10 +53,23 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A cluster's header at `place` of its volume."""
+    """A cluster's header at `place` of its volume. `bits` has a 1 for each item in use, the first one lowest."""
 
     place: int
-    cluster: Cluster
+    number: int
+    total: int
+    bits: int
+    owners: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, cluster: Cluster) -> Header:
+        """From a cluster: sets of items take room, and volumes have many clusters."""
+        bits = sum(1 << item for item in cluster.used)
+        return cls(cluster.lock.place, cluster.number, cluster.total, bits, cluster.owners)
+
+    def has(self, item: int) -> bool:
+        """Whether an item is in use."""
+        return bool(self.bits >> item & 1)
 
 
 @dataclass(slots=True)
@@ -162,7 +175,7 @@ class _Voting:
             for header, unit in self._headers(base, kind, units):
                 key = (bool(unit), unit or 512)
                 extent = kinds.setdefault(key, Extent(self._number, base, *key))
-                extent.clusters.setdefault(kind, {}).setdefault(header.cluster.number, header)
+                extent.clusters.setdefault(kind, {}).setdefault(header.number, header)
         if found is not None:
             key = (found.geometry.wide, found.geometry.unit)
             kinds.setdefault(key, Extent(self._number, base, *key)).superblock = found
@@ -198,7 +211,7 @@ class _Voting:
                     cluster = resource.parse_cluster(self._read(mark.at, geometry.header_size), geometry)
                 except Damaged:
                     continue
-                yield Header(mark.own, cluster), unit
+                yield Header.of(cluster), unit
                 break
 
     def _super(self, mark: Mark) -> Superblock | None:
@@ -319,7 +332,7 @@ def _joined(session: Session, group: list[Extent]) -> Generation:
 def _marked(node: Node, clusters: dict[int, Header]) -> Node:
     address = node.descriptor.address
     header = clusters.get(address >> 6 & 0xFFFF)
-    return node if header is None else replace(node, used=(address >> 22 & 0x3FF) in header.cluster.used)
+    return node if header is None else replace(node, used=header.has(address >> 22 & 0x3FF))
 
 
 def _age(nodes: dict[int, Node]) -> int:

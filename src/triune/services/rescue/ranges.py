@@ -47,13 +47,12 @@ class Ranges:
         return tuple(ranges)
 
 
-def shared(claims: Iterable[tuple[int, int, int]]) -> Ranges:
-    """What several owners claim at once, of (offset, length, owner)."""
+def shared(claims: Iterable[tuple[int, int]]) -> Ranges:
+    """What is claimed more than once, by several files or by one."""
     doubled: list[tuple[int, int]] = []
-    reach, holder = 0, -1
-    for offset, length, owner in sorted(claims):
-        if offset < reach and owner != holder:
+    reach = 0
+    for offset, length in sorted(claims):
+        if offset < reach:
             doubled.append((offset, min(reach, offset + length) - offset))
-        if offset + length > reach:
-            reach, holder = offset + length, owner
+        reach = max(reach, offset + length)
     return Ranges(doubled)

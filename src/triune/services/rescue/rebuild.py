@@ -17,7 +17,8 @@ from triune.domain.rescue import FileKind, Found, Status
 from triune.services.rescue.deleted import Deleted
 from triune.services.rescue.generations import Generation, Node, parsed
 from triune.services.rescue.ranges import Ranges, shared
-from triune.services.rescue.rebuild_checks import Counting, Doubts, Tally, Verdict, file_blocks, judge, places
+from triune.services.rescue.rebuild_bitmaps import Bitmaps, file_blocks
+from triune.services.rescue.rebuild_checks import Counting, Doubts, Tally, Verdict, judge, places
 from triune.services.rescue.rebuild_guesses import Guesses
 from triune.services.rescue.rebuild_maps import Maps, maps_of
 from triune.services.rescue.rebuild_names import READ, Names
@@ -175,7 +176,7 @@ class RebuiltVolume:
     def _with_deleted(self) -> dict[str, Found]:
         """All that was found, and the deleted files, which take longer to find."""
         if self._deleted is None:
-            claimed = Ranges((offset, length) for offset, length, _ in self._claims)
+            claimed = Ranges(self._claims)
             self._deleted = Deleted(self.generation, self.maps, self.names, claimed)
             found = [*self._all().values(), *(one for one, _ in self._deleted.files.values())]
             found.extend(self._nameless_folders(found))
@@ -256,18 +257,23 @@ class RebuiltVolume:
         evidence = found.evidence
         if loaded.layout not in (Layout.RESIDENT, Layout.NONE) and tally.blocks == loaded.blocks:
             evidence = (*evidence, f"{tally.blocks} blocks counted")
+        former = self.generation.former
         if not verdict.missing:
-            return replace(found, evidence=evidence)
+            return replace(
+                found,
+                evidence=evidence,
+                status=Status.DELETED if former else found.status,
+                confidence=_LIKELY if former else found.confidence,
+                reasons=("another file system was made over it",) if former else (),
+            )
         missing = Ranges(verdict.missing).fewest()
         known = 1 - sum(length for _, length in missing) / max(1, loaded.length)
-        status = Status.DELETED if self.generation.former else Status.PARTIAL
-        reasons = tuple(list(verdict.reasons)[:8])
         return replace(
             found,
-            status=status,
+            status=Status.DELETED if former else Status.PARTIAL,
             missing=missing,
             confidence=round(max(0.0, known), 3),
-            reasons=reasons,
+            reasons=tuple(list(verdict.reasons)[:8]),
             evidence=evidence,
         )
 
@@ -310,10 +316,10 @@ class RebuiltVolume:
                         reasons=("made for what was found",),
                     )
 
-    def _claimed(self) -> list[tuple[int, int, int]]:
-        """(offset, length, FD) ranges of the volume that files claim."""
-        claims: list[tuple[int, int, int]] = []
-        for address, node in self.generation.nodes.items():
+    def _claimed(self) -> list[tuple[int, int]]:
+        """(offset, length) ranges of the volume that files claim."""
+        claims: list[tuple[int, int]] = []
+        for node in self.generation.nodes.values():
             descriptor = node.descriptor
             if descriptor.type == FileType.SYSTEM or not descriptor.blocks or descriptor.layout == Layout.RESIDENT:
                 continue
@@ -322,18 +328,18 @@ class RebuiltVolume:
                 continue
             for run in FileContent(loaded, self.maps.resources).runs():
                 if run.source is not None and len(claims) < _MOST_CLAIMS:
-                    claims.extend((place, length, address) for place, length in places(self.generation.space, run))
+                    claims.extend(places(self.generation.space, run))
         return claims
 
     def _doubted(self) -> Doubts:
         kinds = [
-            (shared(self._claims), "another file claims the same blocks"),
+            (shared(self._claims), "its blocks are claimed a second time"),
             (zones(self.generation, self.maps), "it lies where the volume was hit"),
             (self._unreadable(), "the medium can't be read there"),
         ]
         if self.generation.former:
             kinds.append((Ranges([(0, self.generation.space.size)]), "another file system was made over it"))
-        self._counting = Counting(self.maps, self._system_blocks())
+        self._counting = Counting(self.maps, self._system_blocks(), Bitmaps(self.generation, self.geometry))
         return Doubts(tuple(kinds), Ranges(self.maps.assumed))
 
     def _unreadable(self) -> Ranges:

@@ -18,6 +18,7 @@ from triune.disks.vmfs.geometry import Geometry
 from triune.disks.vmfs.resolver import read
 from triune.disks.vmfs.space import Space
 from triune.services.rescue.ranges import Ranges
+from triune.services.rescue.rebuild_bitmaps import Bitmaps, file_blocks
 from triune.services.rescue.rebuild_maps import Maps
 
 if TYPE_CHECKING:
@@ -33,23 +34,30 @@ _POINTERS = (Kind.POINTER_BLOCK, Kind.POINTER_BLOCK2, Kind.SUB_BLOCK, Kind.FILE_
 @dataclass(slots=True)
 class Tally:
     """How many blocks and pointer blocks a file's map has. `lost` tells of pointer blocks that can't be read,
-    `foreign` of blocks that belong to the volume's own files, `small` of sub-blocks."""
+    `foreign` of blocks that belong to the volume's own files, `small` of sub-blocks.
+
+    `zeroed` counts blocks that were promised and never written; `free` are (offset, length) ranges of the file whose
+    blocks the volume's bitmaps call free, and `freed` tells of a pointer block that they do.
+    """
 
     blocks: int = 0
     pointer_blocks: int = 0
     lost: int = 0
     foreign: bool = False
     small: bool = False
+    zeroed: int = 0
+    free: list[tuple[int, int]] = field(default_factory=list)
+    freed: bool = False
     pointer_places: list[tuple[int, int]] = field(default_factory=list)
 
 
 class Counting:
     """Counts the blocks of files. `system` are the numbers of file blocks that hold the volume's own files."""
 
-    def __init__(self, maps: Maps, system: set[int]) -> None:
+    def __init__(self, maps: Maps, system: set[int], bitmaps: Bitmaps) -> None:
         import numpy as np
 
-        self._maps, self._geometry = maps, maps.geometry
+        self._maps, self._geometry, self._bitmaps = maps, maps.geometry, bitmaps
         self._system = np.array(sorted(system), np.int64)
 
     def tally(self, descriptor: Descriptor) -> Tally:
@@ -60,26 +68,39 @@ class Counting:
         if descriptor.layout in (Layout.RESIDENT, Layout.NONE):
             return found
         table = np.array(descriptor.addresses(self._geometry), np.uint64)
-        self._table(found, table, descriptor.levels)
+        self._table(found, table, descriptor.levels, 0, descriptor.block_size)
         return found
 
-    def _table(self, found: Tally, table: NDArray[np.uint64], level: int) -> None:
+    def _table(self, found: Tally, table: NDArray[np.uint64], level: int, base: int, size: int) -> None:
         import numpy as np
 
-        values = table[table != 0]
         if level == 0:
-            large = int(np.count_nonzero(values & np.uint64(7) == Kind.LARGE_BLOCK)) if self._geometry.wide else 0
-            found.blocks += len(values) + large * ((1 << self._geometry.large_shift) - 1)
-            found.foreign = found.foreign or self._is_foreign(values)
-            found.small = found.small or bool(np.any(values & np.uint64(7) == Kind.SUB_BLOCK))
+            self._blocks(found, table, base, size)
             return
-        for value in values.tolist():
+        span = size * self._geometry.pointers**level
+        for index in np.flatnonzero(table).tolist():
+            value = int(table[index])
             found.pointer_blocks += 1
+            found.freed = found.freed or self._bitmaps.is_free(value)
             below = self._pointers(found, value)
             if below is None:
                 found.lost += 1
             else:
-                self._table(found, below, level - 1)
+                self._table(found, below, level - 1, base + index * span, size)
+
+    def _blocks(self, found: Tally, table: NDArray[np.uint64], base: int, size: int) -> None:
+        import numpy as np
+
+        values = table[table != 0]
+        kinds = values & np.uint64(7)
+        large = int(np.count_nonzero(kinds == Kind.LARGE_BLOCK)) if self._geometry.wide else 0
+        found.blocks += len(values) + large * ((1 << self._geometry.large_shift) - 1)
+        found.foreign = found.foreign or self._is_foreign(values)
+        found.small = found.small or bool(np.any(kinds == Kind.SUB_BLOCK))
+        promised = np.uint64(0x7F80 if self._geometry.wide else 0x20)
+        found.zeroed += int(np.count_nonzero((kinds != Kind.SUB_BLOCK) & (values & promised != 0)))
+        for index in self._bitmaps.free(table):
+            found.free.append((base + index * size, size))
 
     def _pointers(self, found: Tally, value: int) -> NDArray[np.uint64] | None:
         import numpy as np
@@ -104,20 +125,6 @@ class Counting:
         where = np.searchsorted(self._system, numbers)
         where[where == len(self._system)] = 0
         return bool(np.any(self._system[where] == numbers))
-
-
-def file_blocks(values: NDArray[np.uint64], geometry: Geometry) -> NDArray[np.int64]:
-    """The numbers of the file blocks among addresses."""
-    import numpy as np
-
-    wanted = values[values & np.uint64(7) == Kind.FILE_BLOCK]
-    if not geometry.wide:
-        narrow: NDArray[np.int64] = ((wanted >> np.uint64(6)) & np.uint64(0x3FFFFFF)).astype(np.int64)
-        return narrow
-    cluster = (wanted >> np.uint64(15)) & np.uint64(0x7FFFFFFF)
-    item = (wanted >> np.uint64(51)) & np.uint64(0x1FFF)
-    numbers: NDArray[np.int64] = (cluster * np.uint64(geometry.small_per_cluster) + item).astype(np.int64)
-    return numbers
 
 
 def places(space: Space, run: Run) -> Iterator[tuple[int, int]]:
@@ -167,15 +174,11 @@ class Verdict:
 def judge(descriptor: Descriptor, content: Content, tally: Tally, doubts: Doubts, maps: Maps) -> Verdict:
     """Look at all of a file."""
     found = Verdict()
-    size = content.size
     if descriptor.layout == Layout.RESIDENT:
         _judge_resident(found, descriptor, maps.geometry)
         return found
-    if tally.foreign:
-        found.add(0, size, "its blocks are the volume's own")
-    more, fewer = tally.blocks > descriptor.blocks, tally.blocks < descriptor.blocks
-    if more:
-        found.add(0, size, f"it maps {tally.blocks} blocks, and has {descriptor.blocks}")
+    _judge_counts(found, descriptor, tally)
+    fewer = tally.blocks < descriptor.blocks
     for run in content.runs():
         if run.missing:
             found.add(run.offset, run.length, run.why)
@@ -186,11 +189,34 @@ def judge(descriptor: Descriptor, content: Content, tally: Tally, doubts: Doubts
             _judge_run(found, run, doubts, maps.resources.space, resource=tally.small)
     if descriptor.layout == Layout.SUB_BLOCKS and not descriptor.folder:
         _judge_small(found, content, maps.geometry.sub_block)
-    vouched = tally.blocks == descriptor.blocks and descriptor.blocks >= _MANY
     for place, length in tally.pointer_places:
-        for _, _, why in doubts.of(place, length, resource=not vouched):
-            found.add(0, size, f"{why}, and a pointer block lies there")
+        for why in _doubt_of_pointers(descriptor, tally, doubts, place, length):
+            found.add(0, content.size, f"{why}, and a pointer block lies there")
     return found
+
+
+def _judge_counts(found: Verdict, descriptor: Descriptor, tally: Tally) -> None:
+    """What the FD counts against what the block map has, and the map against the volume's bitmaps."""
+    size = descriptor.length
+    if tally.foreign:
+        found.add(0, size, "its blocks are the volume's own")
+    if tally.blocks > descriptor.blocks:
+        found.add(0, size, f"it maps {tally.blocks} blocks, and has {descriptor.blocks}")
+    if tally.freed:
+        found.add(0, size, "a pointer block of its is free")
+    for offset, length in tally.free:
+        if offset < size:
+            found.add(offset, min(length, size - offset), "its blocks there are free")
+    if tally.zeroed != descriptor.zeroed_blocks and not tally.lost:
+        found.add(0, size, f"{tally.zeroed} of its blocks were never written, and should be {descriptor.zeroed_blocks}")
+
+
+def _doubt_of_pointers(descriptor: Descriptor, tally: Tally, doubts: Doubts, place: int, length: int) -> Iterator[str]:
+    """One that maps as many blocks as there are has lost none to zeros, and is the file's own if they are many."""
+    if tally.blocks != descriptor.blocks:
+        yield from (why for _, _, why in doubts.of(place, length, resource=True))
+    elif descriptor.blocks < _MANY and any(doubts.assumed.within(place, length)):
+        yield _ASSUMED
 
 
 def _judge_run(found: Verdict, run: Run, doubts: Doubts, space: Space, *, resource: bool) -> None:

@@ -24,7 +24,7 @@ def adopt(session: Session, found: list[Generation]) -> None:
     if len(idle) != 1 or len(live) != 1:
         return
     generation, source = live[0], session.sources[idle[0]]
-    blocks = sum(header.cluster.total for header in generation.clusters.get("fb", {}).values())
+    blocks = sum(header.total for header in generation.clusters.get("fb", {}).values())
     expected = blocks * geometry_of(generation).file_block
     segments = list(generation.space.segments)
     if not segments:

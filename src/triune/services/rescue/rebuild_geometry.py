@@ -29,7 +29,7 @@ def geometry_of(generation: Generation) -> Geometry:
         sub_block=1 << 16,
         alignment=generation.unit if generation.wide else 512,
         large_shift=9 if generation.wide else 0,
-        dense=any(header.cluster.total > 16 for header in generation.clusters.get("sb", {}).values()),
+        dense=any(header.total > 16 for header in generation.clusters.get("sb", {}).values()),
     )
     geometry = replace(geometry, sub_block=_sub_block(generation, geometry))
     return replace(geometry, fdc_clusters=_fdc_clusters(generation, geometry))
@@ -47,7 +47,7 @@ def _version(generation: Generation) -> tuple[int, int]:
     if generation.wide:
         return _MAJOR_WIDE, 0
     fdc = generation.clusters.get("fdc", {})
-    return (_MAJOR3 if any(header.cluster.total == 32 for header in fdc.values()) else _MAJOR5), 0
+    return (_MAJOR3 if any(header.total == 32 for header in fdc.values()) else _MAJOR5), 0
 
 
 def _common(generation: Generation, layouts: set[Layout]) -> int:

@@ -31,6 +31,7 @@ from triune.disks.vmfs.resolver import ResourceFile, Resources
 from triune.disks.vmfs.resource import ResourceHeader
 from triune.disks.vmfs.space import Space
 from triune.services.rescue.generations import Generation, parsed
+from triune.services.rescue.ranges import Ranges
 from triune.services.rescue.rebuild_geometry import geometry_of, in_row
 
 _FILES = (
@@ -165,6 +166,7 @@ class _File:
         self._address, self._taken = address, taken
         self._headers = generation.clusters.get(name, {})
         self._block = maps.geometry.file_block
+        self._begin: tuple[int, ResourceHeader] | None = None
 
     def found(self) -> ResourceFile | None:
         known = self._known()
@@ -181,11 +183,22 @@ class _File:
             else f"{_NAMES[self._name]} has a damaged block list"
         )
         stretches = self._stretches(header, known)
-        proved = self._owned(stretches)
-        self._maps.assumed.extend(
-            (one.block * self._block, one.count * self._block) for one in stretches if not (one.proved or proved)
-        )
+        owned = self._owned(stretches)
+        for offset, length in self._assumed(stretches, known, size):
+            self._maps.assumed.extend(self._disowned(offset, length, owned))
         return ResourceFile(header, Stretched(self._generation.space, size, self._block, stretches, known))
+
+    def _assumed(self, stretches: list[Stretch], known: Content | None, size: int) -> Iterator[tuple[int, int]]:
+        """The parts of the volume that stand for parts of the file by assumption, where its block list has none."""
+        gaps = Ranges([(0, size)])
+        if known is not None:
+            lost = [(run.offset, run.length) for run in known.runs() if run.source is None]
+            gaps = Ranges([*lost, (known.size, size - known.size)])
+        for one in stretches:
+            if not one.proved:
+                move = (one.block - one.first) * self._block
+                for offset, length in gaps.within(one.first * self._block, one.count * self._block):
+                    yield offset + move, length
 
     def _known(self) -> FileContent | None:
         """Its content by its own FD."""
@@ -211,14 +224,27 @@ class _File:
             found = self._parsed(self._generation.read(self._headers[0].place - _GROUP_OFFSET, 512))
             if found is not None:
                 return found
-        return self._deduced(geometry) if self._headers else None
+        if self._headers:
+            return self._deduced(geometry)
+        self._begin = self._marked()
+        return self._begin[1] if self._begin is not None else None
+
+    def _marked(self) -> tuple[int, ResourceHeader] | None:
+        """(place, header) of the only head of a resource file that can be this one's."""
+        others = {headers[0].place - _GROUP_OFFSET for headers in self._generation.clusters.values() if 0 in headers}
+        fits = [
+            (place, found)
+            for place in self._generation.places("resource6" if self._generation.wide else "resource5")
+            if place not in others and (found := self._parsed(self._generation.read(place, 512))) is not None
+        ]
+        return fits[0] if len(fits) == 1 else None
 
     def _parsed(self, data: bytes) -> ResourceHeader | None:
         try:
             found = resource.parse(data, self._maps.geometry)
         except Damaged:
             return None
-        totals = {header.cluster.total for header in self._headers.values()}
+        totals = {header.total for header in self._headers.values()}
         fits = not totals or found.per_cluster in totals
         return found if fits and found.size == self._size() and found.per_cluster else None
 
@@ -231,7 +257,7 @@ class _File:
         }.get(self._kind, geometry.pointer_block)
 
     def _deduced(self, geometry: Geometry) -> ResourceHeader:
-        per_cluster = Counter(header.cluster.total for header in self._headers.values()).most_common(1)[0][0]
+        per_cluster = Counter(header.total for header in self._headers.values()).most_common(1)[0][0]
         per_group = self._per_group(geometry)
         size = self._size()
         group = per_group * (geometry.header_size + per_cluster * size)
@@ -306,6 +332,9 @@ class _File:
         return {number: blocks.most_common(1)[0][0] for number, blocks in votes.items()}
 
     def _placed(self, header: ResourceHeader) -> Iterator[tuple[int, int]]:
+        """(offset in the file, place on the volume) of what names its place."""
+        if self._begin is not None:
+            yield 0, self._begin[0]
         for number, found in self._headers.items():
             yield header.header_offset(number), found.place
         if self._kind == Kind.DESCRIPTOR:
@@ -334,22 +363,30 @@ class _File:
             except Damaged:
                 continue
 
-    def _owned(self, stretches: list[Stretch]) -> bool:
-        """Whether VMFS6's tables of owners count as many blocks in each cluster as are taken for the file's."""
+    def _owned(self, stretches: list[Stretch]) -> set[int]:
+        """The clusters of file blocks of which VMFS6's table of owners counts as many for the file as are taken."""
         headers = self._generation.clusters.get("fb", {})
         if not self._generation.wide or not headers:
-            return False
+            return set()
         per_cluster = self._maps.geometry.small_per_cluster
         mine: Counter[int] = Counter()
         for stretch in stretches:
             for number in range(stretch.block, stretch.block + stretch.count):
                 mine[number // per_cluster] += 1
-        theirs = {
-            number: blocks
+        return {
+            number
             for number, header in headers.items()
-            if (blocks := sum(count for address, count in header.cluster.owners if address == self._address))
+            if mine[number] == sum(count for address, count in header.owners if address == self._address)
         }
-        return bool(mine) and dict(mine) == theirs
+
+    def _disowned(self, offset: int, length: int, owned: set[int]) -> Iterator[tuple[int, int]]:
+        """The parts of a range of the volume that lie in other clusters than these."""
+        size = self._maps.geometry.small_per_cluster * self._block
+        while length > 0:
+            part = min(length, size - offset % size)
+            if not self._generation.wide or offset // size not in owned:
+                yield offset, part
+            offset, length = offset + part, length - part
 
 
 def _end(header: ResourceHeader) -> int:

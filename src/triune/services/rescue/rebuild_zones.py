@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from triune.disks.content import Content
@@ -14,7 +15,8 @@ from triune.services.rescue.rebuild_checks import places
 from triune.services.rescue.rebuild_maps import Maps
 
 _STEP = 64 << 10
-_FARTHEST = 256 << 20
+_FARTHEST = 64 << 20
+_MOST_BETWEEN = 2 << 30
 _MOST_ZONES = 1024
 _KINDS = {
     Kind.POINTER_BLOCK2: "pb2",
@@ -26,14 +28,30 @@ _KINDS = {
 
 
 def zones(generation: Generation, maps: Maps) -> Ranges:
-    """The (offset, length) ranges of the volume around its lost structures."""
+    """The (offset, length) ranges of the volume around its lost structures, and between them where all is zeros."""
     found: list[tuple[int, int]] = []
     for count, place in enumerate(_lost(generation, maps)):
         if count >= _MOST_ZONES:
             break
         if not any(offset <= place < offset + length for offset, length in found):
             found.append(_around(generation, maps, place))
-    return Ranges(found)
+    ranges = list(Ranges(found))
+    between: list[tuple[int, int]] = []
+    budget = _MOST_BETWEEN
+    for (offset, length), (following, _) in itertools.pairwise(ranges):
+        gap = following - offset - length
+        if gap <= min(_FARTHEST, budget):
+            budget -= gap
+            if _is_zeros(generation, offset + length, gap):
+                between.append((offset + length, gap))
+    return Ranges([*ranges, *between])
+
+
+def _is_zeros(generation: Generation, offset: int, length: int) -> bool:
+    for at in range(offset, offset + length, _STEP):
+        if any(generation.read(at, min(_STEP, offset + length - at))):
+            return False
+    return True
 
 
 def _lost(generation: Generation, maps: Maps) -> Iterator[int]:
@@ -77,7 +95,7 @@ def _lost_descriptors(generation: Generation, maps: Maps) -> Iterator[int]:
     if file is None:
         return
     for number, header in generation.clusters.get("fdc", {}).items():
-        for item in header.cluster.used:
+        for item in (item for item in range(header.total) if header.has(item)):
             if (number & 0xFFFF) << 6 | item << 22 | Kind.DESCRIPTOR in generation.nodes:
                 continue
             try:
@@ -96,24 +114,11 @@ def _placed(content: Content, offset: int, generation: Generation) -> int | None
 
 
 def _around(generation: Generation, maps: Maps, place: int) -> tuple[int, int]:
-    """The zeros around a place; around garbage, the file block."""
-    block = maps.geometry.file_block
+    """The zeros around a place in its file block; around garbage, all of the block."""
+    size = maps.geometry.file_block
+    start = place // size * size
     if any(generation.read(place, 512)):
-        return place // block * block, block
-    begin = end = place
-    while place - begin < _FARTHEST and begin > 0:
-        step = min(_STEP, begin)
-        data = generation.read(begin - step, step)
-        rest = data.rstrip(b"\0")
-        begin -= step - len(rest)
-        if rest:
-            break
-    while end - place < _FARTHEST and end < generation.space.size:
-        data = generation.read(end, _STEP)
-        if not data:
-            break
-        rest = data.lstrip(b"\0")
-        end += len(data) - len(rest)
-        if rest:
-            break
-    return begin, end - begin
+        return start, size
+    before, after = generation.read(start, place - start), generation.read(place, start + size - place)
+    begin = start + len(before.rstrip(b"\0"))
+    return begin, place + len(after) - len(after.lstrip(b"\0")) - begin
