@@ -18,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -134,6 +135,31 @@ def crowd(daemon: Daemon, count: int = 1000, rounds: int = 9) -> Row:
     return absolute_row(
         f"`triune list`, {count} instances", times, 0.3, f"`docker ps -a` of its half: {seconds(theirs)}"
     )
+
+
+def many_snapshots(daemon: Daemon, count: int = 1000, rounds: int = 30) -> Row:
+    """`list` with one system container on btrfs that has a thousand snapshots, and with these put aside, in turn."""
+    name, pool = f"{PREFIX}snapshots", f"{PREFIX}pool"
+    listing = partial(subprocess.run, [TRIUNE, "list"], env=daemon.env, stdout=subprocess.DEVNULL, check=True)
+    times: tuple[list[float], list[float]] = ([], [])
+    daemon.run("pool", "create", pool, "--driver", "btrfs", "--size", "3GiB")
+    try:
+        daemon.launch(IMAGE, name, "lxc", "--pool", pool, "--no-start")
+        daemon.run("snapshot", "create", name, "s0")
+        # Counting what a thousand snapshots share takes the kernel minutes, and has no part in a listing.
+        run("btrfs", "quota", "disable", daemon.json("pool", "show", pool)["path"])
+        there = lxc_snapshots.multiplied(name, "s0", count)
+        assert len(daemon.json("snapshot", "list", name)) == count
+        aside = there.with_name("aside")
+        for _ in range(rounds):
+            times[0].append(timed(listing))
+            there.rename(aside)
+            times[1].append(timed(listing))
+            aside.rename(there)
+    finally:
+        daemon.run("rm", name, "--yes", "--force", check=False, timeout=900)
+        daemon.run("pool", "rm", pool, "--yes", check=False, timeout=900)
+    return ratio_row(f"`triune list`, one instance with {count} snapshots", times, 1.1, "the same without them")
 
 
 def lxc_launch(daemon: Daemon, rounds: int = 7) -> Row:
@@ -347,7 +373,7 @@ def measure_all(daemon: Daemon) -> list[Row]:
         rows += commands(daemon)
         daemon.remove_all(PREFIX)
         beside = (incus_launch,) if incus.installed() else ()
-        for measure in (lxc_launch, *beside, docker_launch, kvm_launch, first_backup, at_once, crowd):
+        for measure in (lxc_launch, *beside, docker_launch, kvm_launch, first_backup, at_once, many_snapshots, crowd):
             rows.append(measure(daemon))
             print(json.dumps(rows[-1].__dict__, ensure_ascii=False), file=sys.stderr)
         rows += kvm_warm(daemon)

@@ -12,16 +12,18 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.live.lxc_fixtures import LXC_PATH, Lab, root_tree
-from tests.live.lxc_places import btrfs_pool, own_of
+from tests.live.lxc_places import btrfs_pool, mark_of, own_of
 from triune.domain.operation import Silent
 from triune.domain.pool import PoolPlace
 from triune.domain.snapshot import Consistency, Snapshot
 from triune.engines.base import ClonePlan, Engine
+from triune.engines.lxc import points
+from triune.host import btrfs
 
 PREFIX = "tbsnap-"
 Pair = tuple[str, str, Callable[[int], object], Callable[[int], object]]
@@ -119,3 +121,21 @@ def benches() -> Iterator[Iterator[Pair]]:
                     yield from pairs(bench, btrfs=place is not None)
 
         yield each()
+
+
+def multiplied(name: str, snapshot: str, count: int) -> Path:
+    """Make `count` snapshots of one, each a btrfs snapshot of its own, as the engine does it but without writing each
+    out to disk; returns the folder they are in."""
+    data = mark_of(name).data(LXC_PATH / name)
+    first = points.require(data, snapshot, name)
+    taken = next(one for one in points.read_all(data) if one.name == snapshot)
+    for number in range(1, count):
+        made = replace(taken, name=f"{snapshot}-{number}")
+        fresh = points.fresh_folder(data, made.name)
+        fresh.mkdir(mode=0o700)
+        btrfs.snapshot(first / points.TREE, fresh / points.TREE, read_only=True)
+        for file in (one for one in first.iterdir() if one.is_file()):
+            text = points.dump(made) if file.name == points.FILE else file.read_bytes()
+            (fresh / file.name).write_bytes(text)
+        fresh.rename(points.folder_of(data, made.name))
+    return first.parent

@@ -25,7 +25,7 @@ from triune.engines.lxc import mark as marks
 from triune.engines.lxc.mark import Mark
 
 TREE = "tree"
-_FILE = "snapshot.json"
+FILE = "snapshot.json"
 _UNWRITTEN = "unwritten"
 _VERSION = 1
 
@@ -69,7 +69,7 @@ def keep(data: Path, snapshot: Snapshot, config: bytes, mark: Mark) -> None:
     fresh = fresh_folder(data, snapshot.name)
     for name, text in ((_UNWRITTEN, _boot_id()), ("config", config), (marks.FILE, marks.dump(mark))):
         marks.write_file(fresh / name, text, durable=False)
-    marks.write_file(fresh / _FILE, dump(snapshot), durable=False)
+    marks.write_file(fresh / FILE, dump(snapshot), durable=False)
     final = folder_of(data, snapshot.name)
     fresh.rename(final)
     holding.write_out_later(final, _UNWRITTEN)
@@ -130,13 +130,13 @@ def read_all(data: Path) -> list[Snapshot]:
 
 def _read(folder: Path) -> Snapshot | None:
     try:
-        return parse((folder / _FILE).read_bytes())
+        return parse((folder / FILE).read_bytes())
     except FileNotFoundError:
         return None  # it is being removed
     except (ValueError, OSError) as error:
         raise Failed(
             "snapshot_unreadable",
-            f"the file {folder / _FILE} can't be read: {error}",
+            f"the file {folder / FILE} can't be read: {error}",
             hint=f"Restore it, or remove the snapshot {folder.name}.",
         ) from None
 
