@@ -35,7 +35,9 @@ def imported(*argv: str) -> set[str]:
     return set(line.split()[1:])
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["doctor", "--help"], ["setup", "--help"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["rescue", "--help"], ["doctor", "--help"], ["setup", "--help"]], ids=" ".join
+)
 def test_help_loads_nothing_heavy(argv: list[str]) -> None:
     assert imported(*argv) & set(HEAVY) == set()
 

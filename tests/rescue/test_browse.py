@@ -116,11 +116,11 @@ def test_sources_and_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
     (tmp_path / "one.img").touch()
     (tmp_path / "vm").mkdir()
-    assert apart(["gone.img", "one.img", "esxi://root@h/ds", "web", "one.img"]) == (
+    assert apart(["gone.img", "one.img", "esxi://root@h/ds", "vm", "one.img"]) == (
         ["gone.img", "one.img", "esxi://root@h/ds"],
-        ["web", "one.img"],
+        ["vm", "one.img"],
     )
-    assert apart(["one.img", ":vm"]) == (["one.img"], [":vm"])
+    assert apart(["one.img", ":one.img"]) == (["one.img"], [":one.img"])
 
 
 @pytest.mark.parametrize(

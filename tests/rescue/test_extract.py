@@ -233,6 +233,7 @@ def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pull(volume, tmp_path)
     assert caught.value.code == "no_space"
     assert not (tmp_path / "disk").exists()
+    assert pull(volume, tmp_path, check_space=False).whole
 
 
 def test_a_file_too_large_for_the_file_system(tmp_path: Path) -> None:

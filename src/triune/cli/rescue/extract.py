@@ -42,6 +42,12 @@ _TOLD = 20
     "--verify/--no-verify", default=True, help="Read what was written a second time and compare.", show_default=True
 )
 @click.option(
+    "--check-space/--no-check-space",
+    default=True,
+    show_default=True,
+    help="Begin only where all data fit; zeros among them take nothing in the end.",
+)
+@click.option(
     "--hash",
     "hashing",
     type=click.Choice(("auto", "sha256", "merkle", "none")),
@@ -60,6 +66,7 @@ def extract(
     deleted: bool,
     system: bool,
     verify: bool,
+    check_space: bool,
     hashing: Literal["auto", "sha256", "merkle", "none"],
     only: str | None,
     session: Path | None,
@@ -87,7 +94,15 @@ def extract(
         metered(quiet=quiet or form == "json") as meter,
     ):
         chosen = list(select(volumes, patterns, statuses=wanted, deleted=deleted, system=system))
-        result = write(chosen, folder, sources=sources, verify=verify, hashing=hashing, meter=meter)
+        result = write(
+            chosen,
+            folder,
+            sources=sources,
+            verify=verify,
+            hashing=hashing,
+            check_space=check_space,
+            meter=meter,
+        )
     if form == "json":
         told = {"folder": str(folder), "written": result.written, "files": list(result.entries)}
         sys.stdout.write(structured(told, "json"))

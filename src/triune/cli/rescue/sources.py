@@ -43,7 +43,7 @@ def deleted_option(command: F) -> F:
 
 
 def apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Sources and paths: the first argument is a source, and so are those after it that exist on this host or are
+    """Sources and paths: the first argument is a source, and so are those after it that are files or devices here, or
     addresses; paths begin with the first that is neither, or begins with `:`."""
     for at, word in enumerate(arguments):
         if at and not _is_source(word):
@@ -125,4 +125,4 @@ def letters(found: Found) -> str:
 def _is_source(word: str) -> bool:
     if word.startswith(":"):
         return False
-    return "://" in word or Path(word).exists()
+    return "://" in word or (Path(word).exists() and not Path(word).is_dir())

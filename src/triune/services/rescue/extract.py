@@ -59,6 +59,7 @@ def extract(
     sources: Sequence[str] = (),
     verify: bool = True,
     hashing: Hash = "auto",
+    check_space: bool = True,
     meter: Meter | None = None,
 ) -> Result:
     """Write files, folders and links below a folder, and the manifest.
@@ -73,7 +74,8 @@ def extract(
         folder.mkdir(parents=True, exist_ok=True)
         targets.refuse_sources(folder, sources)
         with Root(folder) as root, closing(Journal(root, folder)) as journal:
-            return _Extraction(root, journal, verify, hashing, meter or Meter()).run(chosen, folder)
+            work = _Extraction(root, journal, verify, hashing, meter or Meter())
+            return work.run(chosen, folder if check_space else None)
     except OSError as error:
         raise Failed(
             "target_failed", f"{folder} can't be written to: {error.strerror}", hint="Give a folder you may write to."
@@ -89,10 +91,11 @@ class _Extraction:
         self._locks: dict[int, Lock] = {}
         self._entries: dict[str, Entry] = {}
 
-    def run(self, chosen: Sequence[Chosen], folder: Path) -> Result:
-        """Plan, check, write, hash."""
+    def run(self, chosen: Sequence[Chosen], roomy: Path | None) -> Result:
+        """Plan, look for room in a folder if one is given, write, hash."""
         planned = [plan for one in chosen if (plan := self._planned(one)) is not None]
-        targets.require_room(folder, sum(max(0, plan.data - self._held(plan)) for plan in planned))
+        if roomy is not None:
+            targets.require_room(roomy, sum(max(0, plan.data - self._held(plan)) for plan in planned))
         self._meter.total, self._meter.files = sum(plan.effort for plan in planned), len(planned)
         planned.sort(key=lambda plan: plan.effort)
         writer = Writer(self._root, self._journal, self._meter)

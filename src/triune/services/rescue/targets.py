@@ -43,7 +43,7 @@ def require_room(folder: Path, needed: int) -> None:
         raise Failed(
             "no_space",
             f"{format_size(needed)} of data do not fit into {folder}: {format_size(free)} are free",
-            hint="Give a folder with more room, or name the files you want; holes take none.",
+            hint="Give a folder with more room, or name the files you want. Zeros take none: try --no-check-space.",
             needed=needed,
             free=free,
         )
