@@ -47,15 +47,16 @@ class Outcome:
 
 
 CASES = (
-    Case("one disk of 200 MiB, in order", ((200 * MIB, 60),)),
-    Case("one disk of 200 MiB, scattered", ((200 * MIB, 60),), scattered=True),
-    Case("one disk of 4 GiB, scattered", ((4 * GIB, 120),), scattered=True),
-    Case("three at once, in order", ((300 * MIB, 50), (500 * MIB, 50), (2 * GIB, 60))),
-    Case("three at once, scattered", ((300 * MIB, 50), (500 * MIB, 50), (2 * GIB, 60)), scattered=True),
-    Case("64 GiB thin, scattered", ((64 * GIB, 150),), scattered=True),
-    Case("200 GiB thin, scattered", ((200 * GIB, 150),), scattered=True),
+    Case("200 MiB: its list was in the descriptor", ((200 * MIB, 60),), scattered=True),
+    Case("700 MiB, thick, in order", ((700 * MIB, 700),)),
+    Case("700 MiB, thick, scattered", ((700 * MIB, 700),), scattered=True),
+    Case("4 GiB thin, scattered", ((4 * GIB, 120),), scattered=True),
+    Case("three at once, in order", ((500 * MIB, 50), (900 * MIB, 50), (2 * GIB, 60))),
+    Case("three at once, scattered", ((500 * MIB, 50), (900 * MIB, 50), (2 * GIB, 60)), scattered=True),
+    Case("64 GiB thin, scattered", ((64 * GIB, 300),), scattered=True),
+    Case("200 GiB thin, scattered", ((200 * GIB, 300),), scattered=True),
     Case("1 TiB thin, scattered", ((1 << 40, 200),), scattered=True),
-    Case("200 MiB, its descriptor and VMX deleted as well", ((200 * MIB, 60),), scattered=True, all_=True),
+    Case("900 MiB, descriptor and VMX deleted as well", ((900 * MIB, 200),), scattered=True, all_=True),
 )
 
 

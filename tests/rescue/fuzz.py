@@ -19,20 +19,22 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from random import Random
-from struct import pack_into
+from struct import pack, pack_into
 from types import FrameType
 
-from tests.rescue import samples
+from tests.rescue import guests, machines, samples
 from tests.rescue.layout import FBB, FDC, ROOT, SBC
 from tests.rescue.overlay import Overlay
 from tests.rescue.writer import Writer, walked
-from triune.disks import vmdk_descriptor, vmdk_disk, vmx
+from triune.disks import nvram, partitions, vmdk_descriptor, vmdk_disk, vmsd, vmware_log, vmx
 from triune.disks.content import Content, Run
-from triune.disks.vmfs import address, descriptor, directory, lock, lvm, superblock
+from triune.disks.vmfs import address, descriptor, directory, heartbeat, journal, lock, lvm, superblock
 from triune.disks.vmfs import resource as resources
 from triune.disks.vmfs.damaged import Damaged
 from triune.disks.vmfs.geometry import Geometry
 from triune.domain.errors import NotFound, TriuneError
+from triune.services.machines import ovf
+from triune.services.rescue import marks
 
 VMDKS = samples.DATA.parent / "vmdk"
 LONGEST_READ = 64 << 20
@@ -77,6 +79,10 @@ class Fenced:
             raise Outside(f"{length} bytes at {offset}")
         return self._data[offset : offset + length]
 
+    def device(self) -> Device:
+        """As a disk: a read beyond its end is short."""
+        return Device(self._data)
+
     def runs(self, start: int = 0, end: int | None = None) -> Iterator[Run]:
         end = self.size if end is None else min(end, self.size)
         if start < end:
@@ -84,6 +90,13 @@ class Fenced:
 
     def close(self) -> None:
         """Nothing to let go."""
+
+
+class Device(Fenced):
+    """A source that answers as a device does."""
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self.clipped(offset, length)
 
 
 class OneFile:
@@ -194,7 +207,27 @@ def _vmfs(name: str) -> Iterator[Target]:
     device = [writer.disk.read(0x100000, 0x90000)]
     yield Target(f"{name} LVM", [device[0][:512]], lambda data: _lvm(data.ljust(512, b"\0") + device[0][512:]), 6)
     shares = [device[0][at : at + 512] for at in (0x200, 0x1000)]
+    slots = writer.read(0x300000, 16 * writer.block)
+    beats = [slots[at : at + 512] for at in range(0, len(slots), writer.block)]
+    yield Target(f"{name} heartbeat", beats, lambda data: _ignore(heartbeat.parse(data)), 5)
+    yield Target(f"{name} journal", _journals(writer, geometry), lambda data: _journal(data, geometry), 2)
     yield Target(f"{name} LVM volume", shares, lambda data: _ignore(lvm.parse_share(data)), 6)
+
+
+def _journals(writer: Writer, geometry: Geometry) -> list[bytes]:
+    """What the hosts' journals begin with: 64 KiB around the first record that is found."""
+    if writer.six:
+        slots = writer.area(0x2000004)
+        starts = [slots.item(cluster, 0) for cluster in range(slots.clusters)]
+        starts = [start for start in starts if any(writer.read(start, 512))]
+    else:
+        starts = [0x5FB00000]  # no heartbeat of the sample leads there any more
+    return [writer.read(start, 1 << 16) for start in starts]
+
+
+def _journal(data: bytes, geometry: Geometry) -> None:
+    for image in islice(journal.after_images(data, geometry), 10_000):
+        repr(image.place)
 
 
 def _ignore(found: object) -> None:
@@ -269,13 +302,95 @@ scsi0:0.fileName = "a b.vmdk"
 memSize = "4096"
 name = "|22x|7C"
 """
+VMSD = b""".encoding = "UTF-8"
+snapshot.lastUID = "2"
+snapshot.current = "2"
+snapshot0.uid = "1"
+snapshot0.filename = "web-Snapshot1.vmsn"
+snapshot0.displayName = "first"
+snapshot0.createTimeHigh = "391000"
+snapshot0.createTimeLow = "-1500000000"
+snapshot0.numDisks = "1"
+snapshot0.disk0.fileName = "web.vmdk"
+snapshot0.disk0.node = "scsi0:0"
+snapshot1.uid = "2"
+snapshot1.parent = "1"
+snapshot1.numDisks = "1"
+snapshot1.disk0.fileName = "web-000001.vmdk"
+snapshot1.disk0.node = "scsi0:0"
+snapshot.numSnapshots = "2"
+"""
+VMXF = b"""<?xml version="1.0"?>
+<Foundry><VM><VMId type="string">52 4b 0c</VMId><vmxPathName type="string">web.vmx</vmxPathName></VM></Foundry>
+"""
+OVF = b"""<?xml version="1.0"?>
+<Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1"
+ xmlns:rasd="http://schemas.dmtf.org/wbem/wscim/1/cim-schema/2/CIM_ResourceAllocationSettingData">
+<References><File ovf:href="web-disk1.vmdk" ovf:id="file1" ovf:size="131072"/></References>
+<DiskSection><Info>d</Info><Disk ovf:capacity="10" ovf:capacityAllocationUnits="byte * 2^30" ovf:diskId="vmdisk1"
+ ovf:fileRef="file1" ovf:format="http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"/></DiskSection>
+<VirtualSystem ovf:id="web"><Name>web</Name><OperatingSystemSection ovf:id="96"><Info>os</Info></OperatingSystemSection>
+<VirtualHardwareSection><Info>h</Info>
+<Item><rasd:InstanceID>1</rasd:InstanceID><rasd:ResourceType>3</rasd:ResourceType>
+<rasd:VirtualQuantity>2</rasd:VirtualQuantity></Item>
+<Item><rasd:InstanceID>2</rasd:InstanceID><rasd:ResourceType>4</rasd:ResourceType>
+<rasd:AllocationUnits>byte * 2^20</rasd:AllocationUnits><rasd:VirtualQuantity>1024</rasd:VirtualQuantity></Item>
+<Item><rasd:InstanceID>3</rasd:InstanceID><rasd:ResourceType>6</rasd:ResourceType>
+<rasd:ResourceSubType>lsilogic</rasd:ResourceSubType><rasd:Address>0</rasd:Address></Item>
+<Item><rasd:InstanceID>4</rasd:InstanceID><rasd:ResourceType>17</rasd:ResourceType><rasd:Parent>3</rasd:Parent>
+<rasd:AddressOnParent>0</rasd:AddressOnParent><rasd:HostResource>ovf:/disk/vmdisk1</rasd:HostResource></Item>
+</VirtualHardwareSection></VirtualSystem></Envelope>
+"""
+MBR = (
+    bytes(446)
+    + pack("<BBBBBBBBII", 0x80, 1, 1, 0, 0x83, 254, 255, 255, 63, 1000) * 2
+    + pack("<BBBBBBBBII", 0, 1, 1, 0, 5, 254, 255, 255, 3, 40)
+    + bytes(16)
+    + b"\x55\xaa"
+    + bytes(30000)
+)
+
+
+def _machines() -> Iterator[Target]:
+    """What stands beside a disk, and what is on one."""
+    settings = machines.VMX.format(name="web", guest="debian11-64", firmware="efi", memory=512, cpus=1)
+    lines = "\n".join(f"2026-05-04T07:40:00.030Z| vmx| I005: DICT {line}" for line in settings.splitlines())
+    log = machines.LOG.format(name="web", label="store", lines=lines).encode()
+    yield Target("VMX", [VMX, settings.encode()], lambda data: _ignore(list(vmx.Vmx.parse(data).items())), 6)
+    yield Target("vmware.log", [log], lambda data: _ignore(vmware_log.settings_of(data)), 3)
+    yield Target("VMSD", [VMSD], lambda data: _ignore(vmsd.snapshots(data)), 5)
+    yield Target("VMXF", [VMXF], lambda data: _ignore(vmsd.machine_ids(data)), 5)
+    yield Target("NVRAM", [_nvram()], lambda data: _ignore(nvram.read_nvram(data)), 5)
+    yield Target("OVF", [OVF], lambda data: _ignore(ovf.describe(data)), 3)
+    disk = guests.gpt_disk(4 << 20, 1, 7)
+    whole = disk.part(0, disk.size)
+    tables = [whole[:17408] + whole[-16896:], MBR]
+    yield Target("partitions", tables, lambda data: _ignore(partitions.read_partitions(Fenced(data).device())), 4)
+
+
+def _nvram() -> bytes:
+    """The head of VMware's file, a block of settings and one of EFI variables."""
+    name = "PK\0".encode("utf-16-le")
+    volume = pack("<16sIII", bytes(range(16)), 7, len(name), 64) + name + bytes(64)
+    return (
+        b"MRVN" + pack("<II", 1, 2) + b"MOCS" + pack("<I", 64) + bytes(64) + b"EFIN" + pack("<I", len(volume)) + volume
+    )
+
+
+def _marked() -> Iterator[Target]:
+    """The pass over a source: 64 KiB with the metadata of both versions in it."""
+    seeds = []
+    for name in ("vmfs5", "vmfs6"):
+        writer = Writer(Overlay(samples.image(name)))
+        starts = (0x200000, 0x300000, writer.fdc_start, writer.first_fd)
+        seeds.append(b"".join(writer.read(at, 16384) for at in starts))
+    found = marks.Marks()
+    yield Target("marks", seeds, lambda data: _ignore(list(found.find(memoryview(data), 0))), 2)
 
 
 def targets() -> list[Target]:
     """Every parser."""
-    found = [*_vmfs("vmfs5"), *_vmfs("vmfs6"), *_vmdks()]
-    found.append(Target("VMX", [VMX], lambda data: _ignore(list(vmx.Vmx.parse(data).items())), 6))
-    return found
+    return [*_vmfs("vmfs5"), *_vmfs("vmfs6"), *_vmdks(), *_machines(), *_marked()]
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from triune.domain.rescue import FileKind, Found
 from triune.services.rescue.volume import Volume
 
 MIB = 1 << 20
+CHUNK = 100  # damages between two lines of the report
 WAYS: dict[str, Callable[..., Sequence[Volume]]] = {"opened": subject.opened, "scanned": subject.scanned}
 
 
@@ -71,6 +72,24 @@ class Tally:
     wrong: list[str] = field(default_factory=list)
     crashes: list[str] = field(default_factory=list)
     slowest: float = 0.0
+
+    def add(self, other: Tally) -> None:
+        """Both together."""
+        self.runs += other.runs
+        self.whole += other.whole
+        self.other += other.other
+        self.excused.update(other.excused)
+        self.wrong += other.wrong
+        self.crashes += other.crashes
+        self.slowest = max(self.slowest, other.slowest)
+
+    def __str__(self) -> str:
+        excused = ", ".join(f"{word} {n}" for word, n in sorted(self.excused.items())) or "nothing"
+        return (
+            f"{self.runs} damages: {self.whole} files called whole and right, {len(self.wrong)} called whole and "
+            f"wrong, {self.other} not called whole; {len(self.crashes)} crashes; slowest {self.slowest:.1f} s; "
+            f"counted apart: {excused};"
+        )
 
 
 def small(name: str) -> Small:
@@ -338,16 +357,14 @@ def main() -> int:
     given = parser.parse_args()
     volumes = [small(name) for name in given.volumes.split(",")]
     begun = time.monotonic()
-    tally = run(volumes, given.count, given.seed, given.ways.split(","))
-    for line in [*tally.wrong, *tally.crashes]:
-        print(line)
-    excused = ", ".join(f"{word} {n}" for word, n in sorted(tally.excused.items()))
-    print(
-        f"{tally.runs} damages in {time.monotonic() - begun:.0f} s: {tally.whole} files called whole and right, "
-        f"{len(tally.wrong)} called whole and wrong, {tally.other} not called whole; {len(tally.crashes)} crashes; "
-        f"slowest {tally.slowest:.1f} s. Counted apart: {excused or 'nothing'}."
-    )
-    return 1 if tally.wrong or tally.crashes else 0
+    total = Tally()
+    for done in range(0, given.count, CHUNK):
+        tally = run(volumes, min(CHUNK, given.count - done), given.seed + done, given.ways.split(","))
+        total.add(tally)
+        for line in [*tally.wrong, *tally.crashes]:
+            print(line)
+        print(f"{total} in {time.monotonic() - begun:.0f} s", flush=True)
+    return 1 if total.wrong or total.crashes else 0
 
 
 if __name__ == "__main__":

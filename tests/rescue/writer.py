@@ -182,7 +182,7 @@ class Writer(Folders):
         (address,) = self.take(4, 1, scattered=scattered)
         unit = self.sub_block if how in {"resident", "sub"} else self.file_block
         blocks = {} if how == "resident" else self._stored(content, unit, how, address, scattered=scattered)
-        zla, listed, pointers = self._zla(how, content, blocks, scattered=scattered)
+        zla, listed, pointers = self._zla(how, content, blocks)
         self.generation += 1
         meta = Meta(address, self.fd_offset(address), kind, self.generation, content.size, unit, zla, tuple(listed))
         body = content.part(0, content.size) if how == "resident" else b""
@@ -213,26 +213,24 @@ class Writer(Folders):
                 self.write(self.at(address), content.part(number * unit, unit))
         return blocks
 
-    def _zla(
-        self, how: str, content: Content, blocks: dict[int, int], *, scattered: bool
-    ) -> tuple[int, list[int], int]:
-        """(kind of list, list, number of pointer blocks)."""
+    def _zla(self, how: str, content: Content, blocks: dict[int, int]) -> tuple[int, list[int], int]:
+        """(kind of list, list, number of pointer blocks). Pointer blocks are taken in order, as a file grows."""
         slots = layout.LIST6 if self.six else layout.LIST5
         if how == "resident":
             return RESIDENT, [0] * slots, 0
         if how in {"sub", "list"}:
             return (2 if how == "sub" else 1), [blocks.get(number, 0) for number in range(slots)], 0
         per = 8192 if self.six else 1024
-        inner, made = self._pointers(blocks, per, scattered=scattered)
+        inner, made = self._pointers(blocks, per)
         if content.size <= slots * per * self.file_block:
             return 3, [inner.get(number, 0) for number in range(slots)], made
-        outer, more = self._pointers(inner, per, scattered=scattered)
+        outer, more = self._pointers(inner, per)
         return DOUBLE, [outer.get(number, 0) for number in range(slots)], made + more
 
-    def _pointers(self, blocks: dict[int, int], per: int, *, scattered: bool) -> tuple[dict[int, int], int]:
+    def _pointers(self, blocks: dict[int, int], per: int) -> tuple[dict[int, int], int]:
         """Pointer blocks over addresses: their numbers and addresses, and how many."""
         groups = sorted({number // per for number in blocks})
-        made = dict(zip(groups, self.take(3, len(groups), scattered=scattered), strict=True))
+        made = dict(zip(groups, self.take(3, len(groups)), strict=True))
         for group, address in made.items():
             self.write(self.at(address), self.listed([blocks.get(group * per + n, 0) for n in range(per)]))
         return made, len(made)
