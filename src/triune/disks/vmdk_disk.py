@@ -247,6 +247,8 @@ def _hosted(folder: Folder, name: str, content: Content, head: bytes) -> Disk:
     extent = SparseExtent(content, head)
     disk = Disk(folder, name, (descriptor.create_type if descriptor else "") or "sparse", descriptor)
     disk.add(ExtentLine("RW", extent.layout.capacity, "SPARSE", name), extent)
+    if descriptor is not None and descriptor.size not in (0, disk.size):
+        disk.blame(f"its header says {disk.size} bytes, the descriptor in it {descriptor.size}")
     if layout is not None and layout.descriptor and descriptor is None:
         disk.blame("the descriptor in it is lost: whether it has a parent is unknown")
     return disk

@@ -57,6 +57,9 @@ class Layout:
         """Raise Invalid("corrupt_image") where no table could be found by it."""
         if not 0 < self.grain <= 1 << 20 or not 0 < self.entries <= 1 << 16:
             raise corrupt("its grains have an absurd size")
+        # Both are powers of two by the format: what isn't was damaged, and every offset would be wrong.
+        if self.grain & (self.grain - 1) or self.entries & (self.entries - 1):
+            raise corrupt("its grains have an absurd size")
         if self.needed_tables > MOST_TABLES:
             raise corrupt("it has too many grain tables")
 

@@ -129,9 +129,9 @@ def read_numbers(content: Content, at: int, count: int, form: str) -> tuple[NDAr
     return np.frombuffer(bytes(data), dtype=form).astype(np.uint64), whole
 
 
-def shared_grains(tables: Tables, count: int) -> tuple[int, int] | None:
-    """How many grains a disk of `count` tables stores, and how many of them lie where another one does; None where it
-    has more than can be compared within 512 MiB of memory."""
+def shared_grains(tables: Tables, count: int, taken: Sequence[tuple[int, int]] = ()) -> tuple[int, int] | None:
+    """How many grains a disk of `count` tables stores, and how many of them lie where another one does, or in one of
+    the ranges (offset, length) that are `taken`; None where it has more than can be compared within 512 MiB."""
     found: list[NDArray[np.int64]] = []
     stored_grains, number = 0, tables.next_present(0)
     while number < count:
@@ -147,7 +147,10 @@ def shared_grains(tables: Tables, count: int) -> tuple[int, int] | None:
         return 0, 0
     places = np.sort(np.concatenate(found))
     least = 1 if tables.packed else tables.grain
-    return stored_grains, int((np.diff(places) < least).sum())
+    shared = int((np.diff(places) < least).sum())
+    for offset, length in taken:
+        shared += int(np.searchsorted(places, offset + length) - np.searchsorted(places, offset - least + 1))
+    return stored_grains, shared
 
 
 class Reasons:

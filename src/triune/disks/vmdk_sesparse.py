@@ -41,6 +41,8 @@ _VOLATILE_MAGIC = 0xCAFECAFE
 _VERSION = 0x0000000200000001
 _MOST_TABLES = 1 << 22  # of 4096 grains of 4 KiB: 64 TiB
 _MOST_SECTORS = 1 << 54
+_GRAIN, _TABLE = 8, 64
+_MOST_BACKMAP = 1 << 18  # sectors: 64 GiB of grains
 
 
 class SeSparseExtent:
@@ -54,11 +56,13 @@ class SeSparseExtent:
         _, version, self._capacity, grain, table, *_ = fields
         if version != _VERSION:
             raise corrupt(f"version {version:#x} of its header is not known")
-        if not 0 < grain <= 1 << 11 or not 0 < table <= 1 << 11 or self._capacity > _MOST_SECTORS:
+        # No other sizes were ever seen, and QEMU reads no others: a changed one would move every offset.
+        if grain != _GRAIN or table != _TABLE or self._capacity > _MOST_SECTORS:
             raise corrupt("its grains have an absurd size")
         if max(fields[10:26]) > _MOST_SECTORS:
             raise corrupt("its tables are out of reach")
         self.content = content
+        self._backmap = fields[22], fields[23]
         self._reasons = Reasons()
         self._look_at_volatile(fields[10])
         self._tables = _SeSparseTables(content, fields, self._reasons)
@@ -71,6 +75,14 @@ class SeSparseExtent:
     def notes(self) -> Sequence[str]:
         """What is wrong with it, as far as it was read."""
         return self._reasons.told()
+
+    def marked_grains(self) -> int | None:
+        """How many grains the extent's own list of what each holds ("backmap") tells of; None where it has none."""
+        sector, sectors = self._backmap
+        if not 0 < sectors <= _MOST_BACKMAP:
+            return None
+        numbers, known = read_numbers(self.content, sector * SECTOR, sectors * SECTOR // 8, "<u8")
+        return int((numbers != 0).sum()) if known.all() else None
 
     def shared_grains(self) -> tuple[int, int] | None:
         """Grains that are stored, and those that lie on another one; None where there are too many to compare."""

@@ -29,6 +29,7 @@ from triune.disks.vmdk_stream import Inflater, Walk, find_footer, walk
 
 _INVALID = -1  # in raw numbers, before they become places
 _PER_SECTOR = SECTOR // 4
+_MOST_RANGES = 1 << 18
 
 
 class SparseExtent:
@@ -45,6 +46,8 @@ class SparseExtent:
         self.layout = layout
         if layout.mangled:
             self._reasons.tell("its line ends were changed by a transfer as text: more of it may be damaged")
+        if layout.kind == "cowd" and not layout.needed_tables <= layout.tables <= layout.needed_tables + _PER_SECTOR:
+            self._reasons.tell(f"its header contradicts itself: {layout.tables} tables for {layout.needed_tables}")
         if layout.unclean:
             self._reasons.tell("it was not closed cleanly: what was written last may be missing")
         self._tables = _SparseTables(content, layout, self._reasons)
@@ -64,9 +67,14 @@ class SparseExtent:
         """What is wrong with it, as far as it was read."""
         return self._reasons.told()
 
+    def marked_grains(self) -> int | None:
+        """How many grains the markers of a stream tell of; None where it has no markers, or they break off."""
+        found = walk(self.content, self.layout) if self.layout.markers else None
+        return found.grains if found and found.complete else None
+
     def shared_grains(self) -> tuple[int, int] | None:
         """Grains that are stored, and those that lie on another one; None where there are too many to compare."""
-        return shared_grains(self._tables, self.layout.needed_tables)
+        return shared_grains(self._tables, self.layout.needed_tables, self._tables.own_ranges())
 
     def runs(self, start: int, end: int) -> Iterator[Run | Absent]:
         """What lies between, grain tables being read one after the other."""
@@ -108,6 +116,18 @@ class _SparseTables:
             )
         self.table = lru_cache(maxsize=64)(self._table)
         self._present = self._present_tables(count)
+
+    def own_ranges(self) -> list[tuple[int, int]]:
+        """Where the tables themselves lie, in bytes."""
+        length = self.entries * 4
+        places = (self._layout.directory, self._layout.redundant)
+        directories = [(place * SECTOR, self._layout.needed_tables * 4) for place in places if place is not None]
+        return directories + [
+            (int(place) * SECTOR, length)
+            for directory in (self._first, self._second)
+            if directory is not None
+            for place in directory[directory > 0][:_MOST_RANGES]
+        ]
 
     def next_present(self, number: int) -> int:
         """The first table from there on that isn't wholly absent; a huge number where none follows."""

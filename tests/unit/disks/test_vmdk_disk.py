@@ -28,6 +28,7 @@ from tests.vmdks import (
 from triune.disks import vmdk_descriptor
 from triune.disks.content import Run
 from triune.disks.vmdk_disk import open_disk
+from triune.disks.vmdk_sparse import SparseExtent
 from triune.domain.errors import Invalid, TriuneError
 
 needs_qemu_img = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="needs qemu-img")
@@ -348,3 +349,35 @@ def test_mutated_disks_neither_crash_nor_hang(seed: bytes, changes: list[tuple[i
         disk.damages()
     except TriuneError:
         pass
+
+
+@pytest.mark.parametrize(("place", "value"), [(16, 3), (24, 9)])
+def test_headers_that_contradict_themselves(place: int, value: int) -> None:
+    data = bytearray(cowd(MIB, {3: b"x"}))
+    data[place : place + 4] = value.to_bytes(4, "little")
+    if place == 16:
+        with pytest.raises(Invalid):
+            open_disk(MemoryFolder({"d.vmdk": bytes(data)}), "d.vmdk")
+    else:
+        data[place : place + 4] = (1000).to_bytes(4, "little")
+        disk = open_disk(MemoryFolder({"d.vmdk": bytes(data)}), "d.vmdk")
+        assert any("contradicts itself" in each for each in disk.damages())
+
+
+def test_grains_that_lie_in_a_table_or_on_each_other() -> None:
+    data = cowd(MIB, {3: b"three", 4: b"four"})
+    table = 5 * SECTOR
+    for entry, value, shared in ((3, 0, 0), (3, 5, 1), (4, 4, 1), (3, 38, 1)):
+        changed = bytearray(data)
+        changed[table + 4 * entry : table + 4 * entry + 4] = value.to_bytes(4, "little")
+        (_, extent) = open_disk(MemoryFolder({"d.vmdk": bytes(changed)}), "d.vmdk").extents[0]
+        assert isinstance(extent, SparseExtent)
+        stored, found = extent.shared_grains() or (0, 0)
+        assert (stored, found) == (2 - (value == 0), shared)
+
+
+def test_the_capacity_of_header_and_descriptor() -> None:
+    data = bytearray(sample("plaso-image.vmdk"))
+    data[12:20] = (100).to_bytes(8, "little")
+    disk = open_disk(MemoryFolder({"d.vmdk": bytes(data)}), "d.vmdk")
+    assert any("header says 51200 bytes" in each for each in disk.damages())
