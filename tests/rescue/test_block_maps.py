@@ -144,6 +144,24 @@ def test_a_map_that_leads_to_another_files_cluster_proves_nothing() -> None:
     assert volume.find("bigger").missing == ((5 << 20, 1 << 20),)
 
 
+@pytest.mark.parametrize("name", ["vmfs5", "vmfs6"])
+def test_a_map_that_leads_to_one_block_twice_proves_neither(name: str) -> None:
+    healthy = volume_of(name)
+    inside, _ = map_of(healthy, "bigger")
+    (run,) = data_of(healthy, "bigger")
+    first = (run.at - BASE) >> 20
+    volume = volume_of(name, {entry_of(healthy, inside, 5): block_address(healthy, first + 90)})
+    assert volume.find("bigger").missing == ((5 << 20, 1 << 20), (90 << 20, 1 << 20))
+
+
+def test_a_block_to_be_zeroed_that_is_not_counted_proves_nothing() -> None:
+    healthy = volume_of("vmfs5")
+    inside, _ = map_of(healthy, "bigger")
+    (value,) = struct.unpack("<I", healthy.space.read(entry_of(healthy, inside, 5), 4))
+    volume = volume_of("vmfs5", {entry_of(healthy, inside, 5): struct.pack("<I", value | 0x20)})
+    assert volume.find("bigger").status == Status.PARTIAL
+
+
 def entry_of(volume: VmfsVolume, inside: descriptor.Descriptor, number: int) -> int:
     """Where on the volume an entry of an FD's list is."""
     return inside.lock.place + volume.geometry.list_offset + volume.geometry.address_size * number

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -24,6 +24,8 @@ from triune.disks.vmfs.resolver import Resolver, read, within
 
 _MOST_POINTER_BLOCKS = 1 << 17  # of a file of 62 TB
 _MANY = 2048  # addresses that are worth numpy's start
+_MOST_EXTENTS, _MOST_TWICE = 1 << 20, 1 << 16
+_PREALLOCATED = 256  # blocks behind a file's end that a host may hold ready: their count is a byte
 _CACHED = 16  # pointer blocks of one file: 1 MiB at most
 _PAGE = 4096  # damage comes in sectors or pages: one bad pointer makes its neighbours doubtful
 _DATA = frozenset({Kind.FILE_BLOCK, Kind.LARGE_BLOCK, Kind.SUB_BLOCK})
@@ -37,7 +39,8 @@ class Census:
     """What a block map holds: data `blocks`, `large` ones among them, `pointer_blocks`.
 
     `lost` of the pointer blocks can't be read. `repeated`: a pointer block stands in the map twice. Not `complete`
-    where there are more than anybody counts.
+    where there are more than anybody counts. `zeroed` blocks are to be read as zeros. `twice` are the numbers of file
+    blocks that the map leads to more than once; `last` is one more than the place of the last block in the file.
     """
 
     blocks: int = 0
@@ -46,6 +49,9 @@ class Census:
     lost: int = 0
     repeated: bool = False
     complete: bool = True
+    zeroed: int = 0
+    twice: frozenset[int] = frozenset()
+    last: int = 0
 
 
 class FileContent:
@@ -93,10 +99,18 @@ class FileContent:
         """All of the map, counted."""
         if self._is_resident or self.descriptor.layout == Layout.NONE:
             return Census()
-        counting = _Counting(self._pointers)
-        complete = counting.count(self.descriptor.addresses(self._geometry), self.descriptor.levels)
+        counting = _Counting(self._pointers, self._geometry)
+        complete = counting.count(self.descriptor.addresses(self._geometry), self.descriptor.levels, 0)
         return Census(
-            counting.blocks, counting.large, counting.pointer_blocks, counting.lost, counting.repeated, complete
+            counting.blocks,
+            counting.large,
+            counting.pointer_blocks,
+            counting.lost,
+            counting.repeated,
+            complete,
+            counting.zeroed,
+            counting.twice(),
+            counting.last,
         )
 
     @cached_property
@@ -107,6 +121,10 @@ class FileContent:
             return "", "it has more pointer blocks than are looked at"
         if census.repeated:
             return "", "one of its pointer blocks is in its map twice"
+        if census.last > -(-self.size // self.descriptor.block_size) + _PREALLOCATED:
+            return "", "its map goes on behind its end"
+        if bool(census.zeroed) != bool(self.descriptor.zeroed_blocks):
+            return "", f"{census.zeroed} blocks are to be zeroed, its file descriptor tells of another count"
         # Nobody has seen how large blocks are counted: as themselves, or as the file blocks they stand for.
         counts = {census.blocks, census.blocks + census.large * ((1 << self._geometry.large_shift) - 1)}
         if wanted in counts:
@@ -222,12 +240,23 @@ class FileContent:
         blocks = -(-(within_first + length) // size)
         parts = self._allocation.doubts(self.descriptor.address, first, blocks) if self._allocation else ((blocks, ""),)
         place, end = first * size + within_first, offset + length
-        for count, why in parts:
+        for count, why in self._apart(first, parts):
             first += count
             stop = min(end, offset + first * size - place)
             for run in self.resolver.space.pieces(place, stop - offset):
                 yield replace(run, offset=run.offset - place + offset, why=run.why or why)
             place, offset = place + stop - offset, stop
+
+    def _apart(self, first: int, parts: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+        """The same (blocks, why), with those blocks told apart that the map leads to twice."""
+        twice = self.census.twice if self._counted else frozenset()
+        for count, why in parts:
+            if not twice or twice.isdisjoint(range(first, first + count)):
+                yield count, why
+            else:
+                for block in range(first, first + count):
+                    yield 1, why or ("its map leads to that block twice" if block in twice else "")
+            first += count
 
     def _pointers(self, value: int, below: int) -> Sequence[int]:
         """The addresses in a pointer block; doubtful ones are replaced. Raises Damaged for one that is none."""
@@ -263,21 +292,22 @@ class FileContent:
 class _Counting:
     """Goes through a block map once."""
 
-    def __init__(self, pointers: Callable[[int, int], Sequence[int]]) -> None:
-        self.blocks = self.large = self.pointer_blocks = self.lost = 0
+    def __init__(self, pointers: Callable[[int, int], Sequence[int]], geometry: Geometry) -> None:
+        self.blocks = self.large = self.pointer_blocks = self.lost = self.zeroed = self.last = 0
         self.repeated = False
-        self._pointers = pointers
+        self._pointers, self._geometry = pointers, geometry
         self._seen: set[int] = set()
+        self._extents: list[tuple[int, int]] = []
 
-    def count(self, table: Sequence[int], level: int) -> bool:
-        """Add a table and what is below it; whether all of it was counted."""
+    def count(self, table: Sequence[int], level: int, base: int) -> bool:
+        """Add a table, whose first address is that of block `base` of the file, and what is below it; whether all of
+        it was counted."""
         if level == 0:
-            self.blocks += len(table) - table.count(0) - table.count(_DOUBT)
-            if isinstance(table, array) and table.itemsize == 8:
-                self.large += sum(1 for value in table if value & 7 == Kind.LARGE_BLOCK)
+            self._data(table, base)
             return True
-        for value in table:
-            if value == 0:
+        span = self._geometry.pointers**level
+        for index, value in enumerate(table):
+            if value in (0, _DOUBT):
                 continue
             if value in self._seen:
                 self.repeated = True
@@ -291,9 +321,48 @@ class _Counting:
             except Damaged:
                 self.lost += 1
                 continue
-            if not self.count(below, level - 1):
+            if not self.count(below, level - 1, base + index * span):
                 return False
         return True
+
+    def twice(self) -> frozenset[int]:
+        """The file blocks in more than one extent, as many as anybody wants to know."""
+        found: set[int] = set()
+        end = -1
+        for first, count in sorted(self._extents):
+            found.update(range(first, min(end, first + count, first + _MOST_TWICE)))
+            end = max(end, first + count)
+            if len(found) >= _MOST_TWICE:
+                break
+        return frozenset(found)
+
+    def _data(self, table: Sequence[int], base: int) -> None:
+        wide, per_cluster, extents = self._geometry.wide, self._geometry.small_per_cluster, self._extents
+        flags = 0x7F80 if wide else 0x20
+        begin = following = -1
+        for index, value in enumerate(table):
+            if value <= 0:
+                continue
+            self.blocks += 1
+            kind = value & 7
+            if kind == Kind.LARGE_BLOCK:
+                self.large += 1
+            elif kind != Kind.FILE_BLOCK:
+                continue
+            if value & flags:
+                self.zeroed += 1
+            if kind != Kind.FILE_BLOCK:
+                continue
+            self.last = base + index + 1
+            number = (value >> 15 & 0x7FFFFFFF) * per_cluster + (value >> 51) if wide else value >> 6
+            if number == following:
+                following += 1
+                continue
+            if begin >= 0 and len(extents) < _MOST_EXTENTS:
+                extents.append((begin, following - begin))
+            begin, following = number, number + 1
+        if begin >= 0 and len(extents) < _MOST_EXTENTS:
+            extents.append((begin, following - begin))
 
 
 def believed(table: array[int], kinds: frozenset[Kind], resolver: Resolver) -> Sequence[int]:
