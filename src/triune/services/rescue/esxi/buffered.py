@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 
@@ -19,6 +19,9 @@ from triune.services.rescue.esxi.access import Access
 from triune.services.rescue.esxi.cache import BlockCache, open_cache
 from triune.services.rescue.esxi.line import Line
 from triune.services.rescue.esxi.readers import BLOCK, Refused
+
+# A block is mostly a view of the answer it came with: nothing is copied before the reader gets it.
+Piece = bytes | memoryview
 
 _MIB = 1 << 20
 _MEMORY = 64 * _MIB // BLOCK
@@ -66,7 +69,7 @@ class RemoteSource:
         """Take the line over; `close` closes it. Raises Failed("cache_refused")."""
         self._line = line
         self._lock = threading.Lock()
-        self._memory: OrderedDict[int, bytes] = OrderedDict()
+        self._memory: OrderedDict[int, Piece] = OrderedDict()
         self._coming: dict[int, _Part] = {}
         self._streams: list[_Stream] = []
         self._cache: BlockCache | None = None
@@ -122,7 +125,7 @@ class RemoteSource:
         blocks = range(start // BLOCK, -(-end // BLOCK))
         with self._lock:
             stream = self._follow(start, end)
-            got = {block: data for block in blocks if (data := self._held(block)) is not None}
+            got: dict[int, Piece] = {block: data for block in blocks if (data := self._held(block)) is not None}
             self._request([block for block in blocks if block not in got and block not in self._coming])
             parts = {block: self._coming[block] for block in blocks if block not in got}
             if stream is not None:
@@ -131,13 +134,12 @@ class RemoteSource:
             self._await(parts, got, passing=stream is not None)
         except (Refused, CancelledError):
             return self._exactly(start, end)
-        if len(blocks) == 1:
-            return got[blocks.start][start % BLOCK : end - blocks.start * BLOCK]
-        joined = b"".join(got[block] for block in blocks)
-        skip = start - blocks.start * BLOCK
-        return joined if len(joined) == end - start else joined[skip : skip + end - start]
+        last = blocks.stop - 1
+        got[last] = got[last][: end - last * BLOCK]
+        got[blocks.start] = got[blocks.start][start % BLOCK :]
+        return b"".join(got[block] for block in blocks)
 
-    def _await(self, parts: dict[int, _Part], got: dict[int, bytes], *, passing: bool) -> None:
+    def _await(self, parts: dict[int, _Part], got: dict[int, Piece], *, passing: bool) -> None:
         """Take blocks as they come. Raises Refused, and what the line raises."""
         for part in {id(part): part for part in parts.values()}.values():
             try:
@@ -148,10 +150,7 @@ class RemoteSource:
                 raise
             with self._lock:
                 self._arrived(part, data, passing=passing)
-            for block in range(part.first, part.first + part.count):
-                if block in parts:
-                    at = (block - part.first) * BLOCK
-                    got[block] = data if part.count == 1 else data[at : at + BLOCK]
+            got.update((block, piece) for block, piece in _pieces(part, data) if block in parts)
 
     def _exactly(self, start: int, end: int) -> bytes:
         """The range and nothing around it."""
@@ -171,8 +170,8 @@ class RemoteSource:
     def _has(self, block: int) -> bool:
         return block in self._memory or block in self._coming
 
-    def _held(self, block: int) -> bytes | None:
-        data = self._memory.get(block)
+    def _held(self, block: int) -> Piece | None:
+        data: Piece | None = self._memory.get(block)
         if data is not None:
             self._memory.move_to_end(block)
             return data
@@ -201,17 +200,15 @@ class RemoteSource:
             at += count
 
     def _arrived(self, part: _Part, data: bytes, *, passing: bool) -> None:
-        for index, block in enumerate(range(part.first, part.first + part.count)):
-            if self._coming.get(block) is not part:
-                continue
-            del self._coming[block]
-            piece = data if part.count == 1 else data[index * BLOCK : (index + 1) * BLOCK]
-            self._memory[block] = piece
-            self._keep(block, piece, passing=passing)
+        for block, piece in _pieces(part, data):
+            if self._coming.get(block) is part:
+                del self._coming[block]
+                self._memory[block] = piece
+                self._keep(block, piece, passing=passing)
         while len(self._memory) > _MEMORY:
             self._memory.popitem(last=False)
 
-    def _keep(self, block: int, data: bytes, *, passing: bool) -> None:
+    def _keep(self, block: int, data: Piece, *, passing: bool) -> None:
         if self._cache is None:
             return
         try:
@@ -278,3 +275,10 @@ class RemoteSource:
             return all(cache.get(block) in (None, future.result()) for block, future in asked)
         except Refused:
             return False
+
+
+def _pieces(part: _Part, data: bytes) -> Iterator[tuple[int, Piece]]:
+    """The blocks of an answer."""
+    view = memoryview(data)
+    for index in range(part.count):
+        yield part.first + index, view[index * BLOCK : (index + 1) * BLOCK]

@@ -89,7 +89,7 @@ class BlockCache:
         self._forget(slot)
         return None
 
-    def put(self, block: int, data: bytes, *, passing: bool = False) -> None:
+    def put(self, block: int, data: bytes | memoryview, *, passing: bool = False) -> None:
         """Keep a block. One of a `passing` stream never displaces another, nor takes the last quarter."""
         if block in self._where or not 0 < len(data) <= BLOCK:
             return
@@ -120,7 +120,7 @@ class BlockCache:
         self._write(bytes(_ENTRY.size), _PAGE + slot * _ENTRY.size)
         self._free.append(slot)
 
-    def _write(self, data: bytes, offset: int) -> None:
+    def _write(self, data: bytes | memoryview, offset: int) -> None:
         if os.pwrite(self._fd, data, offset) != len(data):
             raise OSError(28, "no space left for the cache")
 
