@@ -139,6 +139,8 @@ def _shell(manners: Manners) -> Any:
 
     async def run(process: asyncssh.SSHServerProcess[bytes]) -> None:
         words = shlex.split(process.command or "")
+        if manners.silent and words[0] == "dd":
+            await asyncio.sleep(3600)
         try:
             output, status = _answer(manners, words, process)
         except asyncssh.SFTPNoSuchFile:

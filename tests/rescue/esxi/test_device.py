@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import asyncssh
@@ -95,8 +96,13 @@ def test_a_host_that_comes_back_goes_on(host: Host, image: Path, opened: Open) -
     assert source.read(SIZE // 2, 1000) == image.read_bytes()[SIZE // 2 :][:1000]
 
 
-def test_a_silent_host_is_a_dropped_one(manners: Manners, opened: Open) -> None:
-    source = opened()
+@pytest.mark.parametrize("sftp", [True, False], ids=["sftp", "dd"])
+def test_a_silent_host_is_a_dropped_one(
+    manners: Manners, opened: Open, access: Access, request: pytest.FixtureRequest, sftp: bool
+) -> None:
+    if not sftp:
+        _without_sftp(request)
+    source = opened(patience=replace(access.patience, tries=2))
     manners.silent = True
     with pytest.raises(Unreachable):
         source.read(SIZE // 2, 10)

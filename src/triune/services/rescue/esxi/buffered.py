@@ -173,6 +173,7 @@ class RemoteSource:
     def _held(self, block: int) -> Piece | None:
         data: Piece | None = self._memory.get(block)
         if data is not None:
+            self._memory[block] = data = bytes(data)  # what stays longer must not keep its neighbours
             self._memory.move_to_end(block)
             return data
         if self._cache is not None and block not in self._coming:

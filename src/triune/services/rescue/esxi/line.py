@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Protocol
 
 from triune.domain.errors import Failed, TriuneError, Unreachable, from_dict
 from triune.services.rescue.esxi import readers, ssh
@@ -46,7 +45,8 @@ class SshLine:
         self._address, self._access, self._patience = address, access, access.patience
         self._password: str | None = None
         self._reader: Reader | None = None
-        self._failures, self._heard = 0, time.monotonic()
+        self._failures, self._heard, self._waiting = 0, time.monotonic(), 0
+        self._watching: asyncio.TimerHandle | None = None
         self._given_up: TriuneError | None = None
         self._thread = EventThread()
         self._opening = asyncio.Lock()
@@ -98,28 +98,40 @@ class SshLine:
         async with self._slots:
             while len(data) < length:
                 reader = await self._ready()
+                self._asked()
                 try:
-                    part = await self._patiently(reader.read(offset + len(data), length - len(data)))
+                    part = await reader.read(offset + len(data), length - len(data))
                 except Dropped:
                     self._drop(reader)
                     continue
+                finally:
+                    self._waiting -= 1
                 if not part:
                     raise Refused(f"nothing is left there; it had {self.size} bytes when it was opened")
                 self._failures, self._heard = 0, time.monotonic()
                 data = data + part if data else part
         return data
 
-    async def _patiently(self, reading: Coroutine[Any, Any, bytes]) -> bytes:
-        """Wait as long as anything arrives on the connection: a slow line is not a dead one."""
-        task = asyncio.ensure_future(reading)
-        try:
-            while True:
-                if (await asyncio.wait({task}, timeout=self._patience.reading))[0]:
-                    return task.result()
-                if time.monotonic() - self._heard >= self._patience.reading:
-                    raise Dropped
-        finally:
-            task.cancel()
+    def _asked(self) -> None:
+        """Note a request, and begin to watch when it is the only one."""
+        if not self._waiting:
+            self._heard = time.monotonic()
+        self._waiting += 1
+        if self._watching is None:
+            loop = asyncio.get_running_loop()
+            self._watching = loop.call_later(self._patience.reading, self._watch)
+
+    def _watch(self) -> None:
+        """Cut a connection on which nothing arrives though something was asked: a slow line is not a dead one."""
+        self._watching = None
+        reader = self._reader
+        if not self._waiting or reader is None:
+            return
+        left = self._heard + self._patience.reading - time.monotonic()
+        if left <= 0:
+            self._drop(reader)
+            left = self._patience.reading
+        self._watching = asyncio.get_running_loop().call_later(left, self._watch)
 
     def _drop(self, reader: Reader) -> None:
         if reader is self._reader:
