@@ -236,7 +236,7 @@ class _Voting:
                 continue
             if not pieces:
                 continue
-            segments = tuple(Segment(piece.offset, piece.length, self._source, start + piece.place) for piece in pieces)
+            segments = tuple(self._segments(pieces, start))
             base = start + pieces[0].place - pieces[0].offset
             wide = device.major >= 6
             yield (
@@ -251,6 +251,20 @@ class _Voting:
                     volume_size=share.size,
                 ),
             )
+
+    def _segments(self, pieces: list[lvm.Extent], start: int) -> Iterator[Segment]:
+        """PEs that follow one another on the device as on the volume, as one: there may be hundreds of thousands."""
+        last: Segment | None = None
+        for piece in sorted(pieces, key=lambda one: one.offset):
+            at = start + piece.place
+            if last is not None and (piece.offset, at) == (last.offset + last.length, last.at + last.length):
+                last = replace(last, length=last.length + piece.length)
+                continue
+            if last is not None:
+                yield last
+            last = Segment(piece.offset, piece.length, self._source, at)
+        if last is not None:
+            yield last
 
     def _marks(self, kind: str) -> Iterator[Mark]:
         return self._session.marks(self._number, kind)

@@ -6,6 +6,7 @@ What even these do not name goes to `lost+found/<kind>/`.
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 from triune.disks.content import read
 from triune.disks.vmfs.address import ROOT
@@ -21,7 +22,10 @@ _HEAD = 64 << 10
 _LONGEST_TEXT = 1 << 20
 _EXTENT = re.compile(r'^(?:RW|RDONLY|NOACCESS)\s+(\d+)\s+\w+\s+"([^"/\n]{1,127})"', re.MULTILINE)
 _SETTING = re.compile(r'^\s*([A-Za-z0-9_.:]+)\s*=\s*"([^"\n]{1,255})"', re.MULTILINE)
-_LOGGED = re.compile(r"/vmfs/volumes/[^/\s\"']+/([^/\s\"']+)/([^/\s\"']+\.(?:vmx|vmdk|nvram|vmsd|vmxf))")
+_LOGGED = re.compile(
+    r"/vmfs/volumes/[^/\"'\n]{1,127}/([^/\"'\n]{1,127})/([^/\"'\n]{1,120}\.(?:vmx|vmdk|nvram|vmsd|vmxf|vswp))"
+)
+_TEXTS = (".vmx", ".log", ".vmsd", ".vmxf", ".vmdk")
 _KINDS = (
     (b"# Disk DescriptorFile", "descriptors", ".vmdk"),
     (b"KDMV", "disks", ".vmdk"),
@@ -33,6 +37,12 @@ _KINDS = (
 )
 _LOG = re.compile(rb"20\d\d-\d\d-\d\dT\d\d:\d\d|[A-Z][a-z]{2} \d\d \d\d:\d\d:\d\d")
 _DISK_SIZE = 1 << 20
+_SYSTEM = {
+    number << 22 | ROOT: name
+    for number, name in enumerate(
+        (".fbb.sf", ".fdc.sf", ".pbc.sf", ".sbc.sf", ".vh.sf", ".pb2.sf", ".sdd.sf", ".jbc.sf", ".unmap.sf"), 1
+    )
+}
 
 
 class Guesses:
@@ -49,6 +59,8 @@ class Guesses:
 
     def path(self, address: int, node: Node) -> tuple[str, tuple[str, ...]]:
         """(path, evidence) of a file without one: by a guess, or among what is lost."""
+        if node.descriptor.type == FileType.SYSTEM and address in _SYSTEM:
+            return _SYSTEM[address], ()
         parts: list[str] = []
         seen: set[int] = set()
         at = address
@@ -160,18 +172,30 @@ class Guesses:
             self._offer(address, settings["displayName"].replace("/", "_") + ".vmx", address)
 
     def _name_folders(self) -> None:
-        """A folder whose name is lost is called what the VMX in it calls the machine."""
-        names = self._names
-        for address, (kind, _) in list(self._kinds.items()):
-            parent = self._nodes[address].descriptor.parent
-            if kind == "machines" and parent and parent != ROOT and parent not in names.found:
-                settings = dict(_SETTING.findall(self._head(address, _HEAD).decode("utf-8", "replace")))
-                if settings.get("displayName"):
-                    self._offer(parent, settings["displayName"].replace("/", "_"), parent)
-            if kind == "logs" and parent and parent != ROOT and parent not in names.found:
-                logged = _LOGGED.search(self._head(address, _LONGEST_TEXT).decode("utf-8", "replace"))
-                if logged:
-                    self._offer(parent, logged.group(1), parent)
+        """A folder whose name is lost: logs and settings in it have paths that lead into it."""
+        children: dict[int, dict[int, str]] = {}
+        for address, name in list(self._names.found.items()):
+            children.setdefault(name.parent, {})[address] = name.name
+        for address, node in self._nodes.items():
+            if node.descriptor.folder and address != ROOT and self._names.path(address) is None:
+                called = self._folder_name(children.get(address, {}))
+                if called and address not in self._names.found:
+                    self._offer(address, called, address)
+
+    def _folder_name(self, children: dict[int, str]) -> str:
+        """What most paths in its files call it; else as its only VMX is called, as ESXi does it."""
+        votes: Counter[str] = Counter()
+        inside = set(children.values())
+        for address, name in children.items():
+            node = self._nodes.get(address)
+            if node is None or not name.endswith(_TEXTS) or node.descriptor.length > _LONGEST_TEXT:
+                continue
+            text = self._head(address, _LONGEST_TEXT).decode("utf-8", "replace")
+            votes.update(folder for folder, file in _LOGGED.findall(text) if file in inside)
+        machines = [name for name in children.values() if name.endswith(".vmx")]
+        if votes:
+            return votes.most_common(1)[0][0]
+        return machines[0].removesuffix(".vmx") if len(machines) == 1 else ""
 
     def _offer(self, address: int, name: str, beside: int) -> None:
         """A name, in the folder its FD or that of the file beside tells, or in the only one it can be in."""
