@@ -109,7 +109,7 @@ def test_help_imports_no_command() -> None:
     found = modules("from triune.cli.root import main\nmain(['--help'])")
     assert "click" in found
     mine = {name for name in found if name.startswith("triune.cli.")}
-    assert mine == {"triune.cli.root", "triune.cli.text"}
+    assert mine == {"triune.cli.root", "triune.cli.lazy", "triune.cli.text"}
     assert not found & {"rich", "pydantic", "asyncio", "triune.sdk.client"}
 
 

@@ -101,8 +101,8 @@ class Withdrawal:
             shown = ", ".join(used[:_NAMED]) + (" and others" if used[_NAMED:] else "")
             verb = "is" if len(used) == 1 else "are"
             yield (
-                f"the bridge {network.bridge} stays until the host restarts, for {shown} {verb} in it; "
-                "they lose names, DHCP and ports that Triune published"
+                f"the bridge {network.bridge} stays until the host restarts, for {shown} {verb} in it, "
+                "now without names, DHCP and ports that Triune published"
             )
 
     def _actions(self, network: Network, used: Sequence[str]) -> Iterator[Callable[[], object]]:
