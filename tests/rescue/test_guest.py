@@ -15,6 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.rescue.filled import BASE
+from tests.rescue.machines import FileContent, add_machine
+from tests.rescue.overlay import Overlay
+from tests.rescue.writer import Writer
 from tests.vmdks import Bytes, Holed, from_raw
 from triune.cli.root import main
 from triune.disks.stream import ContentSource
@@ -311,3 +315,23 @@ def test_a_real_mount_of_a_disk(tree: Path, tmp_path: Path) -> None:
             (folder / "disk/new").write_text("x")
     finally:
         assert main(["rescue", "umount", str(folder)]) == 0
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("damaged", [False, True])
+def test_files_out_of_a_guest_on_a_datastore(
+    tree: Path, tmp_path: Path, image: Callable[[str], Path], damaged: bool
+) -> None:
+    """ext4 in a VMDK on VMFS6, the volume's descriptor of itself and of LVM gone in the second run."""
+    disk = made("ext4", tree, tmp_path)
+    overlay = Overlay(image("vmfs6"))
+    add_machine(Writer(overlay, BASE), "web", FileContent(disk), scattered=True)
+    if damaged:
+        overlay.zero(0x100000, 0x2000)
+        overlay.zero(BASE + 0x200000, 0x1000)
+    store = overlay.save(tmp_path / "store.img")
+    argv = ["rescue", "inside", str(store), "web/web.vmdk", "extract", "dir/big", "--to", str(tmp_path / "out")]
+    assert main(argv) == 0
+    assert digest(tmp_path / "out/big") == digest(tree / "dir/big")
+    assert main(["rescue", "verify", str(store), "web/web.vmdk"]) == 0
+    assert main(["rescue", "preview", str(store), "web/web.vmx"]) == 0
