@@ -88,6 +88,7 @@ test-tools:
 	command -v mkntfs >/dev/null || missing+=" ntfs-3g"
 	command -v mkfs.xfs >/dev/null || missing+=" xfsprogs"
 	command -v mkfs.btrfs >/dev/null || missing+=" btrfs-progs"
+	command -v ewfacquire >/dev/null || missing+=" ewf-tools"
 	command -v mcopy >/dev/null || missing+=" mtools"
 	command -v mkfs.vfat >/dev/null || missing+=" dosfstools"
 	command -v go >/dev/null || missing+=" golang-go"
