@@ -137,8 +137,9 @@ def rows(folder: Path) -> list[Row]:
             what = f"`triune rescue extract{''.join(' ' + word for word in words)}`, 1 GiB, SHA-256"
             what += "" if words else ", read a second time"
             found.append(ratio_row(what, extract, budget, "`cp --sparse=always`"))
+        plain = transfer.Plain(path=made.vmdk, format="vmdk")
         convert = in_turn(
-            lambda _: transfer.convert_file(made.vmdk, "vmdk", scratch / "ours.qcow2", lambda _: None),
+            lambda _: transfer.convert_file(plain, scratch / "ours.qcow2", lambda _: None),
             lambda _: quiet("qemu-img", "convert", "-f", "vmdk", "-O", "qcow2", made.vmdk, scratch / "theirs.qcow2"),
             3,
             fresh,
