@@ -15,7 +15,7 @@ from tests.unit.services.machines.made import VMX, parsed
 
 from triune.domain.errors import Invalid, TriuneError, Unsupported
 from triune.domain.instance import InstanceSpec
-from triune.domain.machine import Machine, MachineDisk
+from triune.domain.machine import Firmware, Machine, MachineDisk
 from triune.domain.network import Nic
 from triune.engines.importing import MachinePlan
 from triune.engines.kvm import machine_spec
@@ -33,7 +33,8 @@ OLD = (
 SAS = 'guestOS = "windows2019srv-64"\nmemsize = "512"\nscsi0.virtualDev = "lsisas1068"\nscsi0:0.fileName = "c.vmdk"\n'
 
 CASES: dict[str, tuple[str, Wishes, bool | None, HostFacts]] = {
-    "machine-vmware": (VMX, Wishes(), None, ACCELERATED),
+    "machine-uefi": (VMX, Wishes(), None, ACCELERATED),
+    "machine-vmware": (VMX, Wishes(firmware=Firmware.BIOS, secure_boot=False), None, ACCELERATED),
     "machine-virtio": (VMX, Wishes(secure_boot=False, tpm=False), True, EMULATED),
     "machine-ide": (OLD, Wishes(), None, EMULATED),
     "machine-sas": (SAS, Wishes(display=False), None, ACCELERATED),

@@ -69,6 +69,7 @@ def plan(described: Described, wishes: Wishes, *, virtio: bool | None) -> Descri
     if unknown := sorted(wishes.skip - slots):
         raise Invalid("no_such_slot", f"the machine has no {unknown[0]}", hint=f"It has: {', '.join(sorted(slots))}")
     bus = wishes.bus or ("virtio" if virtio else None)
+    uefi = (wishes.firmware or machine.firmware) is Firmware.UEFI
     machine = replace(
         machine,
         memory=wishes.memory or machine.memory,
@@ -76,7 +77,7 @@ def plan(described: Described, wishes: Wishes, *, virtio: bool | None) -> Descri
         secure_boot=machine.secure_boot if wishes.secure_boot is None else wishes.secure_boot,
         tpm=machine.tpm if wishes.tpm is None else wishes.tpm,
         display=machine.display if wishes.display is None else wishes.display,
-        disks=tuple(_disk(disk, bus, notes) for disk in machine.disks if disk.slot not in wishes.skip),
+        disks=tuple(_disk(disk, bus, uefi, notes) for disk in machine.disks if disk.slot not in wishes.skip),
         cards=tuple(
             _card(card, wishes, notes, virtio=bool(virtio)) for card in machine.cards if card.slot not in wishes.skip
         ),
@@ -89,14 +90,20 @@ def plan(described: Described, wishes: Wishes, *, virtio: bool | None) -> Descri
     return Described(machine=machine, left_out=left, notes=tuple(notes))
 
 
-def _disk(disk: MachineDisk, bus: str | None, notes: list[str]) -> MachineDisk:
+def _disk(disk: MachineDisk, bus: str | None, uefi: bool, notes: list[str]) -> MachineDisk:
     if bus is not None:
-        kept = disk.controller if bus == "scsi" and disk.controller in ("pvscsi", "lsisas1068") else "virtio"
+        kept = disk.controller if disk.controller in ("pvscsi", "lsisas1068") and not uefi else "virtio"
         return replace(disk, bus=bus, controller=kept if bus == "scsi" else "")
     if disk.bus == "scsi" and disk.controller in ("lsilogic", "buslogic"):
         # QEMU's LSI card is another one than VMware's: a system with a driver for AHCI is the likelier.
         notes.append(
             f"{disk.slot} was on a {disk.controller} card, which QEMU does not have: it is on sata (see --bus)"
+        )
+        return replace(disk, bus="sata", controller="")
+    if disk.bus == "scsi" and uefi:
+        # OVMF, as distributions build it, boots from neither.
+        notes.append(
+            f"{disk.slot} was on {disk.controller}, from which UEFI does not boot here: it is on sata (see --bus)"
         )
         return replace(disk, bus="sata", controller="")
     if disk.bus == "nvme":

@@ -29,6 +29,7 @@ from triune.store import Put, Store
 
 _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}", re.ASCII)
 _PROMPT = re.compile(rb"(?:^|[\r\n])[^\r\n]{0,120}login: ?\x1b?[^\r\n]{0,20}$")
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][0-9A-B]")  # what steers a terminal
 _LOOK = 0.5
 _SETTLE = 8.0  # seconds for the agent, once another sign of life was seen
 _SHOWN = 12
@@ -318,7 +319,7 @@ def _sign(signs: Signs, leased: bool) -> str:
 
 
 def _told(name: str, signs: Signs, sign: str, leased: set[str], took: float) -> dict[str, Any]:
-    said = ["".join(char for char in line if char.isprintable()) for line in _lines(signs.said)]
+    said = [line for line in map(_plain, _lines(signs.said)) if line]
     after = format_duration(took)
     words = {
         "agent": f"{name} came up: its guest agent answers after {after}",
@@ -334,6 +335,10 @@ def _told(name: str, signs: Signs, sign: str, leased: set[str], took: float) -> 
         sentence = words[sign]
     up = bool(sign) and signs.running
     return {"up": up, "sign": sign if up else "", "sentence": sentence, "said": [] if up else said[-_SHOWN:]}
+
+
+def _plain(line: str) -> str:
+    return "".join(char for char in _CONTROL.sub("", line) if char.isprintable()).strip()
 
 
 def _lines(said: bytes) -> list[str]:

@@ -15,8 +15,18 @@ def planned(wishes: Wishes = Wishes(), virtio: bool | None = None, text: str = V
     return plan(describe(parsed(text)), wishes, virtio=virtio)
 
 
+BIOS = Wishes(firmware=Firmware.BIOS, secure_boot=False)
+
+
+def test_uefi_boots_from_what_its_firmware_drives() -> None:
+    described = planned()
+    assert {disk.bus for disk in described.machine.disks} == {"sata"}
+    assert any("UEFI does not boot" in note for note in described.notes)
+    assert {(disk.bus, disk.controller) for disk in planned(Wishes(bus="scsi")).machine.disks} == {("scsi", "virtio")}
+
+
 def test_devices_keep_their_kinds_unless_virtio_is_known_to_work() -> None:
-    kept = planned().machine
+    kept = planned(BIOS).machine
     assert {(disk.bus, disk.controller) for disk in kept.disks} == {("scsi", "pvscsi")}
     assert [card.model for card in kept.cards] == ["vmxnet3", "e1000"]
     quick = planned(virtio=True).machine

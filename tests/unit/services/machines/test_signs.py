@@ -28,13 +28,12 @@ def test_the_agent_is_the_best_sign() -> None:
 
 
 def test_no_sign_is_told_with_the_last_word_of_the_console() -> None:
-    told = service._told(
-        "web", Signs(running=True, said=b"booting\r\nNo bootable device.\x1b[0m\r\n"), "", set(), 180.0
-    )
+    said = b"booting\r\n\x1b[06;01H\x1b[1mNo bootable device.\x1b[0m\r\n"
+    told = service._told("web", Signs(running=True, said=said), "", set(), 180.0)
     assert told["up"] is False
     assert "no sign of life within 3m 0s" in told["sentence"]
     assert "No bootable device." in told["sentence"]
-    assert "\x1b" not in told["sentence"]
+    assert told["said"] == ["booting", "No bootable device."]
 
 
 def test_one_that_stopped_is_not_up_whatever_it_showed() -> None:
