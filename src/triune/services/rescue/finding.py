@@ -14,14 +14,12 @@ from triune.domain.errors import NotFound, TriuneError
 from triune.domain.rescue import Status
 from triune.services.rescue import schemes
 from triune.services.rescue.esxi.access import Access
-from triune.services.rescue.generations import generations
 from triune.services.rescue.opening import open_sources, open_volumes
-from triune.services.rescue.rebuild import RebuiltVolume
-from triune.services.rescue.rebuild_extents import adopt
-from triune.services.rescue.scan import Told, sweep
-from triune.services.rescue.session import Session
+from triune.services.rescue.scan import Told
+from triune.services.rescue.scanning import scan_volumes
 from triune.services.rescue.volume import Volume
 
+__all__ = ["scan_volumes", "volumes"]
 _TOO_MANY = 1 << 62
 
 
@@ -48,18 +46,6 @@ def volumes(
     if not found:
         raise NotFound("no_volume", f"there is no VMFS volume on {', '.join(names)}", hint="Name all its extents.")
     return shown + found
-
-
-def scan_volumes(sources: Sequence[Source], session: Path | None = None, told: Told | None = None) -> list[Volume]:
-    """The volumes that a scan finds, those that are before those that were; empty where there is none.
-
-    With the folder of a `session`, what was scanned before is not scanned again.
-    """
-    marks = Session(sources, session)
-    sweep(marks, told)
-    found = generations(marks)
-    adopt(marks, found)
-    return [RebuiltVolume(generation) for generation in found]
 
 
 def _healthy(sources: Sequence[Source]) -> list[Volume]:

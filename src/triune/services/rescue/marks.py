@@ -69,7 +69,7 @@ _ALIGNED = 4096
 _BOOT_ALIGNED = 64 << 10
 
 
-def _table() -> tuple[NDArray[np.bool_], NDArray[np.uint32]]:
+def _table() -> tuple[NDArray[np.bool_], frozenset[int]]:
     import numpy as np
 
     words = {*LOCKS, *_HEADS, _DIR5_HEAD, *_DIRENTS_HEADS, *(int.from_bytes(text[:4], "little") for text, _ in _TEXTS)}
@@ -78,7 +78,7 @@ def _table() -> tuple[NDArray[np.bool_], NDArray[np.uint32]]:
     table = np.zeros(1 << 16, np.bool_)
     for word in words:
         table[(word ^ (word >> 16)) & 0xFFFF] = True
-    return table, np.array(sorted(words), np.uint32)
+    return table, frozenset(words)
 
 
 _MONTHS = (b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec")
@@ -98,10 +98,8 @@ class Marks:
         heads = words[::128].copy()
         # One look-up rules out nearly every sector; what is left is compared in full.
         hits = np.flatnonzero(self._table[(heads ^ (heads >> 16)) & 0xFFFF])
-        if len(hits):
-            hits = hits[np.isin(heads[hits], self._words)]
-        for sector in hits.tolist():
-            mark = _of_head(chunk, sector * SECTOR, int(heads[sector]))
+        for sector, head in zip(hits.tolist(), heads[hits].tolist(), strict=True):
+            mark = _of_head(chunk, sector * SECTOR, head) if head in self._words else None
             if mark is not None:
                 kind, own = mark
                 yield Mark(offset + sector * SECTOR, kind, own)
