@@ -42,7 +42,7 @@ class Disk:
     """A deleted disk. `tables` are its pointer blocks by their place, `single` blocks known one by one.
 
     `assumed` are the places whose pointer block is the likely one, not the proved one. `ordered` says that a pointer
-    block of pointer blocks tells the place of each: where it has none, there are holes.
+    block of pointer blocks tells the place of each: where it has none, there are holes, but for those that are `lost`.
     """
 
     size: int
@@ -50,6 +50,7 @@ class Disk:
     tables: dict[int, Table] = field(default_factory=dict)
     single: dict[int, int] = field(default_factory=dict)
     assumed: set[int] = field(default_factory=set)
+    lost: set[int] = field(default_factory=set)
     reasons: list[str] = field(default_factory=list)
     complete: bool = False
     ordered: bool = False
@@ -79,8 +80,10 @@ class Pieced:
                 count, block = table.row(number % per)
             elif number in self._disk.single:
                 count, block = 1, self._disk.single[number]
+            elif self._disk.ordered:
+                count, block = per - number % per, None if number // per in self._disk.lost else -1
             else:
-                count, block = self._unknown(number) - number, -1 if self._disk.ordered else None
+                count, block = self._unknown(number) - number, None
             stop = min(end, (number + count) * size)
             if block is None:
                 yield Run(start, stop - start, why="nothing tells which blocks it had there")
@@ -137,18 +140,27 @@ class Disks:
         """Large disks have a pointer block that orders all others."""
         for upper in self._orphans.uppers:
             tables = {index: self._tables[address] for index, address in upper.below if address in self._tables}
-            if not tables or len(tables) != len(upper.below):
+            if not tables or len(tables) * 2 < len(upper.below):
                 continue
-            head = self._size_of(tables.get(0))
-            if head is None:
-                continue
-            for _, address in upper.below:
-                self._tables.pop(address, None)
-            size, tail = head
-            disk = Disk(size, tables[0].block(0), tables, complete=True, ordered=True)
+            for table in tables.values():
+                self._tables.pop(table.address, None)
+            size, tail = self._size_of(tables.get(0)) or (self._size_for(tables), None)
+            disk = Disk(size, self._first(tables), tables, complete=True, ordered=True)
+            disk.lost = {index for index, _ in upper.below if index not in tables}
             disk.reasons.append("a pointer block of pointer blocks orders them")
             disk.tail = self._ends(disk, tail)
             self.found.append(disk)
+
+    def _first(self, tables: dict[int, Table]) -> int:
+        """The first block there is: it stands for the disk."""
+        return next(int(number) for number in tables[min(tables)].numbers if number >= 0)
+
+    def _size_for(self, tables: dict[int, Table]) -> int:
+        """The size of the descriptor that these pointer blocks fit into; without one, as far as they reach."""
+        last = max(tables)
+        end = last * self._per + max(index for index, number in enumerate(tables[last].numbers) if number >= 0) + 1
+        fits = sorted(size for size in self._sizes if size > (end - 1) * self._block)
+        return fits[0] if fits else end * self._block
 
     def _by_heads(self) -> None:
         """Disks whose first block is a guest's first one."""
@@ -238,15 +250,30 @@ class Disks:
         lacking = [disk for disk in self.found if disk.tables and not disk.complete]
         if len(lacking) == 1:
             self._give(lacking[0], self.rest)
-            return
-        for disk in lacking:
-            self._give(disk, self._behind(disk))
+        else:
+            for disk in lacking:
+                self._give(disk, self._behind(disk, lacking))
+        sizes = self._sizes - {disk.size for disk in self.found}
+        if len(sizes) == 1 and self.rest:
+            self._without_guest(sizes.pop())
 
-    def _behind(self, disk: Disk) -> list[Table]:
-        """What was allocated between a disk's first pointer block and its last."""
-        last = max(disk.tables)
-        low, high = disk.tables[0].order, disk.tables[last].order
-        return [table for table in self.rest if low < table.order < high] if last else []
+    def _without_guest(self, size: int) -> None:
+        """The one disk that a descriptor misses, where no guest's partition table tells of one."""
+        tables = dict(enumerate(self.rest))
+        if len(tables) == -(-size // (self._block * self._per)) and self._size_for(tables) == size:
+            disk = Disk(size, self._first(tables), tables, assumed=set(tables), complete=True)
+            disk.reasons.append("it is the only one that a descriptor misses")
+            self.rest = []
+            self.found.append(disk)
+
+    def _behind(self, disk: Disk, others: list[Disk]) -> list[Table]:
+        """What was allocated between a disk's first pointer block and its last, or else the next disk's first."""
+        low, last = disk.tables[0].order, max(disk.tables)
+        if last:
+            high = disk.tables[last].order
+            return [table for table in self.rest if low < table.order < high]
+        ends = [other.tables[0].order for other in others if other.tables[0].order > low]
+        return [table for table in self.rest if low < table.order and (not ends or table.order < min(ends))]
 
     def _give(self, disk: Disk, tables: list[Table]) -> None:
         last = (-(-disk.size // self._block) - 1) // self._per
