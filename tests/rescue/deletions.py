@@ -48,8 +48,8 @@ class Outcome:
 
 CASES = (
     Case("200 MiB: its list was in the descriptor", ((200 * MIB, 60),), scattered=True),
-    Case("700 MiB, thick, in order", ((700 * MIB, 700),)),
-    Case("700 MiB, thick, scattered", ((700 * MIB, 700),), scattered=True),
+    Case("450 MiB, thick, in order", ((450 * MIB, 450),)),
+    Case("450 MiB, thick, scattered", ((450 * MIB, 450),), scattered=True),
     Case("4 GiB thin, scattered", ((4 * GIB, 120),), scattered=True),
     Case("three at once, in order", ((500 * MIB, 50), (900 * MIB, 50), (2 * GIB, 60))),
     Case("three at once, scattered", ((500 * MIB, 50), (900 * MIB, 50), (2 * GIB, 60)), scattered=True),

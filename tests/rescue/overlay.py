@@ -85,8 +85,10 @@ class Overlay:
         self._order = None
 
     def zero(self, offset: int, length: int) -> None:
-        """Zeros there."""
+        """Zeros there; what lies beyond the end is nothing."""
         end = min(offset + length, self.size)
+        if offset >= end:
+            return
         first, last = -(-offset // PAGE), end // PAGE
         if first >= last:
             self.write(offset, bytes(end - offset))

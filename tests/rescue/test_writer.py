@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.rescue import oracle
-from tests.rescue.layout import ROOT, u32
+from tests.rescue.layout import ROOT, u16, u32
 from tests.rescue.machines import add_machine
 from tests.rescue.namehash import name_hash
 from tests.rescue.overlay import Overlay
@@ -101,3 +101,13 @@ def test_debugvmfs_reads_the_same_and_its_check_finds_nothing_new(image: Callabl
 def _complaints(image: Path) -> list[str]:
     done = subprocess.run(["fsck.vmfs", str(image)], capture_output=True, text=True, check=False, timeout=120)
     return done.stdout.splitlines()[-5:]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_what_counts_as_free_is_what_the_clusters_count(image: Callable[[str], Path], version: str) -> None:
+    writer = added(Overlay(image(version)))
+    for area in (writer.area_of(kind) for kind in (1, 2, 4)):
+        for cluster in range(area.clusters):
+            _, raw, _ = writer._map(area, cluster)
+            counted = u16(raw, 0x22) if writer.six else u32(raw, 8)
+            assert len(writer._free(area, cluster)) == counted, (area.address, cluster)

@@ -64,18 +64,22 @@ class Writer(Folders):
         two = self.six and bool(area.parent[2])
         return at, bytearray(self.read(at, self.block)), 2 if two else 1
 
-    def _first_bit(self, bits: int) -> int:
-        return (0x140 if bits == 2 else 0x80) if self.six else 0x10
+    def _bit(self, item: int, bits: int) -> tuple[int, int]:
+        """(byte, bit) of an item in a meta block. Two bits each come in pages of 256 items, 256 bytes apart."""
+        if not self.six:
+            return 0x10 + item // 8, item % 8
+        page, inside = divmod(item, 256) if bits == 2 else (0, item)
+        return 0x80 + page * 0x100 + inside * bits // 8, inside * bits % 8
 
     def _free(self, area: Area, cluster: int) -> list[int]:
         _, raw, bits = self._map(area, cluster)
         total = u16(raw, 0x20) if self.six else u32(raw, 4)
-        start = self._first_bit(bits)
-        return [n for n in range(total) if raw[start + n * bits // 8] >> (n * bits % 8) & 1]
+        places = (self._bit(item, bits) for item in range(total))
+        return [item for item, (place, shift) in enumerate(places) if raw[place] >> shift & 1]
 
     def _mark(self, area: Area, cluster: int, item: int, *, free: bool) -> None:
         at, raw, bits = self._map(area, cluster)
-        place, shift = self._first_bit(bits) + item * bits // 8, item * bits % 8
+        place, shift = self._bit(item, bits)
         raw[place] = raw[place] & ~(1 << shift) | (int(free) << shift)
         step = 1 if free else -1
         if self.six:
