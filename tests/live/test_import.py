@@ -142,6 +142,8 @@ def test_all_kinds_have_the_same_content(daemon: Daemon, disk: Path, tmp_path: P
         name = f"{PREFIX}kind"
         result = imported(daemon, "import", str(folder / "web.vmx"), "--name", name, "--no-start")
         sums.add(result["disks"][0]["hash"])
+        alone = daemon.json("import", str(folder / "web.vmdk"), "--name", name, "--plan")["machine"]
+        assert (alone["firmware"], alone["disks"][0]["bus"]) == ("uefi", "virtio"), "told by what is on the disk"
         copy = daemon.data / "instances" / "kvm" / name / "disk.qcow2"
         subprocess.run(["qemu-img", "compare", "-q", "-f", "qcow2", "-F", "qcow2", disk, copy], check=True)
         daemon.run("rm", name, "--yes")

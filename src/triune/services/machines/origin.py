@@ -9,16 +9,20 @@ from pathlib import Path
 
 from triune.disks import vmdk_disk, vmware_log
 from triune.disks.content import Content, Lost, read
+from triune.disks.partitions import read_partitions
+from triune.disks.stream import ContentSource
 from triune.disks.vmdk_descriptor import FLAT_KINDS
 from triune.disks.vmdk_disk import Folder
 from triune.disks.vmx import LARGEST, Vmx
-from triune.domain.errors import Failed, Invalid, NotFound
-from triune.domain.machine import Described, LeftOut, Machine, MachineCard, MachineDisk
+from triune.domain.errors import Failed, Invalid, NotFound, TriuneError
+from triune.domain.machine import Described, Firmware, LeftOut, Machine, MachineCard, MachineDisk
 from triune.services.machines import ova, ovf, vmx_machine
 from triune.services.rescue.folders import HostFolder, on_host
 
 _BEGINNINGS = {".vmx": "vmx", ".vmtx": "vmx", ".ovf": "ovf", ".vmdk": "disk", ".log": "log"}
 _MOST_MISSING = 1000
+_ESP, _BIOS_BOOT = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "21686148-6449-6e6f-744e-656564454649"
+_BOOT_CODE = 440  # bytes of a master boot record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +97,9 @@ def _of_disk(name: str) -> Described:
         disks=(MachineDisk(slot="disk0", file=name, bus="sata"),),
         cards=(MachineCard(slot="ethernet0", model="e1000", network="unknown"),),
     )
-    note = "a disk alone does not say what its machine was: 1 CPU, 1 GiB and BIOS are taken (see --cpus, --firmware)"
+    note = (
+        "a disk alone does not say what its machine was: 1 CPU and 1 GiB are taken (--cpus, --memory, --firmware)"
+    )
     return Described(machine=machine, notes=(note,))
 
 
@@ -110,7 +116,20 @@ def with_disks(described: Described, folder: Folder, name: str) -> Origin:
         if len(content.chain) > 1:
             notes.append(f"{disk.slot} is a snapshot on {len(content.chain) - 1} others: they are made one")
     machine = replace(described.machine, disks=tuple(sized))
+    if Path(name).suffix.lower() == ".vmdk" and _wants_uefi(disks[sized[0].slot]):
+        machine = replace(machine, firmware=Firmware.UEFI)
     return Origin(described=replace(described, machine=machine), disks=disks, name=name, notes=tuple(notes))
+
+
+def _wants_uefi(content: Content) -> bool:
+    """Whether a disk has a partition for UEFI, and nothing that a BIOS would start."""
+    try:
+        table = read_partitions(ContentSource(content, "disk"))
+        code = read(content, 0, _BOOT_CODE)
+    except TriuneError:
+        return False
+    codes = {partition.code.lower() for partition in table.partitions} if table and table.kind == "gpt" else set()
+    return _ESP in codes and _BIOS_BOOT not in codes and not any(code)
 
 
 def _open(folder: Folder, disk: MachineDisk) -> vmdk_disk.Disk:
