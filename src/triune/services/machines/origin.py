@@ -97,9 +97,7 @@ def _of_disk(name: str) -> Described:
         disks=(MachineDisk(slot="disk0", file=name, bus="sata"),),
         cards=(MachineCard(slot="ethernet0", model="e1000", network="unknown"),),
     )
-    note = (
-        "a disk alone does not say what its machine was: 1 CPU and 1 GiB are taken (--cpus, --memory, --firmware)"
-    )
+    note = "a disk alone does not say what its machine was: 1 CPU and 1 GiB are taken (--cpus, --memory, --firmware)"
     return Described(machine=machine, notes=(note,))
 
 
