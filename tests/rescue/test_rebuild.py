@@ -13,7 +13,7 @@ from tests.rescue.writer import Writer, walked
 from triune.disks.source import FileSource
 from triune.domain.rescue import Status
 from triune.services.rescue.finding import scan_volumes, volumes
-from triune.services.rescue.ranges import Ranges, shared
+from triune.services.rescue.ranges import Claims, Ranges
 from triune.services.rescue.rebuild import RebuiltVolume
 
 Image = Callable[[str], Path]
@@ -74,4 +74,9 @@ def test_ranges_join_and_cut() -> None:
     ranges = Ranges([(10, 5), (0, 5), (15, 5), (30, 1)])
     assert list(ranges) == [(0, 5), (10, 10), (30, 1)]
     assert list(ranges.within(3, 9)) == [(3, 2), (10, 2)]
-    assert list(shared([(0, 10), (5, 10), (20, 5), (25, 5)])) == [(5, 5)]
+    claims = Claims()
+    assert list(claims.joined()) == list(claims.shared()) == []
+    for offset, length in [(20, 5), (0, 10), (5, 10), (25, 5), (6, 2)]:
+        assert claims.add(offset, length)
+    assert list(claims.joined()) == [(0, 15), (20, 10)]
+    assert list(claims.shared()) == [(5, 5)]

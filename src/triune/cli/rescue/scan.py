@@ -54,7 +54,10 @@ def scan(sources: tuple[str, ...], session: Path | None, form: str) -> None:
         for damage in one["damages"]:
             print(f"{_name(one)}: {clean(damage)}")
     doubtful = [
-        file for one in found for file in one["files"] if file["status"] != "intact" and file["kind"] != "folder"
+        file
+        for one in found
+        for file in one["files"]
+        if file["status"] in {"partial", "deleted"} and file["kind"] != "folder"
     ]
     if doubtful:
         print()

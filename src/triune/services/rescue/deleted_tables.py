@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _KINDS = {Kind.POINTER_BLOCK: "pb", Kind.POINTER_BLOCK2: "pb2", Kind.SUB_BLOCK: "sb"}
 _MOST_TABLES = 1 << 16
+_MOST_CLUSTERS = 1 << 17
 _WIDE_UNUSED = (0x1F << 46) | 0x58
 _NARROW_UNUSED = 0x8
 
@@ -83,7 +84,7 @@ class Orphans:
     def _search(self, kind: Kind, name: str, file: ResourceFile) -> None:
         headers = self._generation.clusters.get(name, {})
         count = -(-file.header.count // max(1, file.header.per_cluster))
-        for cluster in range(min(count, 1 << 22)):
+        for cluster in range(min(count, _MOST_CLUSTERS)):
             header = headers.get(cluster)
             if header is not None and header.bits.bit_count() == file.header.per_cluster:
                 continue

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 
 _MOST = 4096
+_MOST_CLAIMS = 1 << 23
 
 
 class Ranges:
@@ -47,12 +49,40 @@ class Ranges:
         return tuple(ranges)
 
 
-def shared(claims: Iterable[tuple[int, int]]) -> Ranges:
-    """What is claimed more than once, by several files or by one."""
-    doubled: list[tuple[int, int]] = []
-    reach = 0
-    for offset, length in sorted(claims):
-        if offset < reach:
-            doubled.append((offset, min(reach, offset + length) - offset))
-        reach = max(reach, offset + length)
-    return Ranges(doubled)
+class Claims:
+    """What files claim of a volume: (offset, length) ranges, many of them, in little room."""
+
+    def __init__(self) -> None:
+        self._claims = array("Q")
+        self.full = False
+
+    def add(self, offset: int, length: int) -> bool:
+        """Take one down; False once there are too many to go on."""
+        if len(self._claims) >= 2 * _MOST_CLAIMS:
+            self.full = True
+        else:
+            self._claims.extend((offset, length))
+        return not self.full
+
+    def joined(self) -> Ranges:
+        """All that is claimed."""
+        return self._merged()[0]
+
+    def shared(self) -> Ranges:
+        """What is claimed more than once, by several files or by one."""
+        return self._merged()[1]
+
+    def _merged(self) -> tuple[Ranges, Ranges]:
+        import numpy as np
+
+        pairs = np.array(self._claims, np.int64).reshape(-1, 2)
+        pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
+        begins, ends = pairs[:, 0], pairs[:, 0] + pairs[:, 1]
+        reach = np.maximum.accumulate(ends)
+        before = np.concatenate((np.array([-1], np.int64), reach[:-1]))[: len(begins)]
+        first = np.flatnonzero(begins > before)
+        last = np.append(first[1:], len(begins)) - 1 if len(first) else first
+        joined = zip(begins[first].tolist(), (reach[last] - begins[first]).tolist(), strict=True)
+        twice = np.flatnonzero(begins < before)
+        doubled = (np.minimum(before, ends) - begins)[twice].tolist()
+        return Ranges(joined), Ranges(zip(begins[twice].tolist(), doubled, strict=True))

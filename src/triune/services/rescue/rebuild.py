@@ -16,7 +16,7 @@ from triune.domain.errors import Conflict, NotFound, TriuneError
 from triune.domain.rescue import FileKind, Found, Status
 from triune.services.rescue.deleted import Deleted
 from triune.services.rescue.generations import Generation, Node, parsed
-from triune.services.rescue.ranges import Ranges, shared
+from triune.services.rescue.ranges import Claims, Ranges
 from triune.services.rescue.rebuild_bitmaps import Bitmaps, file_blocks
 from triune.services.rescue.rebuild_checks import Counting, Doubts, Tally, Verdict, judge, places
 from triune.services.rescue.rebuild_guesses import Guesses
@@ -32,7 +32,7 @@ _KINDS = {
     FileType.RDM: FileKind.RDM,
 }
 _MOST_TARGET = 4096
-_MOST_CLAIMS = 1 << 22
+_MOST_SYSTEM = 1 << 21  # blocks
 _LIKELY, _DOUBTED = 0.9, 0.5
 
 
@@ -176,7 +176,7 @@ class RebuiltVolume:
     def _with_deleted(self) -> dict[str, Found]:
         """All that was found, and the deleted files, which take longer to find."""
         if self._deleted is None:
-            claimed = Ranges(self._claims)
+            claimed = self._claims.joined()
             self._deleted = Deleted(self.generation, self.maps, self.names, claimed)
             found = [*self._all().values(), *(one for one, _ in self._deleted.files.values())]
             found.extend(self._nameless_folders(found))
@@ -316,29 +316,35 @@ class RebuiltVolume:
                         reasons=("made for what was found",),
                     )
 
-    def _claimed(self) -> list[tuple[int, int]]:
-        """(offset, length) ranges of the volume that files claim."""
-        claims: list[tuple[int, int]] = []
+    def _claimed(self) -> Claims:
+        """What files claim of the volume."""
+        claims = Claims()
         for node in self.generation.nodes.values():
             descriptor = node.descriptor
             if descriptor.type == FileType.SYSTEM or not descriptor.blocks or descriptor.layout == Layout.RESIDENT:
                 continue
             loaded = self.load(node)
-            if loaded is None:
-                continue
-            for run in FileContent(loaded, self.maps.resources).runs():
-                if run.source is not None and len(claims) < _MOST_CLAIMS:
-                    claims.extend(places(self.generation.space, run))
+            if loaded is not None and not self._claim(claims, FileContent(loaded, self.maps.resources)):
+                break
         return claims
+
+    def _claim(self, claims: Claims, content: Content) -> bool:
+        for run in content.runs():
+            for place, length in places(self.generation.space, run) if run.source is not None else ():
+                if not claims.add(place, length):
+                    return False
+        return True
 
     def _doubted(self) -> Doubts:
         kinds = [
-            (shared(self._claims), "its blocks are claimed a second time"),
+            (self._claims.shared(), "its blocks are claimed a second time"),
             (zones(self.generation, self.maps), "it lies where the volume was hit"),
             (self._unreadable(), "the medium can't be read there"),
         ]
         if self.generation.former:
             kinds.append((Ranges([(0, self.generation.space.size)]), "another file system was made over it"))
+        if self._claims.full:
+            kinds.append((Ranges([(0, self.generation.space.size)]), "there are too many blocks to compare them all"))
         self._counting = Counting(self.maps, self._system_blocks(), Bitmaps(self.generation, self.geometry))
         return Doubts(tuple(kinds), Ranges(self.maps.assumed))
 
@@ -369,7 +375,8 @@ class RebuiltVolume:
             for run in file.content.runs():
                 for place, length in places(self.generation.space, run) if run.source is not None else ():
                     first, last = place // self.geometry.file_block, (place + length - 1) // self.geometry.file_block
-                    found.update(range(first, last + 1))
+                    if len(found) + last - first < _MOST_SYSTEM:
+                        found.update(range(first, last + 1))
         size = self.geometry.file_block
         return {number for number in found if next(assumed.within(number * size, size), None) is None}
 

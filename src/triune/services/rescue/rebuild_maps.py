@@ -317,10 +317,11 @@ class _File:
         count = end - first
         index = bisect_right(self._taken, block - 1)
         room = self._taken[index] - block if index < len(self._taken) else count
+        room = min(room, self._generation.space.size // self._block - block)
         ahead = max(0, min(count, room))
         if ahead:
             yield Stretch(first, ahead, block, proved=False)
-        if back is not None and ahead < count:
+        if back is not None and ahead < count <= back + ahead:
             yield Stretch(first + ahead, count - ahead, back - (count - ahead), proved=False)
 
     def _anchors(self, header: ResourceHeader) -> dict[int, int]:
@@ -371,8 +372,11 @@ class _File:
         per_cluster = self._maps.geometry.small_per_cluster
         mine: Counter[int] = Counter()
         for stretch in stretches:
-            for number in range(stretch.block, stretch.block + stretch.count):
-                mine[number // per_cluster] += 1
+            number, left = stretch.block, stretch.count
+            while left > 0:
+                part = min(left, per_cluster - number % per_cluster)
+                mine[number // per_cluster] += part
+                number, left = number + part, left - part
         return {
             number
             for number, header in headers.items()

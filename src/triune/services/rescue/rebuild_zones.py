@@ -18,6 +18,7 @@ _STEP = 64 << 10
 _FARTHEST = 64 << 20
 _MOST_BETWEEN = 2 << 30
 _MOST_ZONES = 1024
+_MOST_CLUSTERS = 1 << 16
 _KINDS = {
     Kind.POINTER_BLOCK2: "pb2",
     Kind.POINTER_BLOCK: "pb",
@@ -80,7 +81,7 @@ def _lost_headers(generation: Generation, maps: Maps, kind: Kind, name: str) -> 
     if file is None:
         return
     headers = generation.clusters.get(name, {})
-    count = min(-(-file.header.count // max(1, file.header.per_cluster)), 1 << 20)
+    count = min(-(-file.header.count // max(1, file.header.per_cluster)), _MOST_CLUSTERS)
     for number in range(count):
         if number not in headers:
             offset = file.header.header_offset(number)
