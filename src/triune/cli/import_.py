@@ -21,5 +21,5 @@ def import_machine(file: Path, form: str, quiet: bool, **given: Any) -> int:
     """
     from triune.services.machines.origin import open_file
 
-    with open_file(file) as origin:
+    with open_file(file, given["skip"]) as origin:
         return importing.run(origin, given, form, quiet)

@@ -97,7 +97,6 @@ def run(origin: Origin, given: Mapping[str, Any], form: str, quiet: bool) -> int
     from triune.services.machines.origin import require_whole
 
     wished = wishes(given)
-    origin = origin.without(wished.skip)
     described = planning.plan(origin.described, wished, virtio=drivers.virtio(origin))
     facts = report(origin, described)
     if given["only_plan"]:

@@ -31,4 +31,5 @@ def import_machine(
     sources, path = with_path(arguments)
     with opened(sources, session, only) as volumes:
         one = file(path, volumes)
-        return importing.run(read_origin(*on_volume(one.named.volume, one.found.path)), given, form, quiet)
+        origin = read_origin(*on_volume(one.named.volume, one.found.path), given["skip"])
+        return importing.run(origin, given, form, quiet)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,28 +34,27 @@ class Origin:
     name: str
     notes: tuple[str, ...] = ()
 
-    def without(self, skip: frozenset[str]) -> Origin:
-        """The same without some disks, whatever is wrong with them."""
-        return replace(self, disks={slot: content for slot, content in self.disks.items() if slot not in skip})
-
 
 @contextlib.contextmanager
-def open_file(path: Path) -> Iterator[Origin]:
+def open_file(path: Path, skip: Collection[str] = ()) -> Iterator[Origin]:
     """A .vmx, .ovf, .ova or .vmdk of this host. Raises NotFound, Invalid, Unsupported."""
     path = path.absolute()
     if path.suffix.lower() == ".ova":
         with ova.Archive(path) as archive:
-            yield read_origin(archive, archive.description)
+            yield read_origin(archive, archive.description, skip)
         return
     folder, name = on_host(path)
     with folder:
         if path.suffix.lower() == ".ovf":
             ova.verify(folder, name)
-        yield read_origin(folder, name)
+        yield read_origin(folder, name, skip)
 
 
-def read_origin(folder: Folder, name: str) -> Origin:
-    """The machine that a file of a folder describes. Raises NotFound, Invalid, Unsupported."""
+def read_origin(folder: Folder, name: str, skip: Collection[str] = ()) -> Origin:
+    """The machine that a file of a folder describes; the disks in the slots `skip` are not looked for.
+
+    Raises NotFound, Invalid, Unsupported.
+    """
     kind = _BEGINNINGS.get(Path(name).suffix.lower())
     if kind == "disk":
         described = _of_disk(name)
@@ -71,7 +70,7 @@ def read_origin(folder: Folder, name: str) -> Origin:
             f"{name} is no description of a machine",
             hint="Name a .vmx, .vmtx, .ovf, .ova or .vmdk file, or a vmware.log where the VMX is lost.",
         )
-    return with_disks(described, folder, name)
+    return with_disks(described, folder, name, skip)
 
 
 def _of_log(log: bytes, name: str) -> Described:
@@ -101,12 +100,15 @@ def _of_disk(name: str) -> Described:
     return Described(machine=machine, notes=(note,))
 
 
-def with_disks(described: Described, folder: Folder, name: str) -> Origin:
-    """Open every disk of a description. Raises NotFound("disk_missing"), Invalid."""
+def with_disks(described: Described, folder: Folder, name: str, skip: Collection[str] = ()) -> Origin:
+    """Open every disk of a description but those in the slots `skip`. Raises NotFound("disk_missing"), Invalid."""
     disks: dict[str, Content] = {}
     notes: list[str] = []
     sized = []
     for disk in described.machine.disks:
+        if disk.slot in skip:
+            sized.append(disk)
+            continue
         content = _open(folder, disk)
         disks[disk.slot] = content
         sized.append(replace(disk, size=content.size))
@@ -114,7 +116,7 @@ def with_disks(described: Described, folder: Folder, name: str) -> Origin:
         if len(content.chain) > 1:
             notes.append(f"{disk.slot} is a snapshot on {len(content.chain) - 1} others: they are made one")
     machine = replace(described.machine, disks=tuple(sized))
-    if Path(name).suffix.lower() == ".vmdk" and _wants_uefi(disks[sized[0].slot]):
+    if Path(name).suffix.lower() == ".vmdk" and any(_wants_uefi(content) for content in disks.values()):
         machine = replace(machine, firmware=Firmware.UEFI)
     return Origin(described=replace(described, machine=machine), disks=disks, name=name, notes=tuple(notes))
 

@@ -74,7 +74,7 @@ def plan(described: Described, wishes: Wishes, *, virtio: bool | None) -> Descri
         machine,
         memory=wishes.memory or machine.memory,
         firmware=wishes.firmware or machine.firmware,
-        secure_boot=machine.secure_boot if wishes.secure_boot is None else wishes.secure_boot,
+        secure_boot=machine.secure_boot and uefi if wishes.secure_boot is None else wishes.secure_boot,
         tpm=machine.tpm if wishes.tpm is None else wishes.tpm,
         display=machine.display if wishes.display is None else wishes.display,
         disks=tuple(_disk(disk, bus, uefi, notes) for disk in machine.disks if disk.slot not in wishes.skip),

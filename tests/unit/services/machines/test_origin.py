@@ -8,6 +8,7 @@ from tests.unit.services.machines.made import InMemory, flat
 from triune.disks.content import read
 from triune.domain.errors import Failed, Invalid, NotFound
 from triune.services.machines.origin import Origin, read_origin, require_whole
+from triune.services.machines.planning import Wishes, plan
 
 DATA = bytes(range(256)) * 8
 VMX = 'scsi0.present = "TRUE"\nscsi0:0.present = "TRUE"\nscsi0:0.fileName = "{file}"\n'
@@ -39,6 +40,14 @@ def test_a_disk_that_is_not_there(file: str) -> None:
         origin(file)
     assert caught.value.code == "disk_missing"
     assert "--skip scsi0:0" in caught.value.hint
+
+
+def test_a_disk_that_is_left_out_need_not_be_there() -> None:
+    found = read_origin(InMemory({"web.vmx": VMX.format(file="gone.vmdk").encode()}), "web.vmx", ["scsi0:0"])
+    assert found.disks == {}
+    planned = plan(found.described, Wishes(skip=frozenset({"scsi0:0"})), virtio=None)
+    assert planned.machine.disks == ()
+    assert planned.left_out[-1].key == "scsi0:0"
 
 
 def test_an_extent_that_is_missing_ends_it() -> None:

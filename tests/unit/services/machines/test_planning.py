@@ -15,7 +15,7 @@ def planned(wishes: Wishes = Wishes(), virtio: bool | None = None, text: str = V
     return plan(describe(parsed(text)), wishes, virtio=virtio)
 
 
-BIOS = Wishes(firmware=Firmware.BIOS, secure_boot=False)
+BIOS = Wishes(firmware=Firmware.BIOS)
 
 
 def test_uefi_boots_from_what_its_firmware_drives() -> None:
@@ -61,7 +61,7 @@ def test_wishes_that_can_not_be() -> None:
         planned(Wishes(skip=frozenset({"scsi9:9"})))
     assert caught.value.code == "no_such_slot"
     with pytest.raises(Invalid) as caught:
-        planned(Wishes(firmware=Firmware.BIOS))
+        planned(Wishes(firmware=Firmware.BIOS, secure_boot=True))
     assert caught.value.code == "no_secure_boot"
 
 
