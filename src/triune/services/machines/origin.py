@@ -114,7 +114,7 @@ def with_disks(described: Described, folder: Folder, name: str, skip: Collection
         sized.append(replace(disk, size=content.size))
         notes += [f"{disk.slot}: {sentence}" for sentence in content.damages()]
         if len(content.chain) > 1:
-            notes.append(f"{disk.slot} is a snapshot on {len(content.chain) - 1} others: they are made one")
+            notes.append(f"{disk.slot} is a snapshot: the {len(content.chain)} disks of its chain are made one")
     machine = replace(described.machine, disks=tuple(sized))
     if Path(name).suffix.lower() == ".vmdk" and any(_wants_uefi(content) for content in disks.values()):
         machine = replace(machine, firmware=Firmware.UEFI)

@@ -18,6 +18,7 @@ from triune.disks.source import FileSource
 from triune.domain.errors import Denied, Failed, Invalid, TriuneError
 from triune.host.nbd import NbdReader, data_ranges
 from triune.services.machines import transfer
+from triune.services.machines.origin import direct, open_file
 from triune.services.machines.serving import serve
 
 MIB = 1 << 20
@@ -151,3 +152,21 @@ def test_files_that_lead_elsewhere_are_refused(tmp_path: Path) -> None:
     for path, form in ((link, "raw"), (fifo, "raw"), (text, "qcow2"), (tmp_path / "none", "raw")):
         with pytest.raises((Invalid, TriuneError)):
             transfer.require_plain(transfer.Plain(path=path, format=form))
+
+
+def test_snapshots_become_one_disk_with_the_newest_state(disk: Sparse, tmp_path: Path) -> None:
+    base, snapshot, copy = tmp_path / "web.vmdk", tmp_path / "web-000001.vmdk", tmp_path / "copy"
+    for argv in (
+        ["qemu-img", "convert", "-f", "raw", "-O", "vmdk", tmp_path / "raw", base],
+        ["qemu-img", "create", "-q", "-f", "vmdk", "-F", "vmdk", "-b", base, snapshot],
+        ["qemu-io", "-f", "vmdk", "-c", "write -q -P 90 5M 64k", snapshot],
+        ["qemu-img", "convert", "-f", "vmdk", "-O", "raw", snapshot, tmp_path / "flattened"],
+    ):
+        subprocess.run(argv, check=True)
+    with open_file(snapshot) as origin, serve(origin.disks) as exports:
+        assert "disk0 is a snapshot: the 2 disks of its chain are made one" in origin.notes
+        assert direct(origin.disks["disk0"]) == {}, "QEMU would follow its parent"
+        transfer.convert(exports["disk0"], copy, quiet)
+    argv = ["qemu-img", "compare", "-q", "-f", "raw", "-F", "qcow2", tmp_path / "flattened", copy]
+    assert subprocess.run(argv).returncode == 0
+    assert subprocess.run([*argv[:-2], tmp_path / "raw", copy]).returncode == 1
