@@ -7,13 +7,19 @@ pointer blocks where there is one, else by the order in which pointer blocks are
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from triune.disks.content import Run
+from triune.disks.partitions import read_partitions
+from triune.disks.source import Source
+from triune.disks.stream import ContentSource
 from triune.disks.vmfs.geometry import Geometry
 from triune.disks.vmfs.space import Space
+from triune.domain.errors import TriuneError
+from triune.services.rescue.deleted_guests import Anchor, anchors
 from triune.services.rescue.deleted_tables import Orphans, Table
 from triune.services.rescue.generations import Generation
 from triune.services.rescue.ranges import Ranges
@@ -115,6 +121,7 @@ class Disks:
         self._by_uppers()
         self._by_heads()
         self._by_marks()
+        self._by_guests()
         self.rest = sorted(self._tables.values(), key=lambda table: table.order)
         self._fill()
 
@@ -242,6 +249,34 @@ class Disks:
                     disk.reasons.append("its blocks are taken to lie one behind the other")
             self.found.append(disk)
 
+    def _by_guests(self) -> None:
+        """Place pointer blocks by the copies that guests' file systems keep of their heads."""
+        for disk in self.found:
+            if disk.complete or not disk.tables:
+                continue
+            source = ContentSource(Pieced(disk, self._maps.geometry, self._generation.space), "deleted disk")
+            for anchor in _anchors(source):
+                number = anchor.place // self._block
+                if number // self._per not in disk.tables:
+                    self._anchor(disk, anchor, number)
+            last = (-(-disk.size // self._block) - 1) // self._per
+            disk.complete = all(place in disk.tables for place in range(last + 1))
+
+    def _anchor(self, disk: Disk, anchor: Anchor, number: int) -> None:
+        fits = []
+        for table in itertools.islice(self._tables.values(), _MOST_HEADS):
+            block = table.block(number % self._per)
+            if block >= 0:
+                data = self._generation.read(block * self._block + anchor.place % self._block, anchor.length)
+                if len(data) == anchor.length and anchor.fits(data):
+                    fits.append(table)
+        if len(fits) == 1:
+            disk.tables[number // self._per] = fits[0]
+            del self._tables[fits[0].address]
+            why = "its guest's file systems tell where some of its pointer blocks belong"
+            if why not in disk.reasons:
+                disk.reasons.append(why)
+
     def _is_free(self, block: int, count: int) -> bool:
         return next(self._claimed.within(block * self._block, count * self._block), None) is None
 
@@ -286,3 +321,20 @@ class Disks:
         disk.complete = True
         disk.reasons.append("its pointer blocks are in the order in which they were allocated")
         self.rest = [table for table in self.rest if table not in tables]
+
+
+def _anchors(source: Source) -> Iterator[Anchor]:
+    """Of all partitions of a disk of which not all is known."""
+
+    def read(offset: int, length: int) -> bytes:
+        try:
+            return source.read(offset, length)
+        except TriuneError:
+            return b""
+
+    try:
+        table = read_partitions(source)
+    except TriuneError:
+        return
+    for partition in table.partitions if table is not None else ():
+        yield from anchors(read, partition.start, partition.size)
