@@ -15,6 +15,13 @@ def opened(*disks: Overlay) -> Sequence[Volume]:
     return open_volumes(disks)
 
 
+def read(*disks: Overlay) -> Sequence[Volume]:
+    """The volumes as every command sees them: opened where nothing is wrong, else scanned."""
+    from triune.services.rescue.finding import read_volumes
+
+    return read_volumes(disks)
+
+
 def scanned(*disks: Overlay) -> Sequence[Volume]:
     """The volumes that a scan finds."""
     from triune.services.rescue.finding import scan_volumes

@@ -41,6 +41,7 @@ class Census:
     `lost` of the pointer blocks can't be read. `repeated`: a pointer block stands in the map twice. Not `complete`
     where there are more than anybody counts. `zeroed` blocks are to be read as zeros. `twice` are the numbers of file
     blocks that the map leads to more than once; `last` is one more than the place of the last block in the file.
+    `extents` are (number, count) of its file blocks, `items` the addresses of its sub-blocks and pointer blocks.
     """
 
     blocks: int = 0
@@ -52,6 +53,8 @@ class Census:
     zeroed: int = 0
     twice: frozenset[int] = frozenset()
     last: int = 0
+    extents: tuple[tuple[int, int], ...] = ()
+    items: frozenset[int] = frozenset()
 
 
 class FileContent:
@@ -111,6 +114,8 @@ class FileContent:
             counting.zeroed,
             counting.twice(),
             counting.last,
+            tuple(counting.extents),
+            frozenset(counting.items | counting.seen),
         )
 
     @cached_property
@@ -123,7 +128,7 @@ class FileContent:
             return "", "one of its pointer blocks is in its map twice"
         if census.last > -(-self.size // self.descriptor.block_size) + _PREALLOCATED:
             return "", "its map goes on behind its end"
-        if bool(census.zeroed) != bool(self.descriptor.zeroed_blocks):
+        if census.zeroed != self.descriptor.zeroed_blocks and not census.lost:
             return "", f"{census.zeroed} blocks are to be zeroed, its file descriptor tells of another count"
         # Nobody has seen how large blocks are counted: as themselves, or as the file blocks they stand for.
         counts = {census.blocks, census.blocks + census.large * ((1 << self._geometry.large_shift) - 1)}
@@ -296,8 +301,9 @@ class _Counting:
         self.blocks = self.large = self.pointer_blocks = self.lost = self.zeroed = self.last = 0
         self.repeated = False
         self._pointers, self._geometry = pointers, geometry
-        self._seen: set[int] = set()
-        self._extents: list[tuple[int, int]] = []
+        self.seen: set[int] = set()
+        self.items: set[int] = set()
+        self.extents: list[tuple[int, int]] = []
 
     def count(self, table: Sequence[int], level: int, base: int) -> bool:
         """Add a table, whose first address is that of block `base` of the file, and what is below it; whether all of
@@ -309,12 +315,12 @@ class _Counting:
         for index, value in enumerate(table):
             if value in (0, _DOUBT):
                 continue
-            if value in self._seen:
+            if value in self.seen:
                 self.repeated = True
                 continue
-            if len(self._seen) >= _MOST_POINTER_BLOCKS:
+            if len(self.seen) >= _MOST_POINTER_BLOCKS:
                 return False
-            self._seen.add(value)
+            self.seen.add(value)
             self.pointer_blocks += 1
             try:
                 below = self._pointers(value, level - 1)
@@ -329,7 +335,7 @@ class _Counting:
         """The file blocks in more than one extent, as many as anybody wants to know."""
         found: set[int] = set()
         end = -1
-        for first, count in sorted(self._extents):
+        for first, count in sorted(self.extents):
             found.update(range(first, min(end, first + count, first + _MOST_TWICE)))
             end = max(end, first + count)
             if len(found) >= _MOST_TWICE:
@@ -337,7 +343,7 @@ class _Counting:
         return frozenset(found)
 
     def _data(self, table: Sequence[int], base: int) -> None:
-        wide, per_cluster, extents = self._geometry.wide, self._geometry.small_per_cluster, self._extents
+        wide, per_cluster, extents = self._geometry.wide, self._geometry.small_per_cluster, self.extents
         flags = 0x7F80 if wide else 0x20
         begin = following = -1
         for index, value in enumerate(table):
@@ -347,6 +353,9 @@ class _Counting:
             kind = value & 7
             if kind == Kind.LARGE_BLOCK:
                 self.large += 1
+            elif kind == Kind.SUB_BLOCK:
+                self.items.add(value)
+                continue
             elif kind != Kind.FILE_BLOCK:
                 continue
             if value & flags:

@@ -15,6 +15,7 @@ from triune.disks.vmfs import resource, superblock
 from triune.disks.vmfs.address import Kind
 from triune.disks.vmfs.allocation import Allocation
 from triune.disks.vmfs.blocks import FileContent
+from triune.disks.vmfs.claims import Claims
 from triune.disks.vmfs.damaged import Damaged
 from triune.disks.vmfs.descriptor import Descriptor, FileType
 from triune.disks.vmfs.directory import Entry, Listing
@@ -30,6 +31,7 @@ _MOST_DAMAGES = 200
 _MOST_RANGES = 10_000
 _PAGE = 1 << 16
 _MOST_PAGES = 256
+_OLD_SUB_BLOCKS = 16
 _MOST_REASONS = 8
 _MOST_BLOCKS = 1 << 16  # that a walk looks at in pointer blocks: some tenths of a second
 # Each file's own map may need those before it, and no other: none can point to itself.
@@ -77,6 +79,7 @@ class VmfsVolume:
         self.geometry: Geometry = self.superblock.geometry
         self._damages = list(damages)
         self._blocks_left = _MOST_BLOCKS
+        self._claims = Claims()
         self._pages: dict[int, bytes] = {}
         self.allocation: Allocation | None = None
         self.space = self._whole(space)
@@ -116,6 +119,8 @@ class VmfsVolume:
         """
         seen = {addresses.ROOT}
         self._blocks_left = _MOST_BLOCKS
+        self._claims = Claims()
+        self._claims.add("", "", self._content(self.root).census)
         stack: list[Iterator[tuple[Found, Descriptor | None]]] = [self._children("", self.root)]
         while stack:
             following = next(stack[-1], None)
@@ -135,6 +140,8 @@ class VmfsVolume:
             else:
                 seen.add(inside.address)
                 stack.append(self._children(found.path + "/", inside))
+        for one, other in self._claims.shared():
+            self.warn(f"/{one} and /{other} lead to the same blocks")
 
     def find(self, path: str) -> Found:
         """One file by its path. Raises NotFound("no_such_file") with the nearest names as hint."""
@@ -235,11 +242,18 @@ class VmfsVolume:
                 if inside.address != value or inside.type != FileType.SYSTEM:
                     raise Damaged(f"another file's descriptor is where that of {name} should be")
                 content = FileContent(inside, Resources(self.geometry, self.space, dict(files)), counted=True)
-                head = read_content(content, 0, resource.HEADER_SIZE)
-                files[kind] = ResourceFile(resource.parse(head, self.geometry), content)
+                head = resource.parse(read_content(content, 0, resource.HEADER_SIZE), self.geometry)
+                files[kind] = ResourceFile(head, content)
+                if kind == Kind.SUB_BLOCK and not self.geometry.wide:
+                    self._compare_density(head.per_cluster)
             except TriuneError as error:
                 self.warn(f"{name} can't be read: {getattr(error, 'why', '') or error.message}")
         return files
+
+    def _compare_density(self, per_cluster: int) -> None:
+        """More sub-blocks in a cluster than an old address can name need the dense kind, and only they have it."""
+        if (per_cluster > _OLD_SUB_BLOCKS) != self.geometry.dense:
+            self.warn("the superblock and .sbc.sf tell of different addresses of sub-blocks")
 
     def _content(self, inside: Descriptor) -> FileContent:
         return FileContent(inside, self.resources, counted=True, allocation=self.allocation)
@@ -309,6 +323,7 @@ class VmfsVolume:
             evidence=("directory entry", "file descriptor"),
         )
         if inside.folder:
+            self._claims.add(key, path, self._content(inside).census)
             return found
         if inside.type == FileType.RDM:
             return replace(found, target=self._device(inside))
@@ -335,6 +350,7 @@ class VmfsVolume:
             if inside.blocks > self._blocks_left:
                 return replace(found, reasons=("its pointer blocks are not looked at before it is read",))
             self._blocks_left -= inside.blocks
+        self._claims.add(found.key, found.path, content.census)
         missing: list[tuple[int, int]] = []
         reasons: dict[str, None] = {}
         for run in content.runs():

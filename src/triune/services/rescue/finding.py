@@ -19,7 +19,7 @@ from triune.services.rescue.scan import Told
 from triune.services.rescue.scanning import scan_volumes
 from triune.services.rescue.volume import Volume
 
-__all__ = ["scan_volumes", "volumes"]
+__all__ = ["read_volumes", "scan_volumes", "volumes"]
 _TOO_MANY = 1 << 62
 
 
@@ -40,12 +40,18 @@ def volumes(
     if not rest:
         return shown
     sources = open_sources(rest, access)
-    found = _healthy(sources) if session is None and not deleted else []
-    if not found:
-        found = scan_volumes(sources, session, told)
+    found = read_volumes(sources, session, told, deleted=deleted)
     if not found:
         raise NotFound("no_volume", f"there is no VMFS volume on {', '.join(names)}", hint="Name all its extents.")
     return shown + found
+
+
+def read_volumes(
+    sources: Sequence[Source], session: Path | None = None, told: Told | None = None, *, deleted: bool = False
+) -> list[Volume]:
+    """The volumes on these sources: as they are where nothing at all is wrong, as a scan finds them where not."""
+    found = _healthy(sources) if session is None and not deleted else []
+    return found or scan_volumes(sources, session, told)
 
 
 def _healthy(sources: Sequence[Source]) -> list[Volume]:
