@@ -116,9 +116,10 @@ bench: $(VENV)/.dev setup ## Measure against the engines' own tools
 	$(BIN)/python -m tests.bench
 
 .PHONY: docs
-docs: compiled ## Write docs/CLI.md from the commands themselves
+docs: compiled ## Write docs/CLI.md and the tables of docs/ADVISE.md from the sources
 	@$(BIN)/python tools/cli_docs.py > docs/CLI.md.new
 	mv docs/CLI.md.new docs/CLI.md
+	$(BIN)/python tools/advice_docs.py
 
 .PHONY: lock
 lock: $(VENV)/.dev ## Renew the locked dependencies

@@ -36,6 +36,7 @@ _COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "console": ("inside:console", "Attach to an instance's console", "Inside"),
     "logs": ("watching:logs", "Show what an instance wrote", "Inside"),
     "stats": ("stats:stats", "Show what instances use", "Inside"),
+    "advise": ("advise:advise", "Tell which engine fits a workload, and why", "Choosing"),
     "image": ("images:image", "Build, pull, import, list and remove images", "Host"),
     "network": ("networks:network", "Create, list and remove networks", "Host"),
     "pool": ("pools:pool", "Create, list and remove storage pools", "Host"),

@@ -1,0 +1,77 @@
+"""`triune advise` as a command: formats, options over files, exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from triune.cli.root import main
+from triune.domain.errors import Invalid, Unsupported
+
+
+@pytest.fixture(autouse=True)
+def _no_daemon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TRIUNE_HOST", f"unix://{tmp_path}/none.sock")
+
+
+def test_a_file_and_options_over_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "shop.yaml"
+    file.write_text("packaging: packages\nadministration: inside\n")
+    assert main(["advise", "--workload", str(file), "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["choice"] == "lxc"
+    assert main(["advise", "--workload", str(file), "--os", "windows", "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["choice"], found["workload"]["administration"]) == ("kvm", "inside")
+
+
+def test_the_table_has_reasons_and_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["advise", "--name", "web", "--packaging", "oci-image", "--ci", "--instances", "20", "--explain"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("web: docker\n")
+    for part in ("ENGINE", "What would change it", "triune launch docker:debian:12 web", "[rule oci-image:", "FIRED"):
+        assert part in said
+
+
+def test_any_key_by_set(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["advise", "--set", "kernel_modules=a,b", "--set", "services=4", "--set", "kernel_isolation=true"]
+    assert main([*argv, "--format", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)["workload"]
+    assert found == {"kernel_isolation": True, "kernel_modules": ["a", "b"], "services": 4}
+
+
+def test_the_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["advise", "--schema"]) == 0
+    assert "kernel_modules" in json.loads(capsys.readouterr().out)["properties"]
+
+
+def test_nothing_serves_and_says_so_in_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(Unsupported):
+        main(["advise", "--os", "macos", "--format", "json"])
+    assert json.loads(capsys.readouterr().out)["choice"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("a: [", "line 1"), ("kernal: 1", "kernal"), ("- a", "mapping"), ("a: &a [*a]", "'a'"), ("", "")],
+)
+def test_files_that_are_wrong(tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text(text)
+    if not text:
+        assert main(["advise", "--workload", str(file)]) == 0
+        return
+    with pytest.raises(Invalid, match=told):
+        main(["advise", "--workload", str(file)])
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="can't read"):
+        main(["advise", "--workload", str(tmp_path / "none")])
+    (tmp_path / "big").write_bytes(b"#" * (2**20 + 1))
+    with pytest.raises(Invalid, match="larger"):
+        main(["advise", "--workload", str(tmp_path / "big")])
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    with pytest.raises(Invalid, match="no YAML"):
+        main(["advise", "--workload", str(tmp_path / "bytes")])
