@@ -30,6 +30,7 @@ _GPT = struct.Struct("<8sIIIIQQQQ16s")
 _MBR = struct.Struct("<BBBBBBBBII")
 _MOST_DISK = 62 << 40
 _MOST_HEADS = 4096
+_MOST_LOOKS = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,7 @@ class Disks:
         self._orphans = Orphans(generation, maps, claimed)
         self._tables = dict(self._orphans.tables)
         self._gpts = list(self._headers())
+        self._budget = _MOST_LOOKS
         self.found: list[Disk] = []
         self._by_uppers()
         self._by_heads()
@@ -266,7 +268,8 @@ class Disks:
         fits = []
         for table in itertools.islice(self._tables.values(), _MOST_HEADS):
             block = table.block(number % self._per)
-            if block >= 0:
+            if block >= 0 and self._budget > 0:
+                self._budget -= 1
                 data = self._generation.read(block * self._block + anchor.place % self._block, anchor.length)
                 if len(data) == anchor.length and anchor.fits(data):
                     fits.append(table)

@@ -52,7 +52,13 @@ class Guesses:
         self._generation, self._maps, self._names = generation, maps, names
         self._nodes = generation.nodes
         self._kinds: dict[int, tuple[str, str]] = {}
+        self._lost_folder = names.lost_folder()
+        self._taken = {(name.parent, name.name) for name in names.found.values()}
         nameless = [address for address in self._nodes if self._is_nameless(address)]
+        self._by_size: dict[tuple[int, int], list[int]] = {}
+        for address in nameless:
+            descriptor = self._nodes[address].descriptor
+            self._by_size.setdefault((descriptor.parent, descriptor.length), []).append(address)
         for address in nameless:
             self._look(address)
         self._name_folders()
@@ -149,14 +155,7 @@ class Guesses:
     def _offer_extent(self, descriptor: int, name: str, size: int) -> None:
         """The one nameless file of that size in the descriptor's folder."""
         parent = self._nodes[descriptor].descriptor.parent
-        fits = [
-            address
-            for address, node in self._nodes.items()
-            if node.descriptor.length == size
-            and address != descriptor
-            and self._is_nameless(address)
-            and node.descriptor.parent == parent
-        ]
+        fits = [address for address in self._by_size.get((parent, size), ()) if self._is_nameless(address)]
         if len(fits) == 1:
             self._offer(fits[0], name, descriptor)
 
@@ -203,9 +202,9 @@ class Guesses:
         parent = (node.descriptor.parent if node is not None else 0) or (
             other.descriptor.parent if other is not None and beside != address else 0
         )
-        parent = parent or self._names.lost_folder()
+        parent = parent or self._lost_folder
         kind = node.descriptor.type if node is not None else FileType.FOLDER
         generation = node.descriptor.generation if node is not None else 0
-        taken = {(known.parent, known.name) for known in self._names.found.values()}
-        if (parent, name) not in taken:
+        if (parent, name) not in self._taken:
+            self._taken.add((parent, name))
             self._names.offer(address, Name(name, parent, int(kind), generation, TEXT))

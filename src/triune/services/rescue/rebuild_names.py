@@ -197,11 +197,18 @@ class Names:
 
 
 def journals(generation: Generation) -> Iterator[bytes]:
-    """The journals of the hosts whose heartbeats survive."""
+    """The journals of the hosts."""
     seen: set[int] = set()
+    for where in _journal_places(generation):
+        if where and where not in seen and where < generation.space.size and len(seen) < _MOST_JOURNALS:
+            seen.add(where)
+            yield generation.read(where, _JOURNAL_WIDE if generation.wide else _JOURNAL_NARROW)
+
+
+def _journal_places(generation: Generation) -> Iterator[int]:
+    """As heartbeats tell, and VMFS6's by their own mark."""
     for kind in ("heartbeat", "heartbeat-free"):
         for place in generation.places(kind):
-            where = int.from_bytes(generation.read(place, 512)[_JOURNAL_AT], "little")
-            if where and where not in seen and where < generation.space.size and len(seen) < _MOST_JOURNALS:
-                seen.add(where)
-                yield generation.read(where, _JOURNAL_WIDE if generation.wide else _JOURNAL_NARROW)
+            yield int.from_bytes(generation.read(place, 512)[_JOURNAL_AT], "little")
+    if generation.wide:
+        yield from generation.places("journal")
