@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from triune.cli.options import formatted
+from triune.cli import looking
+from triune.cli.options import complete_instances, formatted
 from triune.cli.tables import structured
 from triune.domain.errors import Invalid, TriuneError
-from triune.domain.workload import KEYS, Workload, parse, schema
+from triune.domain.workload import KEYS, parse, schema
 from triune.sdk import Client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-_LARGEST = 2**20
+_WAYS = {
+    "compose": "Look at a Compose file: a part for each service.",
+    "dockerfile": "Look at a Dockerfile.",
+    "vmx": "Look at a machine of VMware's.",
+    "instance": "Look at an instance of this host.",
+}
 _FLAGS = (
     *("os", "packaging", "trust", "state", "administration", "lifetime", "gpu", "io", "network", "network_role"),
     *("orchestration", "snapshots", "init_system", "own_kernel", "kernel_isolation", "pci_passthrough"),
@@ -41,8 +47,21 @@ def _demands(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def _looks(command: Callable[..., Any]) -> Callable[..., Any]:
+    """An option for each thing that a workload can be read off."""
+    for way in reversed(_WAYS):
+        complete = complete_instances if way == "instance" else None
+        metavar = "NAME" if way == "instance" else "FILE"
+        command = click.option(
+            f"--from-{way}", f"from_{way}", metavar=metavar, help=_WAYS[way], shell_complete=complete
+        )(command)
+    return click.option("--from-host", is_flag=True, help="Look at every instance of this host.")(command)
+
+
 @click.command()
 @click.option("--workload", "file", metavar="FILE", help="A workload in YAML or JSON; - is stdin.")
+@_looks
+@click.option("--ask", is_flag=True, help="Ask in the terminal; also when nothing is said at all.")
 @_demands
 @click.option(
     "--set", "more", metavar="KEY=VALUE", multiple=True, help="Any other key of a workload; a list by commas."
@@ -54,6 +73,7 @@ def _demands(command: Callable[..., Any]) -> Callable[..., Any]:
 def advise(
     file: str | None,
     more: tuple[str, ...],
+    ask: bool,
     no_host: bool,
     explain: bool,
     only_schema: bool,
@@ -62,11 +82,13 @@ def advise(
 ) -> None:
     """Tell which engine fits a workload on this host, and why.
 
-    Demands come from a file or from options, which win. What no engine can do is refused with the reason.
+    Demands come from a file, from looking at something that exists, or from options, which win over both. Without any,
+    the terminal asks. What no engine can do is refused with the reason.
 
     \b
     triune advise --workload nextcloud.yaml
     triune advise --packaging oci-image --ci --state data
+    triune advise --from-compose compose.yaml
     triune advise --os windows --desktop --format json
     """
     from triune.services.advice.advising import advise as weigh
@@ -75,9 +97,12 @@ def advise(
     if only_schema:
         sys.stdout.write(structured(schema(), "yaml" if form == "yaml" else "json"))
         return
-    data = _file(file) if file is not None else {}
+    data, seen = _looked(file, given)
+    if ask or (not data and not more and not any(given.values()) and sys.stdin.isatty()):
+        given = {**looking.ask(), **{name: value for name, value in given.items() if value is not None}}
     workload = parse(_merged(data, given, more))
     answer = weigh(workload, {} if no_host else host_facts())
+    answer = replace(answer, notes=(*answer.notes, *seen))
     if form == "table":
         from triune.cli.advice import show
 
@@ -86,6 +111,18 @@ def advise(
     else:
         sys.stdout.write(structured(answer.as_dict(explain=explain), form))
     require_choice(answer)
+
+
+def _looked(file: str | None, given: dict[str, Any]) -> tuple[object, tuple[str, ...]]:
+    """What a file or a thing demands, and notes; takes the ways to look out of `given`."""
+    asked = [(way, what) for way in _WAYS if (what := given.pop(f"from_{way}")) is not None]
+    asked += [("host", "")] if given.pop("from_host") else []
+    if len(asked) + (file is not None) > 1:
+        raise click.UsageError("give one of --workload and --from-…")
+    if asked:
+        seen = looking.look(*asked[0])
+        return dict(seen.data), seen.notes
+    return (looking.load(file) if file is not None else {}), ()
 
 
 def host_facts() -> Mapping[str, Any]:
@@ -117,31 +154,3 @@ def _word(name: str, value: str) -> Any:
     if key is not None and key.kind == "flag" and value in ("true", "false"):
         return value == "true"
     return int(value) if key is not None and _is_count(name, value) else value
-
-
-def _file(name: str) -> object:
-    """A workload file's contents. Raises Invalid."""
-    import yaml
-
-    try:
-        raw = sys.stdin.buffer.read(_LARGEST + 1) if name == "-" else _read(Path(name))
-        if len(raw) > _LARGEST:
-            raise Invalid("bad_workload", f"{name} is larger than 1 MiB", hint="Is it the right file?")
-        return yaml.safe_load(raw.decode()) or {}
-    except OSError as error:
-        raise Invalid("bad_workload", f"can't read {name}: {error.strerror}", hint="Name a readable file.") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where is not None else ""
-        raise Invalid("bad_workload", f"{name}{line} is no YAML", hint="See its keys: triune advise --schema") from None
-
-
-def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(_LARGEST + 1)
-
-
-def described(workload: Workload) -> str:
-    """The demands in a line."""
-    said = workload.demands()
-    return ", ".join(f"{name}: {value}" for name, value in said.items() if name not in ("name", "description"))

@@ -37,6 +37,7 @@ _COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "logs": ("watching:logs", "Show what an instance wrote", "Inside"),
     "stats": ("stats:stats", "Show what instances use", "Inside"),
     "advise": ("advise:advise", "Tell which engine fits a workload, and why", "Choosing"),
+    "compare": ("compare:compare", "Compare the engines, feature by feature", "Choosing"),
     "image": ("images:image", "Build, pull, import, list and remove images", "Host"),
     "network": ("networks:network", "Create, list and remove networks", "Host"),
     "pool": ("pools:pool", "Create, list and remove storage pools", "Host"),

@@ -75,3 +75,22 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     with pytest.raises(Invalid, match="no YAML"):
         main(["advise", "--workload", str(tmp_path / "bytes")])
+
+
+def test_looking_at_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "compose.yaml").write_text("services: {web: {image: nginx}, ad: {platform: windows/amd64}}")
+    assert main(["advise", "--from-compose", str(tmp_path / "compose.yaml"), "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["choice"] == "hybrid"
+    (tmp_path / "Dockerfile").write_text("FROM nginx\nEXPOSE 80")
+    assert main(["advise", "--from-dockerfile", str(tmp_path / "Dockerfile"), "--trust", "hostile"]) == 0
+    assert "note: it listens on 80" in capsys.readouterr().out
+    assert main(["advise", "--from-host", "--from-vmx", "x"]) == 2
+
+
+def test_questions(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    answers = iter(["Windows", "frob", "installer", *[""] * 20])
+    monkeypatch.setattr("click.prompt", lambda *_, **__: next(answers))
+    assert main(["advise", "--ask", "--format", "json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["workload"] == {"os": "windows", "packaging": "installer"}
+    assert "'frob' is none of these" in said.err
