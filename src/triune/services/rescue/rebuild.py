@@ -338,7 +338,7 @@ class RebuiltVolume:
     def _doubted(self) -> Doubts:
         kinds = [
             (self._claims.shared(), "its blocks are claimed a second time"),
-            (zones(self.generation, self.maps), "it lies where the volume was hit"),
+            (zones(self.generation, self.maps, self._broken_folders()), "it lies where the volume was hit"),
             (self._unreadable(), "the medium can't be read there"),
         ]
         if self.generation.former:
@@ -347,6 +347,10 @@ class RebuiltVolume:
             kinds.append((Ranges([(0, self.generation.space.size)]), "there are too many blocks to compare them all"))
         self._counting = Counting(self.maps, self._system_blocks(), Bitmaps(self.generation, self.geometry))
         return Doubts(tuple(kinds), Ranges(self.maps.assumed))
+
+    def _broken_folders(self) -> list[int]:
+        whole = self.names.whole
+        return [each for each, node in self.generation.nodes.items() if node.descriptor.folder and each not in whole]
 
     def _unreadable(self) -> Ranges:
         ranges: list[tuple[int, int]] = []

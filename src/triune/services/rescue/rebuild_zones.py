@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from triune.disks.content import Content
+from triune.disks.source import Source, Unreadable
 from triune.disks.vmfs.address import Kind
+from triune.disks.vmfs.blocks import FileContent
 from triune.disks.vmfs.damaged import Damaged
 from triune.disks.vmfs.geometry import HEARTBEATS, SUPERBLOCK
-from triune.services.rescue.generations import Generation
+from triune.services.rescue.generations import Generation, parsed
 from triune.services.rescue.ranges import Ranges
 from triune.services.rescue.rebuild_checks import places
 from triune.services.rescue.rebuild_maps import Maps
 
 _STEP = 64 << 10
 _FARTHEST = 64 << 20
-_MOST_BETWEEN = 2 << 30
+_MOST_READ = 1 << 30
 _MOST_ZONES = 1024
 _MOST_CLUSTERS = 1 << 16
 _KINDS = {
@@ -28,31 +30,80 @@ _KINDS = {
 }
 
 
-def zones(generation: Generation, maps: Maps) -> Ranges:
-    """The (offset, length) ranges of the volume around its lost structures, and between them where all is zeros."""
+def zones(generation: Generation, maps: Maps, folders: Iterable[int]) -> Ranges:
+    """The (offset, length) ranges of the volume around its lost structures, and beside and between them where all is
+    zeros. `folders` are the addresses of those whose listing is not whole."""
     found: list[tuple[int, int]] = []
-    for count, place in enumerate(_lost(generation, maps)):
+    for count, place in enumerate(itertools.chain(_lost(generation, maps), _lost_folders(generation, maps, folders))):
         if count >= _MOST_ZONES:
             break
         if not any(offset <= place < offset + length for offset, length in found):
             found.append(_around(generation, maps, place))
-    ranges = list(Ranges(found))
+    zeros = _Zeros(generation, _MOST_READ)
+    ranges = list(Ranges(_spread(generation, zeros, maps.geometry.file_block, zone) for zone in Ranges(found)))
     between: list[tuple[int, int]] = []
-    budget = _MOST_BETWEEN
     for (offset, length), (following, _) in itertools.pairwise(ranges):
         gap = following - offset - length
-        if gap <= min(_FARTHEST, budget):
-            budget -= gap
-            if _is_zeros(generation, offset + length, gap):
-                between.append((offset + length, gap))
+        if gap <= _FARTHEST and zeros.all(offset + length, gap):
+            between.append((offset + length, gap))
     return Ranges([*ranges, *between])
 
 
-def _is_zeros(generation: Generation, offset: int, length: int) -> bool:
-    for at in range(offset, offset + length, _STEP):
-        if any(generation.read(at, min(_STEP, offset + length - at))):
+class _Zeros:
+    """Tells where a volume is all zeros; after so many bytes read, nothing is zeros any more."""
+
+    def __init__(self, generation: Generation, budget: int) -> None:
+        self._generation, self._budget = generation, budget
+
+    def all(self, offset: int, length: int) -> bool:
+        """Whether a range is, and is there. What the source's file system knows for a hole isn't read."""
+        for run in self._generation.space.pieces(offset, length):
+            if run.source is None:
+                return False
+            ranges = getattr(run.source, "data", None)
+            data = ranges(run.at, run.at + run.length) if ranges is not None else [(run.at, run.length)]
+            for at, size in data:
+                if not self._read(run.source, at, size):
+                    return False
+        return True
+
+    def _read(self, source: Source, at: int, length: int) -> bool:
+        self._budget -= length
+        try:
+            return self._budget > 0 and not any(
+                any(source.read(at + step, min(_STEP, length - step))) for step in range(0, length, _STEP)
+            )
+        except Unreadable:
             return False
-    return True
+
+
+def _spread(generation: Generation, zeros: _Zeros, block: int, zone: tuple[int, int]) -> tuple[int, int]:
+    """A zone with the blocks beside it that are all zeros, for they were hit as well."""
+    begin, end = zone[0], zone[0] + zone[1]
+    if not zeros.all(begin, min(block, end - begin)):
+        return zone  # garbage: nothing tells how far it goes
+    first = max(0, begin - _FARTHEST)
+    while begin % block == 0 and begin - block >= first and zeros.all(begin - block, block):
+        begin -= block
+    last = min(generation.space.size, end + _FARTHEST)
+    while end % block == 0 and end + block <= last and zeros.all(end, block):
+        end += block
+    return begin, end - begin
+
+
+def _lost_folders(generation: Generation, maps: Maps, folders: Iterable[int]) -> Iterator[int]:
+    """Where directories lay of which zeros are left."""
+    for address in folders:
+        node = generation.nodes.get(address)
+        if node is None:
+            continue
+        loaded = parsed(generation.read(node.place, maps.geometry.descriptor_size), maps.geometry)
+        if loaded is None:
+            continue
+        for run in itertools.islice(FileContent(loaded, maps.resources).runs(), _MOST_ZONES):
+            for place, _ in places(generation.space, run) if run.source is not None else ():
+                if not any(generation.read(place, 512)):
+                    yield place
 
 
 def _lost(generation: Generation, maps: Maps) -> Iterator[int]:
