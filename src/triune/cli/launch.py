@@ -8,6 +8,7 @@ import click
 
 from triune.cli import launching
 from triune.cli.options import (
+    AUTO,
     Duration,
     complete_engines,
     complete_images,
@@ -49,12 +50,14 @@ from triune.sdk import Client
 @click.option("--no-start", is_flag=True, help="Create it only.")
 @click.option("--cold", is_flag=True, help="Boot a virtual machine even where it could start warm.")
 @click.option("-d", "--detach", is_flag=True, help="Do not wait: print the operation's id.")
+@click.option("--workload", metavar="FILE", help="With --engine auto: take the engine that fits it, as advise does.")
 @silenceable
-def launch(image: str, name: str | None, iso: str | None, quiet: bool, **given: Any) -> None:
+def launch(image: str, name: str | None, iso: str | None, workload: str | None, quiet: bool, **given: Any) -> None:
     """Create and start an instance NAME from IMAGE.
 
-    IMAGE is like debian/12 or docker:nginx. Without --engine the first that can run the image is taken. An installer
-    takes the place of the image with --iso: once it has installed a system, the machine boots that.
+    IMAGE is like debian/12 or docker:nginx. Without --engine the first that can run the image is taken, or the one that
+    fits --workload. An installer takes the place of the image with --iso: once it has installed a system, the machine
+    boots that.
     """
     if iso is not None:
         if name is not None:
@@ -62,6 +65,12 @@ def launch(image: str, name: str | None, iso: str | None, quiet: bool, **given: 
         image, name = iso, image
     elif name is None:
         raise click.UsageError("give an IMAGE and a NAME")
+    if workload is not None:
+        if given["engine"] != AUTO:
+            raise click.UsageError("--workload chooses the engine: leave --engine out")
+        from triune.cli.choosing import engine_for
+
+        given["engine"] = engine_for(workload, image if iso is None else None, given, quiet=quiet)
     if iso is not None:
         from triune.cli.installer import installer_image
 

@@ -17,7 +17,8 @@ from triune.sdk.transport import Transport, target
 F = TypeVar("F", bound=Callable[..., Any])
 
 _QUICK = 1.0
-ENGINES = ("auto", "lxc", "kvm", "docker")
+AUTO = "auto"
+ENGINES = (AUTO, "lxc", "kvm", "docker")
 
 
 def _offer(words: Iterable[object], incomplete: str) -> list[CompletionItem]:

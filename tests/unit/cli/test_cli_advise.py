@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from triune.cli import launching
 from triune.cli.root import main
 from triune.domain.errors import Invalid, Unsupported
 
@@ -94,3 +95,49 @@ def test_questions(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     said = capsys.readouterr()
     assert json.loads(said.out)["workload"] == {"os": "windows", "packaging": "installer"}
     assert "'frob' is none of these" in said.err
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    seen: list[str] = []
+    monkeypatch.setattr(launching, "launch", lambda image, name, **given: seen.append(given["engine"]))
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("text", "image", "engine"),
+    [
+        ("administration: inside", "debian/12", "lxc"),
+        ("trust: hostile", "debian/12", "kvm"),
+        ("ci: true", "docker:nginx", "docker"),
+    ],
+)
+def test_a_launch_takes_what_fits(
+    launched: list[str], tmp_path: Path, text: str, image: str, engine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "w.yaml").write_text(text)
+    assert main(["launch", image, "x", "--workload", str(tmp_path / "w.yaml"), "--memory", "1GiB"]) == 0
+    assert launched == [engine]
+    said = capsys.readouterr()
+    assert said.err.startswith(f"{engine} was chosen: ")
+    assert said.out == ""
+
+
+def test_an_installer_is_a_machine(launched: list[str], tmp_path: Path) -> None:
+    (tmp_path / "w.yaml").write_text("state: system")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("triune.cli.installer.installer_image", lambda client, iso: iso)
+        assert main(["launch", "--iso", "a.iso", "x", "--workload", str(tmp_path / "w.yaml"), "-q"]) == 0
+    assert launched == ["kvm"]
+
+
+def test_launches_that_cannot_choose(launched: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "w.yaml"
+    file.write_text("parts: [{os: windows}, {}]")
+    with pytest.raises(Invalid, match="2 parts"):
+        main(["launch", "debian/12", "x", "--workload", str(file)])
+    file.write_text("os: macos")
+    with pytest.raises(Unsupported):
+        main(["launch", "debian/12", "x", "--workload", str(file)])
+    assert main(["launch", "debian/12", "x", "--workload", str(file), "--engine", "lxc"]) == 2
+    assert launched == []

@@ -38,6 +38,7 @@ def test_the_quick_way_understands_what_click_does_or_leaves_it(words: list[str]
     done = CliRunner().invoke(command, words)
     assert done.exit_code == 0, done.output
     seen.pop("iso")
+    seen.pop("workload")
     assert {key: list(value) if isinstance(value, tuple) else value for key, value in seen.items()} == ours
 
 

@@ -35,4 +35,9 @@ def _what(workload: Workload, engine: str, known: Knowledge) -> list[str]:
     if workload["packaging"] == "disk-image" and not image:
         return ["IMAGE", name]
     # An image that names its engine's store serves that engine only.
-    return [image if image and bool(_OCI.match(image)) <= bool(_OCI.match(usual)) else usual, name]
+    return [image if image and of_a_store(image) <= of_a_store(usual) else usual, name]
+
+
+def of_a_store(image: str) -> bool:
+    """Whether an image's name has an engine's own store in front, like docker:nginx."""
+    return _OCI.match(image) is not None
