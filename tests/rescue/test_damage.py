@@ -36,24 +36,9 @@ ROWS = [
     *((("vmfs5", "vmfs6")[number % 2], pair) for number, pair in enumerate(PAIRS)),
     *OTHERS,
 ]
-# (volume, damages): what is missed of the possible, and why. A row that gets better fails here: raise its floor.
-MISSED: dict[tuple[str, tuple[str, ...]], str] = {
-    ("vmfs6", ("bitmaps of sub-blocks",)): "files whose pointer blocks are sub-blocks are not proved without headers",
-    ("vmfs6", ("truncated to 50 %",)): "a pointer block whose place in .sbc.sf nothing proves",
-    ("vmfs5", ("first FDC cluster", "bitmaps of sub-blocks")): "no header tells how sub-blocks are laid out",
-    ("vmfs6l", ("superblock", "first FDC cluster")): "sub-blocks of a file whose map nothing proves",
-    ("vmfs5-no-dense-sbpc", ("superblock", "first FDC cluster")): "one disk's blocks are taken for the volume's own",
-    ("vmfs5-span", ("first FDC cluster",)): "one disk's blocks are taken for the volume's own",
-}
 
 
-def _marked(row: tuple[str, tuple[str, ...]]) -> object:
-    why = MISSED.get(row)
-    marks = [pytest.mark.xfail(strict=True, reason=why)] if why else []
-    return pytest.param(*row, marks=marks, id=f"{row[0]}-{'+'.join(row[1])}")
-
-
-@pytest.mark.parametrize(("name", "damages"), [_marked(row) for row in ROWS])
+@pytest.mark.parametrize(("name", "damages"), [pytest.param(*row, id=f"{row[0]}-{'+'.join(row[1])}") for row in ROWS])
 def test_what_survives_comes_back(image: Callable[[str], Path], name: str, damages: tuple[str, ...]) -> None:
     for each in VOLUMES[name]:
         image(each)
