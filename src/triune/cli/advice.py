@@ -6,10 +6,10 @@ import shlex
 import sys
 import textwrap
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from triune.cli.tables import Column, emit
-from triune.cli.text import clean, colours, paint, width
+from triune.cli.text import clean, colours, paint, said, width
 
 if TYPE_CHECKING:
     from triune.services.advice.answer import Answer, Ranked, Reason
@@ -80,12 +80,25 @@ def _say(text: str, first: str, then: str, paint_first: tuple[str, str, bool] | 
     print("\n".join(lines))
 
 
+def _when(condition: Any) -> str:
+    """A rule's condition for people."""
+    if isinstance(condition, list):
+        return " or ".join(map(_when, condition))
+    return " and ".join(f"{key} {_expected(expected)}" for key, expected in condition.items())
+
+
+def _expected(expected: Any) -> str:
+    if isinstance(expected, dict):
+        return " and ".join(f"{name.replace('_', ' ')} {_expected(operand)}" for name, operand in expected.items())
+    return "|".join(expected) if isinstance(expected, list) else said(expected)
+
+
 def _explained(answer: Answer) -> None:
     print()
     columns = (
         Column("RULE", lambda row: row["rule"]),
         Column("FIRED", lambda row: "yes" if row["fired"] else "no"),
-        Column("WHEN", lambda row: row["when"], keep=7),
+        Column("WHEN", lambda row: _when(row["when"]), keep=7),
         Column("BLOCKS", lambda row: ", ".join(row["blocks"]) or "-", keep=8),
         Column("WEIGHTS", lambda row: ", ".join(f"{name} {points:+g}" for name, points in row["weights"].items())),
     )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from triune.services.advice.seen import Seen
 
 _LARGEST = 2**20
+_MOST_VALUES = 100_000
 
 # In the order in which the answers narrow it down.
 _QUESTIONS = (
@@ -51,11 +52,29 @@ def load(name: str) -> object:
 
     raw = read(name)
     try:
-        return yaml.safe_load(raw.decode()) or {}
+        data = yaml.safe_load(raw.decode()) or {}
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where is not None else ""
         raise Invalid("bad_workload", f"{name}{line} is no YAML", hint="See its keys: triune advise --schema") from None
+    _require_bounded(name, data)
+    return data
+
+
+def _require_bounded(name: str, data: object) -> None:
+    """Refuse what grows without end by references to itself, or beyond measure by references to references."""
+    rest, seen = [data], 0
+    while rest:
+        value = rest.pop()
+        seen += 1
+        if seen > _MOST_VALUES:
+            raise Invalid(
+                "bad_workload", f"{name} has more than {_MOST_VALUES:,} values", hint="Write its references (&, *) out."
+            )
+        if isinstance(value, dict):
+            rest += [*value, *value.values()]
+        elif isinstance(value, list | tuple | set):
+            rest += value
 
 
 def read(name: str) -> bytes:

@@ -7,6 +7,7 @@ docs/ADVISE.md. What is not said keeps its default, and no rule takes it for a d
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -20,6 +21,7 @@ MOST_PARTS = 64
 _MOST_ITEMS = 256
 _LONGEST = 4096
 _MOST = 10**9
+_TOLD = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,12 +157,13 @@ def _parse(data: object, where: str) -> tuple[dict[str, Any], frozenset[str], Se
         raise Invalid(
             "bad_workload", f"{where} is no mapping of keys to values", hint="See its keys: triune advise --schema"
         )
-    unknown = [str(name) for name in data if name not in KEYS and name != PARTS]
+    unknown = [str(name)[:_LONGEST] for name in data if name not in KEYS and name != PARTS]
     if unknown:
+        told = ", ".join(map(_brief, unknown[:_TOLD])) + (" …" if len(unknown) > _TOLD else "")
         raise Invalid(
             "unknown_key",
-            f"{where} has {'keys' if len(unknown) > 1 else 'a key'} that nobody knows: {', '.join(map(repr, unknown))}",
-            hint=" ".join(_nearest(name) for name in unknown[:5]),
+            f"{where} has {'keys' if len(unknown) > 1 else 'a key'} that nobody knows: {told}",
+            hint=" ".join(_nearest(name) for name in unknown[:_TOLD]),
             keys=unknown,
         )
     given = {
@@ -172,7 +175,16 @@ def _parse(data: object, where: str) -> tuple[dict[str, Any], frozenset[str], Se
     return {key.name: given.get(key.name, key.default) for key in _DECLARED}, frozenset(given), parts
 
 
+def _brief(value: object) -> str:
+    """A value in an error, however large it is."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 80
+    return short.repr(value)
+
+
 def _nearest(name: str) -> str:
+    if len(name) > _LONGEST // 64:
+        return f"Nothing is like {_brief(name)}: triune advise --schema"
     near = difflib.get_close_matches(name.lower().replace("-", "_"), [*KEYS, PARTS], 1, 0.5)
     return f"Did you mean {near[0]!r} for {name!r}?" if near else f"Nothing is like {name!r}: triune advise --schema"
 
@@ -183,10 +195,13 @@ def _value(key: Key, value: object, where: str) -> Any:
         return _read(key, value)
     except (ValueError, TypeError, OverflowError):
         expected = EXPECTED[key.kind] + (f": {', '.join(key.words)}" if key.words else "")
-        near = difflib.get_close_matches(str(value).lower(), key.words, 1)
+        near = difflib.get_close_matches(_brief(value).strip("'").lower(), key.words, 1)
         did = f" Did you mean {near[0]!r}?" if near else ""
         raise Invalid(
-            "bad_workload", f"{where}: {value!r} is no value of {key.name}", hint=f"Give {expected}.{did}", key=key.name
+            "bad_workload",
+            f"{where}: {_brief(value)} is no value of {key.name}",
+            hint=f"Give {expected}.{did}",
+            key=key.name,
         ) from None
 
 

@@ -11,6 +11,10 @@ from triune.cli import launching
 from triune.cli.root import main
 from triune.domain.errors import Invalid, Unsupported
 
+BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefghi", "bcdefghij", strict=True)
+)
+
 
 @pytest.fixture(autouse=True)
 def _no_daemon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -55,7 +59,14 @@ def test_nothing_serves_and_says_so_in_json_too(capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("a: [", "line 1"), ("kernal: 1", "kernal"), ("- a", "mapping"), ("a: &a [*a]", "'a'"), ("", "")],
+    [
+        ("a: [", "line 1"),
+        ("kernal: 1", "kernal"),
+        ("- a", "mapping"),
+        ("a: &a [*a]", "100,000"),
+        (BOMB, "100,000"),
+        ("", ""),
+    ],
 )
 def test_files_that_are_wrong(tmp_path: Path, text: str, told: str) -> None:
     file = tmp_path / "wrong.yaml"

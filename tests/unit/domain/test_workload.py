@@ -53,6 +53,18 @@ def test_wrong_ones_are_told(data: object, code: str, told: str) -> None:
     assert told in caught.value.hint
 
 
+def test_errors_stay_short_whatever_was_said() -> None:
+    for data in (
+        {"x" * 10**6: 1},
+        {"trust": "x" * 10**6},
+        {"ci": [["x"] * 1000] * 1000},
+        {str(n): 1 for n in range(9999)},
+    ):
+        with pytest.raises(Invalid) as caught:
+            parse(data)
+        assert len(caught.value.message) + len(caught.value.hint) < 2000
+
+
 def test_parts_inherit_what_they_do_not_say() -> None:
     found = parse({"trust": "tenants", "name": "all", "parts": [{"trust": "trusted"}, {"os": "windows"}]})
     assert [(part["name"], part["trust"], part["os"]) for part in found.parts] == [
