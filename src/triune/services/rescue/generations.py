@@ -112,6 +112,11 @@ class Generation:
     former: bool = False
     later: list[Generation] = field(default_factory=list)
 
+    @property
+    def time(self) -> int:
+        """When it was last known to be in use."""
+        return max((node.time for node in self.nodes.values()), default=self.created)
+
     def places(self, kind: str) -> Iterator[int]:
         """Volume offsets of the marks of a kind."""
         for extent in self.extents:
@@ -395,7 +400,7 @@ def _order(found: list[Generation]) -> None:
         for other in found:
             if one is other or one.former or other.former or one.extents[0].source != other.extents[0].source:
                 continue
-            newer = (other.superblock is not None, other.created) > (one.superblock is not None, one.created)
+            newer = (other.superblock is not None, other.time) > (one.superblock is not None, one.time)
             if newer and abs(one.extents[0].base - other.extents[0].base) < 1 << 30:
                 one.former = True
                 one.later.append(other)
