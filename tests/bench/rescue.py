@@ -96,7 +96,9 @@ def quiet(*argv: str | Path) -> None:
 _PEAK = """
 import os, subprocess, sys
 child = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-print(os.wait4(child.pid, 0)[2].ru_maxrss)
+_, status, used = os.wait4(child.pid, 0)
+print(used.ru_maxrss)
+sys.exit(os.waitstatus_to_exitcode(status))
 """
 
 
