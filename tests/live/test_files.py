@@ -26,7 +26,7 @@ by_engine = pytest.mark.parametrize(
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
-    candidates = ("10.95.0.0/16", "10.96.0.0/16")
+    candidates = ("10.121.0.0/16", "10.122.0.0/16")
     where = {"bridge": "tfil0", "table": "triune_tfil", "domain": "tfil.internal", "candidates": candidates}
     with Daemon(data_folder("data-files"), **where) as daemon:  # type: ignore[arg-type]
         built_image(daemon)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import itertools
 import os
 import socket
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from triune.domain.errors import Failed
@@ -81,11 +82,12 @@ def write(path: Path, names: Mapping[str, Sequence[str]], label: str = "triune")
     """
     target = Path(os.path.realpath(path))
     try:
-        content = target.read_bytes() if target.exists() else b""
-        wanted = compose(content, names, label)
-        if wanted == content:
-            return False
-        _replace(target, wanted)
+        with _locked(target.parent):
+            content = target.read_bytes() if target.exists() else b""
+            wanted = compose(content, names, label)
+            if wanted == content:
+                return False
+            _replace(target, wanted)
     except OSError as error:
         raise Failed(
             "hosts_file",
@@ -93,6 +95,17 @@ def write(path: Path, names: Mapping[str, Sequence[str]], label: str = "triune")
             hint="Names of instances resolve inside the network only, until it can be written.",
         ) from None
     return True
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One of us at a time: another daemon's block must not come back as it was before."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _replace(target: Path, content: bytes) -> None:

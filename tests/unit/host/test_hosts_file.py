@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,18 @@ def test_a_failure_says_what_it_means(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(Failed, match="could not be written: Read-only file system"):
         hosts_file.write(target, WEB)
     assert [path.name for path in tmp_path.iterdir()] == ["hosts"]
+
+
+def test_two_daemons_do_not_bring_back_each_others_past(tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    path.write_text("127.0.0.1 localhost\n")
+
+    def live(label: str) -> None:
+        for number in range(60):
+            hosts_file.write(path, {"10.1.2.3": (f"{label}-{number}",)}, label)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(live, ("one", "two")))
+    text = path.read_text()
+    assert "one-59" in text
+    assert "two-59" in text
