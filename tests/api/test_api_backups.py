@@ -236,13 +236,15 @@ def ended(repo: Repo, schedule: str) -> Operation:
 @stores
 def test_a_run_for_every_instance_takes_what_is_there_then(repo: Repo) -> None:
     repo.house.launch("web")
+    before = {one.id for one in repo.house.triune.operations.list()}
     made = repo.house.client.schedules.create(None, every="1d", keep={"last": 1}, action="backup", **repo.where)
     repo.house.launch("later", "docker")
     first = ended(repo, made["name"])
     assert (first.state.value, first.kind, sorted(first.result["backups"])) == ("done", "backup-all", ["later", "web"])
     second = ended(repo, made["name"])
     assert sorted(row["id"] for row in repo.client.list(**repo.where)) == sorted(second.result["backups"].values())
-    kinds = [one.resource for one in repo.house.triune.operations.list() if one.kind == "backup"]
+    begun = [one for one in repo.house.triune.operations.list() if one.id not in before]
+    kinds = [one.resource for one in begun if one.kind == "backup"]
     assert kinds == ["instances/web", "instances/later"] * 2, "ordinary operations of their own"
 
 

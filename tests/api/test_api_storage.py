@@ -17,7 +17,13 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="pools belong to root"
 
 @pytest.fixture
 def house(house: House) -> Iterator[House]:
+    empty(house)  # generated requests may have left something
     yield house
+    empty(house)
+
+
+def empty(house: House) -> None:
+    """Take instances, volumes and pools away."""
     house.clear()
     for volume in house.client.volumes.list():
         done(house, house.client.volumes.remove(volume["name"]))
