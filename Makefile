@@ -104,7 +104,7 @@ test: $(VENV)/.dev compiled lint test-tools ## Every test, the live ones on real
 	@$(BIN)/triune setup --no-daemon
 	export TRIUNE_REQUIRE=kvm,lxc,docker
 	$(BIN)/python -m pytest -q --color=no -n 2 -m "not live"
-	$(BIN)/python -m pytest -q --color=no -n 2 --dist loadscope -m "live and not alone" --durations=25
+	$(BIN)/python -m pytest -q --color=no -n 2 --dist loadscope --no-loadscope-reorder -m "live and not alone" --durations=25
 	$(BIN)/python -m pytest -q --color=no -m "live and alone" --durations=10
 
 .PHONY: test-quick

@@ -52,6 +52,16 @@ SHARED = {
 }
 
 
+# Boot the most virtual machines; the first to begin, or the last worker ends alone with them.
+LONG = ("test_warm", "test_snapshots_kvm", "test_import", "test_backup")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long modules first (`--no-loadscope-reorder`)."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
 class ByGroup(LoadScopeScheduling):
     """What must not run side by side goes to one worker: modules that share something, an engine's contract."""
 
