@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event, Thread
 from typing import TYPE_CHECKING
@@ -12,6 +12,8 @@ from triune.cli.text import clean
 from triune.services.rescue.meter import Meter
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
+
     from triune.services.rescue.scan import Position
 
 _EVERY = 0.2
@@ -34,34 +36,40 @@ def metered(*, quiet: bool = False) -> Iterator[Meter]:
         thread.join()
 
 
-def _show(meter: Meter, ended: Event) -> None:
+def _bars(width: int, before: Sequence[str | ProgressColumn], after: str | ProgressColumn, *, wide: bool) -> Progress:
+    """A bar with bytes, speed and time left between other columns; it goes when it ends."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         DownloadColumn,
         Progress,
         SpinnerColumn,
-        TextColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
+
+    return Progress(
+        SpinnerColumn(),
+        *before,
+        BarColumn(bar_width=width),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        after,
+        console=Console(stderr=True),
+        transient=True,
+        expand=wide,
+    )
+
+
+def _show(meter: Meter, ended: Event) -> None:
+    from rich.progress import TextColumn
     from rich.table import Column
 
     name = TextColumn(
         "{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
     )
-    bars = Progress(
-        SpinnerColumn(),
-        TextColumn("{task.fields[files]}", markup=False),
-        BarColumn(bar_width=20),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        name,
-        console=Console(stderr=True),
-        transient=True,
-        expand=True,
-    )
+    bars = _bars(20, [TextColumn("{task.fields[files]}", markup=False)], name, wide=True)
     with bars:
         task = bars.add_task("looking for files", total=None, files="")
         while not ended.wait(_EVERY):
@@ -78,27 +86,9 @@ def scanned() -> Iterator[Callable[[Position], None] | None]:
     if not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        SpinnerColumn,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+    from rich.progress import TextColumn
 
-    bars = Progress(
-        SpinnerColumn(),
-        BarColumn(bar_width=24),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),
-        console=Console(stderr=True),
-        transient=True,
-    )
+    bars = _bars(24, [], TextColumn("{task.description}", markup=False), wide=False)
     task = bars.add_task("", total=None)
 
     def told(position: Position) -> None:

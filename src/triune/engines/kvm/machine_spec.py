@@ -19,7 +19,7 @@ from triune.domain.network import Nic
 from triune.engines.importing import MachinePlan
 from triune.engines.kvm import mark as marks
 from triune.engines.kvm import spec
-from triune.engines.kvm.spec import Files, HostFacts
+from triune.engines.kvm.spec import Files, HostFacts, leaf
 
 _PREFIX = {"virtio": "vd", "sata": "sd", "scsi": "sd", "ide": "hd"}
 _MOST = {"virtio": 24, "sata": 24, "scsi": 24, "ide": 4}
@@ -136,27 +136,27 @@ def build(plan: MachinePlan, files: Files, host: HostFacts, identity: uuid.UUID,
     """The domain's XML. `tpm`: this host can emulate one."""
     machine = plan.machine
     root = ET.Element("domain", {"type": "kvm" if host.accelerated else "qemu"})
-    _leaf(root, "name", plan.spec.name)
-    _leaf(root, "uuid", str(identity))
+    leaf(root, "name", plan.spec.name)
+    leaf(root, "uuid", str(identity))
     ET.SubElement(root, "metadata").append(marks.write(_mark(plan)))
-    _leaf(root, "memory", str(machine.memory // 1024), unit="KiB")
-    _leaf(root, "vcpu", str(machine.cpus))
+    leaf(root, "memory", str(machine.memory // 1024), unit="KiB")
+    leaf(root, "vcpu", str(machine.cpus))
     _os(root, machine, files)
     features = ET.SubElement(root, "features")
-    _leaf(features, "acpi", None)
-    _leaf(features, "apic", None)
+    leaf(features, "acpi", None)
+    leaf(features, "apic", None)
     if machine.secure_boot:
-        _leaf(features, "smm", None, state="on")
+        leaf(features, "smm", None, state="on")
     if not host.accelerated:
-        _leaf(ET.SubElement(features, "tcg"), "tb-cache", str(_TB_CACHE_MIB), unit="MiB")
+        leaf(ET.SubElement(features, "tcg"), "tb-cache", str(_TB_CACHE_MIB), unit="MiB")
     cpu = spec.cpu(root, None, host)
     sockets = machine.cpus // machine.cores
-    _leaf(cpu, "topology", None, sockets=str(sockets), cores=str(machine.cores), threads="1")
-    _leaf(root, "clock", None, offset=machine.clock)
+    leaf(cpu, "topology", None, sockets=str(sockets), cores=str(machine.cores), threads="1")
+    leaf(root, "clock", None, offset=machine.clock)
     for event, action in (("poweroff", "destroy"), ("reboot", "restart"), ("crash", "destroy")):
-        _leaf(root, f"on_{event}", action)
+        leaf(root, f"on_{event}", action)
     devices = ET.SubElement(root, "devices")
-    _leaf(devices, "emulator", host.emulator)
+    leaf(devices, "emulator", host.emulator)
     _disks(devices, machine, files)
     for card, nic in zip(machine.cards, plan.nics, strict=True):
         if nic is not None:
@@ -164,12 +164,6 @@ def build(plan: MachinePlan, files: Files, host: HostFacts, identity: uuid.UUID,
     _around(devices, machine, files, tpm=tpm and machine.tpm)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode")
-
-
-def _leaf(parent: ET.Element, tag: str, text: str | None, **attributes: str) -> ET.Element:
-    element = ET.SubElement(parent, tag, attributes)
-    element.text = text
-    return element
 
 
 def _mark(plan: MachinePlan) -> marks.Mark:
@@ -187,42 +181,42 @@ def _os(root: ET.Element, machine: Machine, files: Files) -> None:
     boot = ET.SubElement(root, "os", {"firmware": "efi"} if uefi else {})
     # Only the older board has IDE.
     board = "pc" if any(disk.bus == "ide" for disk in machine.disks) else "q35"
-    _leaf(boot, "type", "hvm", arch="x86_64", machine=board)
+    leaf(boot, "type", "hvm", arch="x86_64", machine=board)
     if uefi:
         firmware = ET.SubElement(boot, "firmware")
         secure = "yes" if machine.secure_boot else "no"
         if machine.secure_boot:
-            _leaf(firmware, "feature", None, enabled="yes", name="enrolled-keys")
-        _leaf(firmware, "feature", None, enabled=secure, name="secure-boot")
-        _leaf(boot, "nvram", str(files.nvram))
+            leaf(firmware, "feature", None, enabled="yes", name="enrolled-keys")
+        leaf(firmware, "feature", None, enabled=secure, name="secure-boot")
+        leaf(boot, "nvram", str(files.nvram))
 
 
 def _disks(devices: ET.Element, machine: Machine, files: Files) -> None:
     for number, placed in enumerate(place(machine.disks)):
         disk = ET.SubElement(devices, "disk", {"type": "file", "device": "disk"})
-        _leaf(disk, "driver", None, name="qemu", type="qcow2", discard="unmap")
-        _leaf(disk, "source", None, file=str(disk_path(files, number)))
-        _leaf(disk, "backingStore", None)
-        _leaf(disk, "target", None, dev=placed.target, bus=placed.disk.bus)
-        _leaf(disk, "boot", None, order=str(number + 1))
+        leaf(disk, "driver", None, name="qemu", type="qcow2", discard="unmap")
+        leaf(disk, "source", None, file=str(disk_path(files, number)))
+        leaf(disk, "backingStore", None)
+        leaf(disk, "target", None, dev=placed.target, bus=placed.disk.bus)
+        leaf(disk, "boot", None, order=str(number + 1))
         if placed.address is not None:
             controller, second, unit = (str(part) for part in placed.address)
             middle = (
                 {"bus": second, "target": "0"} if placed.disk.bus in ("ide", "sata") else {"bus": "0", "target": second}
             )
-            _leaf(disk, "address", None, type="drive", controller=controller, unit=unit, **middle)
+            leaf(disk, "address", None, type="drive", controller=controller, unit=unit, **middle)
     for index, model in enumerate(_controllers(machine.disks)):
-        _leaf(devices, "controller", None, type="scsi", index=str(index), model=_MODELS[model][0])
+        leaf(devices, "controller", None, type="scsi", index=str(index), model=_MODELS[model][0])
     for index in range(-(-sum(disk.bus == "sata" for disk in machine.disks) // _SATA_PORTS)):
-        _leaf(devices, "controller", None, type="sata", index=str(index))
+        leaf(devices, "controller", None, type="sata", index=str(index))
 
 
 def _card(devices: ET.Element, card: MachineCard, nic: Nic) -> None:
     interface = ET.SubElement(devices, "interface", {"type": "bridge"})
-    _leaf(interface, "mac", None, address=nic.mac)
-    _leaf(interface, "source", None, bridge=nic.network.bridge)
-    _leaf(interface, "model", None, type=card.model)
-    _leaf(interface, "rom", None, enabled="no")
+    leaf(interface, "mac", None, address=nic.mac)
+    leaf(interface, "source", None, bridge=nic.network.bridge)
+    leaf(interface, "model", None, type=card.model)
+    leaf(interface, "rom", None, enabled="no")
 
 
 def _around(devices: ET.Element, machine: Machine, files: Files, *, tpm: bool) -> None:
@@ -230,25 +224,25 @@ def _around(devices: ET.Element, machine: Machine, files: Files, *, tpm: bool) -
     for port in range(max(1, min(machine.serials, _MOST_SERIALS))):
         serial = ET.SubElement(devices, "serial", {"type": "pty"})
         if port == 0:
-            _leaf(serial, "log", None, file=str(files.serial_log), append="on")
-        _leaf(serial, "target", None, type="isa-serial", port=str(port))
+            leaf(serial, "log", None, file=str(files.serial_log), append="on")
+        leaf(serial, "target", None, type="isa-serial", port=str(port))
     console = ET.SubElement(devices, "console", {"type": "pty"})
-    _leaf(console, "target", None, type="serial", port="0")
+    leaf(console, "target", None, type="serial", port="0")
     for name in (spec.AGENT_PORT, *(f"{spec.EXEC_PORT}{number}" for number in range(spec.EXEC_PORTS))):
         channel = ET.SubElement(devices, "channel", {"type": "unix"})
-        _leaf(channel, "target", None, type="virtio", name=name)
-    _leaf(devices, "controller", None, type="usb", model="qemu-xhci")
+        leaf(channel, "target", None, type="virtio", name=name)
+    leaf(devices, "controller", None, type="usb", model="qemu-xhci")
     if machine.display:
         graphics = ET.SubElement(devices, "graphics", {"type": "vnc", "port": "-1", "autoport": "yes"})
-        _leaf(graphics, "listen", None, type="address", address="127.0.0.1")
-        _leaf(ET.SubElement(devices, "video"), "model", None, type="vga")
-        _leaf(devices, "input", None, type="tablet", bus="usb")
+        leaf(graphics, "listen", None, type="address", address="127.0.0.1")
+        leaf(ET.SubElement(devices, "video"), "model", None, type="vga")
+        leaf(devices, "input", None, type="tablet", bus="usb")
     else:
-        _leaf(ET.SubElement(devices, "video"), "model", None, type="none")
+        leaf(ET.SubElement(devices, "video"), "model", None, type="none")
     if tpm:
         device = ET.SubElement(devices, "tpm", {"model": "tpm-crb"})
-        _leaf(device, "backend", None, type="emulator", version="2.0")
+        leaf(device, "backend", None, type="emulator", version="2.0")
     rng = ET.SubElement(devices, "rng", {"model": "virtio"})
-    _leaf(rng, "backend", "/dev/urandom", model="random")
+    leaf(rng, "backend", "/dev/urandom", model="random")
     balloon = ET.SubElement(devices, "memballoon", {"model": "virtio"})
-    _leaf(balloon, "stats", None, period="10")
+    leaf(balloon, "stats", None, period="10")

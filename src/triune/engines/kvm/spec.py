@@ -213,27 +213,27 @@ def build(plan: LaunchPlan, files: Files, host: HostFacts) -> str:
     """The domain's XML."""
     spec, form, settings = plan.spec, disk_form(plan), parse(plan.spec.settings)
     root = ET.Element("domain", {"type": "kvm" if host.accelerated else "qemu"})
-    _leaf(root, "name", spec.name)
-    _leaf(root, "uuid", str(as_uuid(plan.machine_id) or uuid.uuid4()))
+    leaf(root, "name", spec.name)
+    leaf(root, "uuid", str(as_uuid(plan.machine_id) or uuid.uuid4()))
     metadata = ET.SubElement(root, "metadata")
     metadata.append(marks.write(_mark(plan, form)))
-    _leaf(root, "memory", str((spec.memory or DEFAULT_MEMORY) // 1024), unit="KiB")
+    leaf(root, "memory", str((spec.memory or DEFAULT_MEMORY) // 1024), unit="KiB")
     if volumes.shares(spec.volumes):
         volumes.share_memory(root)
     count = tuning.vcpus(spec.cpus)
     most = tuning.most_vcpus(count, host.cpus)
-    _leaf(root, "vcpu", str(most), **({"current": str(count)} if most > count else {}))
+    leaf(root, "vcpu", str(most), **({"current": str(count)} if most > count else {}))
     _os(root, plan, settings, files, host)
     features = ET.SubElement(root, "features")
-    _leaf(features, "acpi", None)
-    _leaf(features, "apic", None)
+    leaf(features, "acpi", None)
+    leaf(features, "apic", None)
     if not host.accelerated:
-        _leaf(ET.SubElement(features, "tcg"), "tb-cache", str(_TB_CACHE_MIB), unit="MiB")
+        leaf(ET.SubElement(features, "tcg"), "tb-cache", str(_TB_CACHE_MIB), unit="MiB")
     cpu(root, settings.cpu, host)
-    _leaf(root, "clock", None, offset="utc")
-    _leaf(root, "on_poweroff", "destroy")
-    _leaf(root, "on_reboot", "restart")
-    _leaf(root, "on_crash", "destroy")
+    leaf(root, "clock", None, offset="utc")
+    leaf(root, "on_poweroff", "destroy")
+    leaf(root, "on_reboot", "restart")
+    leaf(root, "on_crash", "destroy")
     _devices(ET.SubElement(root, "devices"), plan, form, settings, files, host)
     limits = replace(spec.limits, cpus=spec.cpus)
     tuning.tune(root, limits, tuning.KEYS - {"memory"}, host.cpu_cgroup)
@@ -241,7 +241,8 @@ def build(plan: LaunchPlan, files: Files, host: HostFacts) -> str:
     return ET.tostring(root, encoding="unicode")
 
 
-def _leaf(parent: ET.Element, tag: str, text: str | None, **attributes: str) -> ET.Element:
+def leaf(parent: ET.Element, tag: str, text: str | None, **attributes: str) -> ET.Element:
+    """Add an element with a text."""
     element = ET.SubElement(parent, tag, attributes)
     element.text = text
     return element
@@ -271,11 +272,11 @@ def _os(root: ET.Element, plan: LaunchPlan, settings: Settings, files: Files, ho
     direct = form.kernel is not None and settings.firmware is None and form.iso is None
     uefi = not direct and (settings.firmware or form.firmware) == "uefi"
     boot = ET.SubElement(root, "os", {"firmware": "efi"} if uefi else {})
-    _leaf(boot, "type", "hvm", arch="x86_64", machine=settings.machine)
+    leaf(boot, "type", "hvm", arch="x86_64", machine=settings.machine)
     if direct:
-        _leaf(boot, "kernel", str(form.kernel))
+        leaf(boot, "kernel", str(form.kernel))
         if form.initrd is not None:
-            _leaf(boot, "initrd", str(form.initrd))
+            leaf(boot, "initrd", str(form.initrd))
         words = [form.cmdline]
         if not form.fixed_hostname:
             words.append(f"systemd.hostname={plan.spec.name}")
@@ -286,18 +287,18 @@ def _os(root: ET.Element, plan: LaunchPlan, settings: Settings, files: Files, ho
         if not host.accelerated:
             # On a busy host an emulated timer comes late, and Linux panics ("IO-APIC + timer doesn't work").
             words.append("no_timer_check")
-        _leaf(boot, "cmdline", " ".join(word for word in words if word))
+        leaf(boot, "cmdline", " ".join(word for word in words if word))
         return
     if not form.fixed_hostname:
         # Where no command line can carry the name; a system of ours takes it from the asset tag.
-        _leaf(boot, "smbios", None, mode="sysinfo")
+        leaf(boot, "smbios", None, mode="sysinfo")
         chassis = ET.SubElement(ET.SubElement(root, "sysinfo", {"type": "smbios"}), "chassis")
-        _leaf(chassis, "entry", plan.spec.name, name="asset")
+        leaf(chassis, "entry", plan.spec.name, name="asset")
     if uefi:
         # Secure boot would refuse most images' own boot loaders; it needs SMM, which emulation makes slow.
         firmware = ET.SubElement(boot, "firmware")
-        _leaf(firmware, "feature", None, enabled="no", name="secure-boot")
-        _leaf(boot, "nvram", str(files.nvram))
+        leaf(firmware, "feature", None, enabled="no", name="secure-boot")
+        leaf(boot, "nvram", str(files.nvram))
 
 
 def cpu(root: ET.Element, wanted: str | None, host: HostFacts) -> ET.Element:
@@ -306,19 +307,19 @@ def cpu(root: ET.Element, wanted: str | None, host: HostFacts) -> ET.Element:
     if chosen in ("maximum", "host-passthrough", "host-model"):
         return ET.SubElement(root, "cpu", {"mode": chosen})
     element = ET.SubElement(root, "cpu", {"mode": "custom", "match": "exact", "check": "none"})
-    _leaf(element, "model", chosen, fallback="forbid")
+    leaf(element, "model", chosen, fallback="forbid")
     return element
 
 
 def _devices(
     devices: ET.Element, plan: LaunchPlan, form: DiskForm, settings: Settings, files: Files, host: HostFacts
 ) -> None:
-    _leaf(devices, "emulator", host.emulator)
+    leaf(devices, "emulator", host.emulator)
     _disk(devices, form, settings, files)
     if form.iso is not None:
         installer = _read_only(devices, form.iso, "cdrom", "sdy", "sata")
         _shared(installer.find("source"))
-        _leaf(installer, "boot", None, order="2")
+        leaf(installer, "boot", None, order="2")
     if needs_seed(plan):
         _seed(devices, settings, files.seed)
     _controllers(devices, settings, cards=4 + needs_seed(plan) + len(plan.nics) + len(plan.spec.volumes))
@@ -331,42 +332,42 @@ def _devices(
     _serial(devices, files)
     for port in (AGENT_PORT, *(f"{EXEC_PORT}{number}" for number in range(EXEC_PORTS))):
         channel = ET.SubElement(devices, "channel", {"type": "unix"})
-        _leaf(channel, "target", None, type="virtio", name=port)
+        leaf(channel, "target", None, type="virtio", name=port)
     if (settings.graphics or ("vnc" if form.iso else "none")) == "vnc":
         graphics = ET.SubElement(devices, "graphics", {"type": "vnc", "port": "-1", "autoport": "yes"})
-        _leaf(graphics, "listen", None, type="address", address="127.0.0.1")
-        _leaf(ET.SubElement(devices, "video"), "model", None, type="virtio" if settings.machine == "q35" else "vga")
-        _leaf(devices, "input", None, type="tablet", bus="virtio")
+        leaf(graphics, "listen", None, type="address", address="127.0.0.1")
+        leaf(ET.SubElement(devices, "video"), "model", None, type="virtio" if settings.machine == "q35" else "vga")
+        leaf(devices, "input", None, type="tablet", bus="virtio")
     else:
-        _leaf(ET.SubElement(devices, "video"), "model", None, type="none")
+        leaf(ET.SubElement(devices, "video"), "model", None, type="none")
     rng = ET.SubElement(devices, "rng", {"model": "virtio"})
-    _leaf(rng, "backend", "/dev/urandom", model="random")
+    leaf(rng, "backend", "/dev/urandom", model="random")
     balloon = ET.SubElement(devices, "memballoon", {"model": "virtio"})
-    _leaf(balloon, "stats", None, period="10")
+    leaf(balloon, "stats", None, period="10")
 
 
 def _disk(devices: ET.Element, form: DiskForm, settings: Settings, files: Files) -> None:
     disk = ET.SubElement(devices, "disk", {"type": "file", "device": "disk"})
-    _leaf(disk, "driver", None, name="qemu", type="qcow2", discard="unmap")
-    _leaf(disk, "source", None, file=str(files.disk))
+    leaf(disk, "driver", None, name="qemu", type="qcow2", discard="unmap")
+    leaf(disk, "source", None, file=str(files.disk))
     # The whole chain is declared, so that nothing ever guesses a format from a guest's bytes.
     if form.path is not None:
         backing = ET.SubElement(disk, "backingStore", {"type": "file"})
-        _leaf(backing, "format", None, type=form.format)
-        _shared(_leaf(backing, "source", None, file=str(form.path)))
-        _leaf(backing, "backingStore", None)
+        leaf(backing, "format", None, type=form.format)
+        _shared(leaf(backing, "source", None, file=str(form.path)))
+        leaf(backing, "backingStore", None)
     else:
-        _leaf(disk, "backingStore", None)
-    _leaf(disk, "target", None, dev="vda" if settings.bus == "virtio" else "sda", bus=settings.bus)
+        leaf(disk, "backingStore", None)
+    leaf(disk, "target", None, dev="vda" if settings.bus == "virtio" else "sda", bus=settings.bus)
     if form.kernel is None or form.iso is not None or settings.firmware is not None:
         # An empty disk does not boot, so the installer does; and once something is installed, that does.
-        _leaf(disk, "boot", None, order="1")
+        leaf(disk, "boot", None, order="1")
 
 
 def _shared(source: ET.Element | None) -> None:
     """Keep a file that others use too from being given to QEMU's user, who could then write it."""
     if source is not None:
-        _leaf(source, "seclabel", None, model="dac", relabel="no")
+        leaf(source, "seclabel", None, model="dac", relabel="no")
 
 
 def _seed(devices: ET.Element, settings: Settings, path: Path) -> None:
@@ -379,36 +380,36 @@ def _seed(devices: ET.Element, settings: Settings, path: Path) -> None:
 
 def _read_only(devices: ET.Element, path: Path, device: str, name: str, bus: str) -> ET.Element:
     disk = ET.SubElement(devices, "disk", {"type": "file", "device": device})
-    _leaf(disk, "driver", None, name="qemu", type="raw")
-    _leaf(disk, "source", None, file=str(path))
-    _leaf(disk, "backingStore", None)
-    _leaf(disk, "target", None, dev=name, bus=bus)
-    _leaf(disk, "readonly", None)
+    leaf(disk, "driver", None, name="qemu", type="raw")
+    leaf(disk, "source", None, file=str(path))
+    leaf(disk, "backingStore", None)
+    leaf(disk, "target", None, dev=name, bus=bus)
+    leaf(disk, "readonly", None)
     return disk
 
 
 def _controllers(devices: ET.Element, settings: Settings, *, cards: int) -> None:
-    _leaf(devices, "controller", None, type="usb", model="none")
+    leaf(devices, "controller", None, type="usb", model="none")
     if settings.bus == "scsi":
-        _leaf(devices, "controller", None, type="scsi", index="0", model="virtio-scsi")
+        leaf(devices, "controller", None, type="scsi", index="0", model="virtio-scsi")
     if settings.machine == "q35":
-        _leaf(devices, "controller", None, type="pci", index="0", model="pcie-root")
+        leaf(devices, "controller", None, type="pci", index="0", model="pcie-root")
         for index in range(1, cards + _SPARE_ROOT_PORTS + 1):
-            _leaf(devices, "controller", None, type="pci", index=str(index), model="pcie-root-port")
+            leaf(devices, "controller", None, type="pci", index=str(index), model="pcie-root-port")
 
 
 def add_nic(devices: ET.Element, nic: Nic) -> None:
     """A card on a network's bridge."""
     interface = ET.SubElement(devices, "interface", {"type": "bridge"})
-    _leaf(interface, "mac", None, address=nic.mac)
-    _leaf(interface, "source", None, bridge=nic.network.bridge)
-    _leaf(interface, "model", None, type="virtio")
-    _leaf(interface, "rom", None, enabled="no")
+    leaf(interface, "mac", None, address=nic.mac)
+    leaf(interface, "source", None, bridge=nic.network.bridge)
+    leaf(interface, "model", None, type="virtio")
+    leaf(interface, "rom", None, enabled="no")
 
 
 def _serial(devices: ET.Element, files: Files) -> None:
     serial = ET.SubElement(devices, "serial", {"type": "pty"})
-    _leaf(serial, "log", None, file=str(files.serial_log), append="on")
-    _leaf(serial, "target", None, type="isa-serial", port="0")
+    leaf(serial, "log", None, file=str(files.serial_log), append="on")
+    leaf(serial, "target", None, type="isa-serial", port="0")
     console = ET.SubElement(devices, "console", {"type": "pty"})
-    _leaf(console, "target", None, type="serial", port="0")
+    leaf(console, "target", None, type="serial", port="0")
