@@ -36,9 +36,5 @@ def engine_for(file: str, image: str | None, given: Mapping[str, Any], *, quiet:
     answer = require_choice(advise(workload, host_facts()))
     best = answer.ranking[0]
     if not quiet:
-        why = [reason.text for reason in best.pro if reason.weight > 0][:2] or [
-            "nothing in the workload speaks against it"
-        ]
-        behind = f"; {answer.margin:g} points before the next" if len(answer.ranking) > 1 and answer.margin else ""
-        print(clean(f"{best.engine} was chosen: {', and '.join(why)}{behind}"), file=sys.stderr)
+        print(clean(f"{best.engine} was chosen: {answer.why(best.engine)}"), file=sys.stderr)
     return best.engine

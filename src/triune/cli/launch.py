@@ -55,9 +55,9 @@ from triune.sdk import Client
 def launch(image: str, name: str | None, iso: str | None, workload: str | None, quiet: bool, **given: Any) -> None:
     """Create and start an instance NAME from IMAGE.
 
-    IMAGE is like debian/12 or docker:nginx. Without --engine the first that can run the image is taken, or the one that
-    fits --workload. An installer takes the place of the image with --iso: once it has installed a system, the machine
-    boots that.
+    IMAGE is like debian/12 or docker:nginx. Without --engine the one that fits is taken, by what the launch itself or
+    --workload says (see: triune advise). An installer takes the place of the image with --iso: once it has installed a
+    system, the machine boots that.
     """
     if iso is not None:
         if name is not None:

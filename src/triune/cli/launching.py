@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from time import monotonic
 
 from triune.cli.pairs import pairs
@@ -94,6 +95,8 @@ def launch(image: str, name: str, *, detach: bool, quiet: bool, **given: Any) ->
     result = finish(client, operation, name, quiet=quiet)
     if quiet:
         return
+    if result.get("chosen"):
+        print(clean(f"chose {result['chosen']}"), file=sys.stderr)
     took = format_duration(monotonic() - begun)
     where = ", ".join(result["addresses"])
     how = "warm, " if result.get("warm") else ""

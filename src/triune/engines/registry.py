@@ -1,4 +1,4 @@
-"""The one list of engines. Their order is the order of preference where an image fits several."""
+"""The one list of engines. Their order is the order of preference where several fit a launch equally well."""
 
 from __future__ import annotations
 

@@ -62,6 +62,14 @@ class Answer:
     version: str = ""
     workload: Mapping[str, Any] = field(default_factory=dict)
 
+    def why(self, engine: str) -> str:
+        """The strongest reasons for this engine, the best or as good as it, and by how much it leads: one sentence."""
+        pro = next(ranked.pro for ranked in self.ranking if ranked.engine == engine)
+        reasons = [reason.text for reason in pro if reason.weight > 0][:2]
+        told = ", and ".join(reasons or ["nothing that was asked for speaks against it"])
+        behind = f"; {self.margin:g} points before the next" if len(self.ranking) > 1 and self.margin else ""
+        return told + behind
+
     def as_dict(self, *, explain: bool = False) -> dict[str, Any]:
         """The JSON of `triune advise`."""
         import shlex

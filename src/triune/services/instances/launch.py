@@ -36,6 +36,7 @@ class LaunchRequest:
     """A spec and how to carry it out. `spec.engine` may be "auto". `timeout` in seconds is for becoming ready.
 
     `cold`: boot it, even where a template is ready. `checked` is when its name was found free, by the monotonic clock.
+    `chosen` says why the engine was taken; "" where the request named it.
     """
 
     spec: InstanceSpec
@@ -45,6 +46,7 @@ class LaunchRequest:
     start: bool = True
     cold: bool = False
     checked: float = 0.0
+    chosen: str = ""
 
 
 class Launcher:
@@ -79,7 +81,7 @@ class Launcher:
         checked = monotonic()
         for problem in self._inventory.require_free(spec.name).problems:
             self._probed.pop(problem.engine, None)
-        engine = self._engine(spec)
+        engine, chosen = self._engine(request)
         self._limits.require(engine, spec.limits, spec.limits.by_key(), networked=spec.network is not None)
         self._storage.volumes.mounts(spec.volumes, spec.name)
         if spec.pool is not None:
@@ -95,7 +97,7 @@ class Launcher:
                 f"{spec.name} has no network to publish ports of",
                 hint="Leave --network out, or leave --publish out.",
             )
-        return replace(request, spec=replace(spec, engine=engine.name), checked=checked)
+        return replace(request, spec=replace(spec, engine=engine.name), checked=checked, chosen=chosen)
 
     def run(self, request: LaunchRequest, task: Task) -> dict[str, Any]:
         """The work of the operation; returns the instance as JSON-safe facts."""
@@ -131,8 +133,13 @@ class Launcher:
             self._settle(request, engine, task, ready=warm)
             if not warm and not request.cold:
                 self._warming.launched(engine, plan)
-        addresses = [nic.address for nic in nics]
-        return {"name": spec.name, "engine": engine.name, "addresses": addresses, "warm": warm}
+        return {
+            "name": spec.name,
+            "engine": engine.name,
+            "addresses": [nic.address for nic in nics],
+            "warm": warm,
+            "chosen": request.chosen,
+        }
 
     def _require_still_free(self, request: LaunchRequest) -> None:
         """Under the name's lock. What was listed a moment ago is not listed again, unless we had the name since."""
@@ -158,7 +165,9 @@ class Launcher:
             raise
         return False
 
-    def _engine(self, spec: InstanceSpec) -> Engine:
+    def _engine(self, request: LaunchRequest) -> tuple[Engine, str]:
+        """The engine, and why where the request leaves the choice to us."""
+        spec = request.spec
         if spec.engine not in (AUTO, ""):
             if spec.engine not in self._engines:
                 near = nearest(spec.engine, self._engines)
@@ -171,12 +180,16 @@ class Launcher:
             engine = self._engines[spec.engine]
             self._require_available(engine)
             self._images.require(spec.image, engine.form_kind)
-            return engine
-        # The order of the registry is the order of preference.
+            return engine, ""
         kinds = self._images.kinds(spec.image)
-        for engine in self._engines.values():
-            if engine.form_kind in kinds and self._available(engine) is None:
-                return engine
+        able = [
+            engine for engine in self._engines.values() if engine.form_kind in kinds and self._available(engine) is None
+        ]
+        if able:
+            # Only here: the rules are megabytes of memory that most daemons never need.
+            from triune.services.advice.choosing import choose
+
+            return choose(spec, able, user_data=request.user_data is not None)
         raise Unsupported(
             "no_engine",
             f"no engine of this host can run {spec.image}",

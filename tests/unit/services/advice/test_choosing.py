@@ -1,0 +1,58 @@
+"""The engine of a launch that names none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from triune.domain.instance import InstanceSpec, VolumeMount
+from triune.engines.base import Engine
+from triune.engines.fake.engine import FakeEngine
+from triune.services.advice.choosing import choose, workload
+
+
+@pytest.fixture
+def engines(tmp_path: Path) -> list[Engine]:
+    return [FakeEngine(name, path=tmp_path / name) for name in ("docker", "lxc", "kvm")]
+
+
+def spec(**more: object) -> InstanceSpec:
+    return InstanceSpec(name="web", image="debian/12", engine="auto", **more)  # type: ignore[arg-type]
+
+
+def chosen(engines: list[Engine], *, user_data: bool = False, **more: object) -> tuple[str, str]:
+    engine, why = choose(spec(**more), engines, user_data=user_data)
+    return engine.name, why
+
+
+def test_between_equals_the_order_decides(engines: list[Engine]) -> None:
+    assert chosen(engines)[0] == "docker"
+    assert chosen(engines[::-1])[0] == "lxc"  # a virtual machine begins lower
+    assert chosen(engines)[1] == "docker: nothing that was asked for speaks against it"
+
+
+def test_what_the_launch_says_decides(engines: list[Engine]) -> None:
+    name, why = chosen(engines, user_data=True)  # cloud-init takes a whole system
+    assert name == "lxc"
+    assert "systemd" in why
+    assert why.endswith("before the next")
+
+
+def test_the_only_one_that_can(engines: list[Engine]) -> None:
+    assert chosen(engines[2:]) == ("kvm", "kvm: the only engine here that can run debian/12")
+
+
+def test_where_the_rules_bar_all_the_engine_has_the_word(engines: list[Engine]) -> None:
+    assert chosen(engines, memory=2**60) == ("docker", "docker: the first that can run debian/12")
+
+
+def test_what_a_launch_says_as_a_workload() -> None:
+    socket = VolumeMount(source="/var/run/docker.sock", target="/s")
+    found = workload(
+        spec(cpus=2, memory=2**30, volumes=(socket, VolumeMount(source="data", target="/d"))),
+        ["kvm"],
+        user_data=False,
+    )
+    assert found["host_access"] == ("docker-socket",)
+    assert (found["cpus"], found["memory"], found["engines"]) == (2, 2**30, ("kvm",))
