@@ -55,7 +55,9 @@ def _looks(command: Callable[..., Any]) -> Callable[..., Any]:
         command = click.option(
             f"--from-{way}", f"from_{way}", metavar=metavar, help=_WAYS[way], shell_complete=complete
         )(command)
-    return click.option("--from-host", is_flag=True, help="Look at every instance of this host.")(command)
+    return click.option(
+        "--from-host", is_flag=True, help="Look at every instance of this host, and at what serves on the host itself."
+    )(command)
 
 
 @click.command()

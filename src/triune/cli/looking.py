@@ -30,6 +30,7 @@ _QUESTIONS = (
 
 def look(way: str, what: str) -> Seen:
     """Read a workload off a thing: `way` is compose, dockerfile, vmx, instance or host."""
+    from triune.host.serving import serving
     from triune.services.advice import compose, dockerfile, machine
 
     if way == "compose":
@@ -43,7 +44,7 @@ def look(way: str, what: str) -> Seen:
         return machine.from_instance(dict(client.instances.get(what)), client.host())
     rows, _ = client.instances.list()
     found = [dict(client.instances.get(row["name"])) for row in rows[:64]]
-    return machine.from_host([*found, *map(dict, rows[64:])], client.host())
+    return machine.from_host([*found, *map(dict, rows[64:])], client.host(), serving())
 
 
 def load(name: str) -> object:

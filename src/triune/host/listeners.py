@@ -73,8 +73,13 @@ def overlaps(one: str | None, other: str | None) -> bool:
 
 def owners(wanted: Iterable[Listener]) -> dict[int, str]:
     """Socket inode to `name (pid N)` of the process that holds it, as far as it can be seen."""
+    return {inode: f"{name} (pid {pid})" for inode, (pid, name) in holders(wanted).items()}
+
+
+def holders(wanted: Iterable[Listener]) -> dict[int, tuple[int, str]]:
+    """Socket inode to the pid and the name of the process that holds it, as far as it can be seen."""
     inodes = {f"socket:[{listener.inode}]": listener.inode for listener in wanted}
-    found: dict[int, str] = {}
+    found: dict[int, tuple[int, str]] = {}
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit() or len(found) == len(inodes):
             continue
@@ -86,7 +91,7 @@ def owners(wanted: Iterable[Listener]) -> dict[int, str]:
         for entry in held:
             inode = inodes.get(_link(entry))
             if inode is not None:
-                found[inode] = f"{name} (pid {folder.name})"
+                found[inode] = int(folder.name), name
     return found
 
 

@@ -63,6 +63,18 @@ def features() -> Mapping[str, Any]:
     return _load("features.yaml")
 
 
+@cache
+def programs() -> tuple[frozenset[str], Mapping[str, Mapping[str, Any]]]:
+    """Programs that are the host's own, and what others demand, by each name of their processes."""
+    data = _load("programs.yaml")
+    known = {
+        name: fields["demands"]
+        for program, fields in data["programs"].items()
+        for name in (program, *fields.get("also", ()))
+    }
+    return frozenset(data["of_the_host"]), known
+
+
 def _load(name: str) -> Mapping[str, Any]:
     import yaml
 

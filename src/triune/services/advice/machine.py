@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from triune.disks.vmx import Vmx
+from triune.domain.units import format_size
 from triune.domain.workload import MOST_PARTS
+from triune.host.serving import Service
+from triune.services.advice.knowledge import programs
 from triune.services.advice.seen import Seen, folder_access, guest_system, plain
 
 _DEVICE = re.compile(r"pcipassthru\d+\.present")
 _MIB = 2**20
+_LEAST_MEMORY = 64 * _MIB
 
 
 def from_vmx(data: bytes) -> Seen:
@@ -79,11 +83,31 @@ def from_instance(instance: Mapping[str, Any], host: Mapping[str, Any]) -> Seen:
     return Seen({key: value for key, value in found.items() if value is not None}, tuple(notes))
 
 
-def from_host(instances: list[Mapping[str, Any]], host: Mapping[str, Any]) -> Seen:
-    """All instances of a host as parts, the first 64."""
+def from_host(
+    instances: Sequence[Mapping[str, Any]], host: Mapping[str, Any], services: Sequence[Service] = ()
+) -> Seen:
+    """All instances of a host, and the programs that serve on the host itself, as parts: the first 64."""
     seen = [from_instance(instance, host) for instance in instances[:MOST_PARTS]]
-    notes = ["services that run on the host itself are not looked at"]
-    if len(instances) > MOST_PARTS:
-        notes.append(f"the first {MOST_PARTS} of {len(instances)} instances were looked at")
-    running = [f"{one.data['name']}: {one.notes[0]}" for one in seen]
-    return Seen({"parts": [one.data for one in seen]}, (*notes, *running))
+    own, known = programs()
+    theirs = [service for service in services if service.program not in own]
+    seen += [_from_service(service, known.get(service.program)) for service in theirs[: MOST_PARTS - len(seen)]]
+    total = len(instances) + len(theirs)
+    notes = [f"the first {MOST_PARTS} of {total} instances and services were looked at"] if total > MOST_PARTS else []
+    told = [f"{one.data['name']}: {note}" for one in seen for note in one.notes[:1]]
+    return Seen({"parts": [dict(one.data) for one in seen]}, (*notes, *told))
+
+
+def _from_service(service: Service, demands: Mapping[str, Any] | None) -> Seen:
+    found: dict[str, Any] = {"name": plain(service.program, 63), **(demands or {})}
+    found["publish"] = [_published(port) for port in service.ports]
+    if service.memory is not None:
+        found["memory"] = max(_LEAST_MEMORY, -(-2 * service.memory // _MIB) * _MIB)
+    takes = "" if service.memory is None else f", with {format_size(service.memory)} of memory"
+    note = f"it serves {', '.join(service.ports)} on the host itself{takes}"
+    return Seen(found, (note if demands is not None else f"{note}; what it needs beyond that cannot be seen",))
+
+
+def _published(port: str) -> str:
+    """8080/tcp as `--publish` writes it."""
+    number, _, protocol = port.partition("/")
+    return f"{number}:{number}" + ("" if protocol == "tcp" else f"/{protocol}")

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from triune.domain.errors import Invalid
 from triune.domain.workload import parse
+from triune.host.serving import Service
 from triune.services.advice.advising import advise
 from triune.services.advice.compose import from_compose
 from triune.services.advice.dockerfile import from_dockerfile
+from triune.services.advice.knowledge import programs
 from triune.services.advice.machine import from_host, from_instance, from_vmx
 from triune.services.advice.seen import guest_system
 
@@ -171,4 +173,29 @@ def test_instances() -> None:
     assert "--os" in machine.notes[1]
     whole = from_host([instance(name=f"i{number}") for number in range(70)], HOST)
     assert len(parse(whole.data).parts) == 64
-    assert "64 of 70" in whole.notes[1]
+    assert "64 of 70" in whole.notes[0]
+
+
+def test_what_serves_on_the_host() -> None:
+    services = [
+        Service("mysqld", ("3306/tcp",), 300 * 2**20 + 1),
+        Service("frobd", ("53/udp", "99/tcp"), None),
+        Service("dnsmasq", ("53/udp",), 2**20),
+    ]
+    found = from_host([instance(name="a", isolation={"kernel": "shared"})], HOST, services)
+    answer = advise(parse(found.data), HOST)
+    assert [part.name for part in answer.parts] == ["a", "mysqld", "frobd"]  # what gives out addresses is the host's
+    database, unknown = found.data["parts"][1:]
+    assert (database["io"], database["publish"], database["memory"]) == ("fsync", ["3306:3306"], 601 * 2**20)
+    assert unknown == {"name": "frobd", "publish": ["53:53/udp", "99:99"]}
+    assert [note.split(" ", 1)[0] for note in found.notes] == ["a:", "mysqld:", "frobd:"]
+    assert "cannot be seen" in found.notes[2]
+    assert "cannot be seen" not in found.notes[1]
+
+
+def test_every_program_is_a_workload() -> None:
+    own, known = programs()
+    assert own.isdisjoint(known)
+    for name, demands in known.items():
+        assert len(name) <= 15, "the kernel cuts longer names"
+        assert advise(parse({"name": name, **demands}), HOST).choice
