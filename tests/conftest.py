@@ -22,8 +22,9 @@ from xdist.scheduler import LoadScopeScheduling
 settings.register_profile("triune", deadline=None)
 settings.load_profile("triune")
 
-# A run in the background ignores it, and so would what it starts: tests interrupt their commands.
+# A run in the background or without a terminal ignores them, and so would what it starts: tests send both.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 LIVE = Path(__file__).parent / "live"
 CONTRACT = Path(__file__).parent / "contract"
