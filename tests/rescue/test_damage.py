@@ -28,7 +28,11 @@ OTHERS = [
     ("vmfs6-span", ("superblock", "first FDC cluster")),
     ("zero5", ("none",)),
     ("zero5", ("LVM area 16 MiB", "superblock")),
+    ("zero5", ("first FDC cluster",)),
+    ("zero5", ("superblock", "first FDC cluster")),
     ("zero6", ("superblock",)),
+    ("zero6", ("superblock", "first FDC cluster")),
+    ("vmfs6", ("first FDC cluster", "bitmaps of sub-blocks")),
 ]
 ROWS = [
     *(("vmfs5", (one,)) for one in ONE),

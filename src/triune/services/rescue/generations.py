@@ -385,13 +385,23 @@ def _older(generation: Generation) -> Generation | None:
     They are older than the file system, and its bitmaps call them free though they were never deleted. One alone
     is rather a bit that is wrong.
     """
-    created = generation.created
+    created = generation.created or _since(generation.nodes)
     old = {address: node for address, node in generation.nodes.items() if not node.used and node.time < created}
     proved = [node for node in old.values() if node.used is False and node.descriptor.links]
     if len(proved) < _FEWEST_OLD:
         return None
     generation.nodes = {address: node for address, node in generation.nodes.items() if address not in old}
     return replace(generation, superblock=None, created=0, nodes=old, former=True, later=[generation])
+
+
+def _since(nodes: dict[int, Node]) -> int:
+    """Before when nothing is a file system's own, where it has lost all that tells its age; 0 where nothing tells.
+
+    What its bitmaps call free though it was never deleted is another's, if it is older than all the rest.
+    """
+    oldest = min((node.time for node in nodes.values() if node.used is not False), default=0)
+    free = [node.time for node in nodes.values() if node.used is False and node.descriptor.links]
+    return max((time + 1 for time in free if time < oldest), default=0)
 
 
 def _order(found: list[Generation]) -> None:

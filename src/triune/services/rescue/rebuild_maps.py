@@ -7,6 +7,7 @@ lies behind one that is not is assumed to follow it, and is said to be assumed.
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
@@ -45,6 +46,7 @@ _NAMES = {"pb2": ".pb2.sf", "pb": ".pbc.sf", "sb": ".sbc.sf", "jb": ".jbc.sf", "
 _GROUP_OFFSET = 0x10000
 _GROUPS_WIDE = {"jb": 4}
 _MOST_BLOCKS = 1 << 20
+_MOST_LOOKED = 4096  # resources
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +185,8 @@ class _File:
             else f"{_NAMES[self._name]} has a damaged block list"
         )
         stretches = self._stretches(header, known)
+        if stretches and self._fits(stretches[-1], header):
+            stretches[-1] = replace(stretches[-1], proved=True)
         owned = self._owned(stretches)
         for offset, length in self._assumed(stretches, known, size):
             self._maps.assumed.extend(self._disowned(offset, length, owned))
@@ -230,7 +234,13 @@ class _File:
         return self._begin[1] if self._begin is not None else None
 
     def _marked(self) -> tuple[int, ResourceHeader] | None:
-        """(place, header) of the only head of a resource file that can be this one's."""
+        """(place, header) of the only head of a resource file that can be this one's.
+
+        VMFS6 takes its pointer blocks from `.sbc.sf`, and from `.pb2.sf`: a head that looks like `.pbc.sf`'s is that of
+        sub-blocks, which are as large.
+        """
+        if self._generation.wide and self._kind == Kind.POINTER_BLOCK:
+            return None
         others = {headers[0].place - _GROUP_OFFSET for headers in self._generation.clusters.values() if 0 in headers}
         fits = [
             (place, found)
@@ -363,6 +373,36 @@ class _File:
                 yield header.offset(where.cluster, where.item), place
             except Damaged:
                 continue
+
+    def _fits(self, stretch: Stretch, header: ResourceHeader) -> bool:
+        """Whether the end of the file fills all the room up to another resource file, and what is in use there is so.
+
+        Both together prove it: elsewhere, some of what is in use would be zeros.
+        """
+        if stretch.proved or stretch.first + stretch.count != -(-_end(header) // self._block):
+            return False
+        others = [headers[0].place for headers in self._generation.clusters.values() if 0 in headers]
+        if stretch.block + stretch.count not in {place // self._block for place in others}:
+            return False
+        move = (stretch.block - stretch.first) * self._block
+        looked = 0
+        for offset in itertools.islice(self._in_use(header, stretch), _MOST_LOOKED):
+            if not any(self._generation.read(offset + move, header.size)):
+                return False
+            looked += 1
+        return looked > 0
+
+    def _in_use(self, header: ResourceHeader, stretch: Stretch) -> Iterator[int]:
+        """The offsets in the file of a stretch's resources that their clusters' headers call used."""
+        begin, end = stretch.first * self._block, (stretch.first + stretch.count) * self._block
+        for number, found in self._headers.items():
+            for item in (item for item in range(min(found.total, header.per_cluster)) if found.has(item)):
+                try:
+                    offset = header.offset(number, item)
+                except Damaged:
+                    break
+                if begin <= offset and offset + header.size <= end:
+                    yield offset
 
     def _owned(self, stretches: list[Stretch]) -> set[int]:
         """The clusters of file blocks of which VMFS6's table of owners counts as many for the file as are taken."""
