@@ -38,6 +38,14 @@ def test_two_file_systems_one_over_the_other(image: Image) -> None:
     assert "another file system was made over it" in found[1].damages()
 
 
+def test_the_former_one_stays_apart_where_nothing_tells_the_age_of_the_newer(image: Image) -> None:
+    disk = Overlay(image("zero6"))
+    live, former = scan_volumes([damages.damaged(disk, Writer(disk), "superblock", "first FDC cluster")])
+    assert {one.path for one in live.walk() if one.kind == "file"} == {"empty-flat.vmdk", "empty.vmdk"}
+    statuses = {one.path.rpartition("/")[2]: one.status for one in former.walk(deleted=True)}
+    assert statuses["test.vmdk"] == statuses["test-flat.vmdk"] == Status.DELETED
+
+
 @pytest.mark.parametrize("name", ["vmfs5-span", "vmfs6-span"])
 def test_extents_in_any_order_without_lvm_headers(images: Callable[[str], list[Path]], name: str) -> None:
     disks = [Overlay(path) for path in reversed(images(name))]
