@@ -38,6 +38,7 @@ _COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "stats": ("stats:stats", "Show what instances use", "Inside"),
     "advise": ("advise:advise", "Tell which engine fits a workload, and why", "Choosing"),
     "compare": ("compare:compare", "Compare the engines, feature by feature", "Choosing"),
+    "density": ("density:density", "Tell how many instances fit, and place a fleet", "Choosing"),
     "image": ("images:image", "Build, pull, import, list and remove images", "Host"),
     "network": ("networks:network", "Create, list and remove networks", "Host"),
     "pool": ("pools:pool", "Create, list and remove storage pools", "Host"),

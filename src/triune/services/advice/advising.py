@@ -24,7 +24,7 @@ def advise(workload: Workload, host: Host | None = None, known: Knowledge | None
     Raises Invalid("contradictory_workload" | "unknown_engine").
     """
     known, host = known or knowledge(), host or {}
-    _check(workload, known, host)
+    require_consistent(workload, known, host)
     if not workload.parts:
         return _answer(workload, host, known)
     parts = tuple(advise(part, host, known) for part in workload.parts)
@@ -61,7 +61,8 @@ def require_choice(answer: Answer) -> Answer:
     )
 
 
-def _check(workload: Workload, known: Knowledge, host: Host) -> None:
+def require_consistent(workload: Workload, known: Knowledge, host: Host) -> None:
+    """Raises Invalid("contradictory_workload" | "unknown_engine")."""
     unknown = [name for name in workload["engines"] if name not in known.engines]
     if unknown:
         raise Invalid(
