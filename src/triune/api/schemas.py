@@ -118,6 +118,8 @@ class ImageBuildBody(Body):
     mirror: Annotated[str | None, Field(max_length=4096)] = None
     sources: Annotated[str | None, Field(max_length=4096, description="A file of the host, for apt")] = None
     rebuild: bool = False
+    release: Annotated[str, Field(max_length=255, description="What is built, where the name is another")] = ""
+    disabled: Annotated[list[Text], Field(max_length=500, description="Units that are not started at boot")] = []
 
 
 class ImagePullBody(Body):

@@ -104,10 +104,20 @@ def show(name: str, form: str) -> None:
 )
 @click.option("--mirror", metavar="URL", help="Another archive of packages.")
 @click.option("--sources", metavar="FILE", help="Another sources file for apt.")
+@click.option("--release", default="", metavar="NAME", help="What to build, where NAME is a name of your own.")
+@click.option(
+    "--disable", "disabled", metavar="UNIT", multiple=True, help="A unit of an added package, not started at boot."
+)
 @click.option("--rebuild", is_flag=True, help="Build it even if it is there.")
 @silenceable
 def build(
-    name: str, size: str | None, packages: tuple[str, ...], sources: str | None, quiet: bool, **options: Any
+    name: str,
+    size: str | None,
+    packages: tuple[str, ...],
+    sources: str | None,
+    disabled: tuple[str, ...],
+    quiet: bool,
+    **options: Any,
 ) -> None:
     """Build NAME (debian/12 or debian/13) from packages, in a form for each engine."""
     _make(
@@ -119,6 +129,7 @@ def build(
             packages=list(packages),
             size=None if size is None else parse_size(size),
             sources=str(Path(sources).absolute()) if sources else None,
+            disabled=list(disabled),
             **options,
         ),
     )

@@ -39,6 +39,7 @@ _COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "advise": ("advise:advise", "Tell which engine fits a workload, and why", "Choosing"),
     "compare": ("compare:compare", "Compare the engines, feature by feature", "Choosing"),
     "density": ("density:density", "Tell how many instances fit, and place a fleet", "Choosing"),
+    "bench": ("bench:bench", "Measure native and the engines on this host, report, compare", "Choosing"),
     "image": ("images:image", "Build, pull, import, list and remove images", "Host"),
     "network": ("networks:network", "Create, list and remove networks", "Host"),
     "pool": ("pools:pool", "Create, list and remove storage pools", "Host"),

@@ -108,6 +108,8 @@ def _build(triune: Triune, body: schemas.ImageBuildBody) -> Operation:
         mirror=body.mirror,
         sources=Path(body.sources) if body.sources else None,
         rebuild=body.rebuild,
+        release=body.release,
+        disabled=tuple(body.disabled),
         **given,
     )
     return _submit(triune, "image-build", body.name, lambda task: triune.images.build(body.name, options, task))

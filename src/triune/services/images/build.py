@@ -26,7 +26,7 @@ TREE = "private/tree"
 
 def build_image(store: ImageStore, name: str, options: BuildOptions, progress: Progress) -> Manifest:
     """Build and publish the image; its name is not given yet. Raises Failed, Unsupported or Cancelled."""
-    chosen = release(name)
+    chosen = release(options.release or name)
     if platform.machine() != "x86_64":
         raise Unsupported(
             "no_recipe_for_machine",
@@ -44,7 +44,7 @@ def build_image(store: ImageStore, name: str, options: BuildOptions, progress: P
         progress.step("disk", "making the bootable disk")
         disk = make_disk(tree, work, chosen, options, cloud_init="cloud-init" in packages, progress=progress)
         progress.step("digest", "computing the digest")
-        manifest = _manifest(work, chosen, options, packages, disk, progress)
+        manifest = _manifest(work, name, chosen, options, packages, disk, progress)
         progress.step("publish", f"publishing {name}")
         store.publish(work, manifest)
     return manifest
@@ -58,6 +58,7 @@ def wanted_options(options: BuildOptions) -> dict[str, object]:
 
 def _manifest(
     work: Path,
+    name: str,
     chosen: Release,
     options: BuildOptions,
     packages: dict[str, str],
@@ -67,10 +68,10 @@ def _manifest(
     wanted = wanted_options(options)
     # The disk follows from the tree and the options; what it is booted with is our own and changes with us.
     booted = [disk.cmdline, *(_file_sum(work / name) for name in (disk.kernel, disk.initrd) if name)]
-    salt = json.dumps([chosen.name, wanted, booted], sort_keys=True).encode()
+    salt = json.dumps([name, wanted, booted], sort_keys=True).encode()
     total = tree_sum(work / TREE, progress, salt=salt)
     return Manifest(
-        name=chosen.name,
+        name=name,
         digest=total.digest,
         created=datetime.now(UTC),
         source=f"built from {chosen.distribution} {chosen.suite}",

@@ -104,7 +104,7 @@ def customize(tree: Path, release: Release, options: BuildOptions, packages: dic
         root.write_bytes("etc/hosts", b"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n")
         for unit in _MASKED:
             root.symlink(f"etc/systemd/system/{unit}", "/dev/null")
-    known = [unit for unit in _DISABLED if _has_unit(tree, unit)]
+    known = [unit for unit in (*_DISABLED, *options.disabled) if _has_unit(tree, unit)]
     run(["chroot", tree, "systemctl", "--quiet", "enable", *units])
     run(["chroot", tree, "systemctl", "--quiet", "disable", *known])
     if "openssh-server" in packages:

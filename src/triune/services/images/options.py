@@ -12,6 +12,7 @@ from triune.domain.units import format_size
 
 GIB = 1 << 30
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]{1,98}(?::[a-z0-9-]{1,20})?", re.ASCII)
+_UNIT = re.compile(r"[A-Za-z0-9][\w@:.-]{0,200}\.(?:service|socket|timer|path)", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _URI = re.compile(r"(?:https?|ftp|file|copy)://[^\s\"]+", re.ASCII)
 _MIN_DISK, _MAX_DISK = GIB, 64 << 40
@@ -25,7 +26,8 @@ class BuildOptions:
     `hostname_from_instance` False gives every VM and system container the distribution's name inside. `mirror`
     replaces the address of the archive; `sources` is a deb822 or one-line file used as it is instead of the host's
     own sources.
-    `rebuild` builds even where an image with these options exists.
+    `rebuild` builds even where an image with these options exists. `release` is what is built where the image is called
+    otherwise; `disabled` are units of added packages that are not started at boot.
     """
 
     packages: tuple[str, ...] = ()
@@ -35,8 +37,13 @@ class BuildOptions:
     mirror: str | None = None
     sources: Path | None = None
     rebuild: bool = False
+    release: str = ""
+    disabled: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for unit in self.disabled:
+            if not _UNIT.fullmatch(unit):
+                raise Invalid("bad_unit", f"{unit!r} is not a unit's name", hint="Write it like nginx.service.")
         for package in self.packages:
             if not _PACKAGE.fullmatch(package):
                 raise Invalid("bad_package", f"{package!r} is not a package name", hint="Write it like openssh-server.")
@@ -58,6 +65,9 @@ class BuildOptions:
             "size": self.size,
             "hostname_from_instance": self.hostname_from_instance,
             "kernel": self.kernel,
+            # Left out where empty: what was built before there was such an option keeps its digest.
+            **({"release": self.release} if self.release else {}),
+            **({"disabled": sorted(set(self.disabled))} if self.disabled else {}),
         }
 
 

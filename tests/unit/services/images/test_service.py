@@ -558,3 +558,14 @@ def test_manifests_are_read_back(tmp_path: Path) -> None:
 def test_build_options_are_checked(given: dict[str, object]) -> None:
     with pytest.raises(Invalid):
         BuildOptions(**given)  # type: ignore[arg-type]
+
+
+def test_a_release_under_another_name_and_units_that_do_not_start_are_told_apart() -> None:
+    plain = BuildOptions().as_dict()
+    assert "release" not in plain, "digests of images that were built before must not change"
+    assert "disabled" not in plain
+    wanted = BuildOptions(release="debian/12", disabled=("b.service", "a.timer")).as_dict()
+    assert (wanted["release"], wanted["disabled"]) == ("debian/12", ["a.timer", "b.service"])
+    for unit in ("nginx", "../x.service", "a b.service", "-.service\n"):
+        with pytest.raises(Invalid):
+            BuildOptions(disabled=(unit,))

@@ -1,0 +1,223 @@
+"""An engine as what is measured: instances made, used and removed through the daemon."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+from triune.domain.errors import Failed, NotFound, TriuneError, Unsupported
+from triune.sdk import Client
+from triune.sdk.operations import outcome
+from triune.services.benchmarks import memory
+from triune.services.benchmarks.answering import answers
+from triune.services.benchmarks.catalogue import filled
+from triune.services.benchmarks.subject import EMULATED, About, Output
+
+_READY_S = 240.0
+_STOP_S = 60.0
+_SETTLE_S = 1.0
+_MOST_OUTPUT = 4 * 2**20
+_SHARE = 0.7
+
+
+class InstanceSubject:
+    """`engine` is its row of GET /v1/host; names of instances begin with `prefix`; `size` has cpus and memory."""
+
+    def __init__(
+        self,
+        client: Client,
+        engine: Mapping[str, Any],
+        *,
+        prefix: str,
+        image: str,
+        size: Mapping[str, Any],
+        service: Mapping[str, Any],
+    ) -> None:
+        self._client = client
+        self._engine = engine
+        self._image = image
+        self._size = size
+        self._service = service
+        self._prefix = f"{prefix}-{engine['name']}"
+        self._made: set[str] = set()
+        self._idle_mib = 0.0
+        self._template = False
+        self._address = ""
+
+    @property
+    def about(self) -> About:
+        """What it is; emulated, where the probe says so."""
+        emulated = (self._engine.get("facts") or {}).get("accelerated") is False
+        return About(
+            name=str(self._engine["name"]),
+            title=str(self._engine["title"]),
+            what="an instance of the image on Triune's network",
+            version=str(self._engine.get("version") or ""),
+            label=EMULATED if emulated else "",
+        )
+
+    @property
+    def address(self) -> str:
+        """Of the instance that commands run in."""
+        return self._address
+
+    def open(self) -> None:
+        """Launch the instance that commands run in."""
+        done = self._launched(f"{self._prefix}-a", ())
+        self._address = str(done["result"]["addresses"][0])
+
+    def run(self, argv: Sequence[str], timeout: float) -> Output:
+        """Run a command in it."""
+        begun = time.monotonic()
+        session = self._client.instances.exec(f"{self._prefix}-a", argv)
+        late = threading.Timer(timeout, session.close)
+        late.daemon = True
+        late.start()
+        said: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
+        try:
+            session.close_stdin()
+            while (piece := session.read()) is not None:
+                if len(said[piece[0]]) < _MOST_OUTPUT:
+                    said[piece[0]] += piece[1]
+        except TriuneError:
+            if late.is_alive():
+                raise
+            raise Failed(
+                "command_timeout", f"{argv[0]} did not finish within {timeout:g} s", hint="Try it by hand."
+            ) from None
+        finally:
+            late.cancel()
+        taken = time.monotonic() - begun
+        stdout, stderr = (bytes(said[stream]).decode(errors="replace") for stream in (1, 2))
+        return Output(session.exit_code or 0, stdout, stderr, taken)
+
+    def life(self, wanted: frozenset[str]) -> Mapping[str, float]:
+        """Launch, ask the service, weigh, stop, start again, remove."""
+        name = f"{self._prefix}-b"
+        before = memory.processes()
+        begun = time.monotonic()
+        try:
+            done = self._launched(name, filled(self._service["command"], {"bind": "0.0.0.0"}))  # noqa: S104 - inside
+            found = _figures(done)
+            if answers(str(done["result"]["addresses"][0]), self._service, _READY_S):
+                found["answering"] = time.monotonic() - begun
+            if "memory" in wanted:
+                self._weigh(found, name, before)
+            found["stop"] = _took(self._wait(self._client.instances.stop(name, timeout=_STOP_S, force=True)))
+            if "again" in wanted:
+                found["again"] = _took(self._wait(self._client.instances.start(name)))
+        finally:
+            self._remove(name)
+        if "warm" in wanted:
+            self._warm(found)
+        return found
+
+    def crowd(self, count: int) -> Mapping[str, float]:
+        """Launch several at once, weigh them, remove them. Raises Unsupported("no_room") where they do not fit."""
+        self._require_room(count)
+        names = [f"{self._prefix}-c{number}" for number in range(count)]
+        before = memory.processes()
+        try:
+            begun = time.monotonic()
+            with ThreadPoolExecutor(count) as pool:
+                list(pool.map(lambda name: self._launched(name, ()), names))
+            found = {"ready": time.monotonic() - begun}
+            time.sleep(_SETTLE_S)
+            paid = memory.paid(names, before)
+            if paid is not None:
+                found["memory"] = paid.mib / count
+        finally:
+            with ThreadPoolExecutor(min(8, count)) as pool:
+                list(pool.map(self._remove, names))
+        return found
+
+    def close(self) -> None:
+        """Remove all that was made."""
+        for name in list(self._made):
+            self._remove(name)
+        if self._template:
+            with suppress(TriuneError):
+                self._client.images.cool(self._image)
+
+    def _weigh(self, found: dict[str, float], name: str, before: frozenset[tuple[int, int]]) -> None:
+        time.sleep(_SETTLE_S)
+        paid = memory.paid([name], before)
+        if paid is not None:
+            found["memory"] = self._idle_mib = paid.mib
+
+    def _warm(self, found: dict[str, float]) -> None:
+        """A launch from a template, where the engine has such a thing."""
+        if not (self._engine.get("facets") or {}).get("templates", {}).get("available"):
+            return
+        if not self._template:
+            self._template = True
+            self._wait(self._client.images.warm(self._image, engine=self.about.name, settings={}, **self._size))
+        name = f"{self._prefix}-w"
+        try:
+            done = self._launched(name, (), cold=False)
+            if done["result"].get("warm"):
+                found["warm"] = _took(done)
+        finally:
+            self._remove(name)
+
+    def _require_room(self, count: int) -> None:
+        available = self._client.host().get("memory_available_bytes")
+        needed = count * self._idle_mib * 2**20
+        if available is not None and needed > available * _SHARE:
+            raise Unsupported("no_room", f"{count} instances do not fit into the host's free memory", hint="")
+
+    def _launched(self, name: str, command: Sequence[str], *, cold: bool = True) -> dict[str, Any]:
+        self._made.add(name)
+        operation = self._client.instances.launch(
+            name=name,
+            image=self._image,
+            engine=self.about.name,
+            command=list(command),
+            wait="ready",
+            timeout=_READY_S,
+            cold=cold,
+            **self._size,
+        )
+        return self._wait(operation)
+
+    def _wait(self, operation: Any) -> dict[str, Any]:
+        done = self._client.operations.wait(operation["id"], timeout=_READY_S)
+        outcome(done)
+        return dict(done)
+
+    def _remove(self, name: str) -> None:
+        """An operation on it may still be under way: its name is free a little later."""
+        for _ in range(50):
+            try:
+                self._wait(self._client.instances.remove(name, force=True))
+            except NotFound:
+                break
+            except TriuneError as error:
+                if error.code not in ("instance_busy", "busy", "locked"):
+                    break
+                time.sleep(0.2)
+                continue
+            break
+        self._made.discard(name)
+
+
+def _figures(done: Mapping[str, Any]) -> dict[str, float]:
+    """From the steps of a launch: running when it begins to wait, ready when it goes on."""
+    at = {step["name"]: step["time"] for step in done["steps"]}
+    found = {"ready": _between(done["created"], at.get("command") or done["ended"])}
+    if "ready" in at:
+        found["running"] = _between(done["created"], at["ready"])
+    return found
+
+
+def _took(done: Mapping[str, Any]) -> float:
+    return _between(done["created"], done["ended"])
+
+
+def _between(begun: str, ended: str) -> float:
+    return (datetime.fromisoformat(ended) - datetime.fromisoformat(begun)).total_seconds()

@@ -1,0 +1,1 @@
+"""Benchmarks: the same programs natively and inside each engine, and what the figures say."""

@@ -1,0 +1,314 @@
+"""A run: every benchmark in every subject, in turn, several times over; what is measured is kept at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from triune.domain.errors import Failed, TriuneError
+from triune.services.benchmarks import results
+from triune.services.benchmarks.catalogue import CROWD, INSIDE, LIFE, SERVED, Benchmark, Catalogue, Suite, filled
+from triune.services.benchmarks.subject import FOLDER, Output, Subject
+
+_SAVE_EVERY_S = 2.0
+_PREPARE_S = 300.0
+_COMMAND_S = 120.0
+_MOST_FAILURES = 2
+_OUTPUT = 2000
+# Of the budget, so that what is under way and the removal fit in.
+_SHARE = 0.88
+# A step is left out where time is short and it takes so many times what each step left could have.
+_UNFAIR = 4.0
+_LISTENS = 'until ss -Hltn "sport = :$1" | grep -q .; do sleep 0.02; done'
+
+
+class Watcher(Protocol):
+    """Is told how far a run is."""
+
+    def step(self, text: str, fraction: float) -> None:
+        """What is done now, and how much of the run is behind."""
+        ...
+
+    def sampled(self, benchmark: Benchmark, subject: str, value: float) -> None:
+        """A figure."""
+        ...
+
+    def problem(self, text: str) -> None:
+        """What did not work, and what follows."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to measure; `rounds` as many samples of each."""
+
+    known: Catalogue
+    suite: Suite
+    benchmarks: tuple[Benchmark, ...]
+    rounds: int
+    cpus: int
+    memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One thing to do in one subject: a benchmark, or all those that one life tells."""
+
+    benchmarks: tuple[Benchmark, ...]
+    subject: Subject
+    number: int
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The same in every round."""
+        return self.benchmarks[0].id, self.subject.about.name
+
+
+@dataclass(slots=True)
+class Run:
+    """`data` is the result, written to `path` as it grows. `client` runs the programs that ask servers."""
+
+    plan: Plan
+    data: dict[str, Any]
+    path: Path
+    watcher: Watcher
+    client: Subject | None = None
+    clock: Callable[[], float] = time.monotonic
+    _begun: float = 0.0
+    _saved: float = 0.0
+    _costs: dict[tuple[str, str], float] = field(default_factory=dict)
+    _skipped: list[_Turn] = field(default_factory=list)
+    _failures: dict[tuple[str, str], int] = field(default_factory=dict)
+    _prepared: set[tuple[str, tuple[str, ...]]] = field(default_factory=set)
+
+    def measure(self, subjects: Sequence[Subject]) -> None:
+        """Take all samples; subjects that cannot be opened are left out. An interrupt leaves what there is."""
+        self._begun = self.clock()
+        try:
+            there = self._opened(subjects)
+            self._versions(there)
+            turns = self._turns(there)
+            for index, turn in enumerate(turns):
+                if self._left() <= 0:
+                    self._warn(f"cut short after {index} of {len(turns)} steps: its time is up")
+                    break
+                if not self._affords(turn, turns[index:]):
+                    self._skipped.append(turn)
+                    continue
+                self.watcher.step(_told(turn), index / len(turns))
+                begun = self.clock()
+                self._take(turn)
+                self._costs[turn.key] = self.clock() - begun
+            self._tell_skipped()
+            self.data["state"] = results.COMPLETE
+        except BaseException:
+            self.data["state"] = results.INTERRUPTED
+            raise
+        finally:
+            self.data["ended"] = datetime.now(UTC).isoformat()
+            self.save()
+
+    def save(self) -> None:
+        """Write what there is."""
+        results.write(self.path, self.data)
+        self._saved = self.clock()
+
+    def _left(self) -> float:
+        """Seconds of the budget."""
+        budget = self.plan.suite.budget
+        return budget * _SHARE - (self.clock() - self._begun) if budget else float("inf")
+
+    def _affords(self, turn: _Turn, rest: Sequence[_Turn]) -> bool:
+        """Whether the time that is left is well spent on it; the first round is always taken."""
+        cost = self._costs.get(turn.key)
+        if cost is None:
+            return True
+        need = sum(self._costs.get(other.key, cost) for other in rest)
+        return need <= self._left() or cost <= _UNFAIR * self._left() / len(rest)
+
+    def _tell_skipped(self) -> None:
+        for key in dict.fromkeys(turn.key for turn in self._skipped):
+            times = sum(turn.key == key for turn in self._skipped)
+            what = f"{_what(next(turn for turn in self._skipped if turn.key == key))} takes {self._costs[key]:.0f} s"
+            self._warn(f"{what}: left out in {times} of {self.plan.rounds} rounds, for time")
+
+    def _opened(self, subjects: Sequence[Subject]) -> list[Subject]:
+        there: list[Subject] = []
+        for subject in subjects:
+            about = subject.about
+            self.watcher.step(f"preparing {about.title}", 0.0)
+            try:
+                subject.open()
+            except TriuneError as error:
+                self.data["absent"].append({"name": about.name, "reason": error.message})
+                self.watcher.problem(f"{about.title} is left out: {error.message}")
+                continue
+            there.append(subject)
+            fields = ("name", "title", "what", "version", "label")
+            self.data["subjects"].append({key: getattr(about, key) for key in fields})
+        if not there:
+            raise Failed("nothing_to_measure", "nothing could be made to measure in", hint="See: triune doctor")
+        return there
+
+    def _versions(self, there: Sequence[Subject]) -> None:
+        """Of the tools, as the first subject has them: all have the same image."""
+        import re
+
+        found: dict[str, str] = {}
+        for name in dict.fromkeys(benchmark.tool for benchmark in self.plan.benchmarks):
+            tool = self.plan.known.tools[name]
+            if not tool["command"]:
+                continue
+            try:
+                output = there[0].run(tool["command"], _COMMAND_S)
+                match = re.search(tool["pattern"], output.stdout + output.stderr)
+                found[name] = match[1] if match else "unknown"
+            except TriuneError:
+                found[name] = "unknown"
+        for row in self.data["benchmarks"]:
+            row["tool"]["version"] = found.get(row["tool"]["name"], row["tool"]["version"])
+
+    def _turns(self, there: Sequence[Subject]) -> list[_Turn]:
+        """Round by round, benchmark by benchmark, subject by subject: what drifts hits all alike."""
+        life = tuple(found for found in self.plan.benchmarks if found.where == LIFE)
+        groups: list[tuple[Benchmark, ...]] = [
+            (found,) for found in self.plan.benchmarks if found.where in (INSIDE, SERVED)
+        ]
+        groups += [life] if life else []
+        crowds: dict[int, list[Benchmark]] = {}
+        for found in self.plan.benchmarks:
+            if found.where == CROWD:
+                crowds.setdefault(found.count, []).append(found)
+        groups += [tuple(found) for found in crowds.values()]
+        return [
+            _Turn(group, subject, number)
+            for number in range(1, self.plan.rounds + 1)
+            for group in groups
+            if number <= (group[0].rounds or self.plan.rounds)
+            for subject in there
+        ]
+
+    def _take(self, turn: _Turn) -> None:
+        first, name, key = turn.benchmarks[0], turn.subject.about.name, turn.key
+        if self._failures.get(key, 0) >= _MOST_FAILURES:
+            return
+        try:
+            match first.where:
+                case "life":
+                    self._figures(turn, turn.subject.life(frozenset(found.figure for found in turn.benchmarks)))
+                case "crowd":
+                    self._figures(turn, turn.subject.crowd(first.count))
+                case _:
+                    self._command(turn, first)
+        except TriuneError as error:
+            self._failures[key] = self._failures.get(key, 0) + 1
+            row = {"benchmark": first.id, "subject": name, "round": turn.number, "message": error.message}
+            self.data["problems"].append(row)
+            left = "it is left out" if self._failures[key] >= _MOST_FAILURES else "it is tried again"
+            self.watcher.problem(f"{first.id} in {name}: {error.message}; {left}")
+        if self.clock() - self._saved > _SAVE_EVERY_S:
+            self.save()
+
+    def _figures(self, turn: _Turn, found: Mapping[str, float]) -> None:
+        for benchmark in turn.benchmarks:
+            value = found.get(benchmark.figure)
+            if value is not None and value > 0:
+                self._keep(benchmark, turn, value)
+
+    def _command(self, turn: _Turn, benchmark: Benchmark) -> None:
+        subject = turn.subject
+        values = {
+            "seconds": self.plan.suite.seconds, "cpus": self.plan.cpus, "address": subject.address,
+            "folder": FOLDER,
+        }  # fmt: skip
+        prepared = (subject.about.name, benchmark.prepare)
+        if benchmark.prepare and prepared not in self._prepared:
+            _require(subject.run(filled(benchmark.prepare, values), _PREPARE_S), "prepare")
+            self._prepared.add(prepared)
+        if benchmark.where == INSIDE:
+            output = subject.run(filled(benchmark.command, values), _COMMAND_S + self.plan.suite.seconds)
+        else:
+            output = self._asked(subject, benchmark, values)
+        _require(output, benchmark.command[0])
+        self._keep(benchmark, turn, benchmark.parser.figure(output.stdout + output.stderr), output.stdout)
+
+    def _asked(self, subject: Subject, benchmark: Benchmark, values: Mapping[str, object]) -> Output:
+        """Start the server, ask it from the host, end it."""
+        if self.client is None:
+            raise Failed("no_client", "only root can run the clients on the host", hint="Run it with sudo.")
+        _require(subject.run(filled(benchmark.serve, values), _COMMAND_S), "the server")
+        try:
+            # Asked inside: to connect would already be a client's first word to some of them.
+            _require(subject.run(["sh", "-c", _LISTENS, "sh", str(benchmark.port)], _COMMAND_S / 2), "the server")
+            return self.client.run(filled(benchmark.command, values), _COMMAND_S + self.plan.suite.seconds)
+        finally:
+            subject.run(filled(benchmark.unserve, values), _COMMAND_S)
+
+    def _keep(self, benchmark: Benchmark, turn: _Turn, value: float, output: str = "") -> None:
+        name = turn.subject.about.name
+        row: dict[str, Any] = {
+            "benchmark": benchmark.id, "subject": name, "round": turn.number, "value": value,
+            "time": datetime.now(UTC).isoformat(),
+        }  # fmt: skip
+        if output and turn.number == 1:
+            row["output"] = output[-_OUTPUT:]
+        self.data["samples"].append(row)
+        self.watcher.sampled(benchmark, name, value)
+
+    def _warn(self, text: str) -> None:
+        self.data["warnings"].append(text)
+        self.watcher.problem(text)
+
+
+def _require(output: Output, what: str) -> None:
+    if output.status != 0:
+        said = " / ".join((output.stderr or output.stdout).strip().splitlines()[-3:])[-300:]
+        raise Failed("command_failed", f"{what} ended with {output.status}: {said or 'no message'}", hint="")
+
+
+def _told(turn: _Turn) -> str:
+    return f"{_what(turn)}, round {turn.number}"
+
+
+def _what(turn: _Turn) -> str:
+    first = turn.benchmarks[0]
+    what = "start-up, service, stop" if first.where == LIFE else first.title
+    return f"{what}: {turn.subject.about.title}"
+
+
+def blank(plan: Plan, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """A result without samples; `facts`: id, triune, image, host, load, warnings."""
+    return {
+        "schema": results.SCHEMA,
+        "version": results.VERSION,
+        **facts,
+        "state": results.RUNNING,
+        "suite": plan.suite.name,
+        "rounds": plan.rounds,
+        "seconds": plan.suite.seconds,
+        "started": datetime.now(UTC).isoformat(),
+        "ended": None,
+        "limits": {"cpus": plan.cpus, "memory_bytes": plan.memory},
+        "subjects": [],
+        "absent": [],
+        "benchmarks": [
+            {
+                "id": found.id,
+                "area": found.area,
+                "title": found.title,
+                "unit": found.unit,
+                "better": found.better,
+                "relative": found.relative,
+                "where": found.where,
+                "command": list(found.command),
+                "tool": {"name": found.tool, "version": str(facts.get("triune", ""))},
+            }
+            for found in plan.benchmarks
+        ],
+        "samples": [],
+        "problems": [],
+    }

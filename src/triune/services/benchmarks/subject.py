@@ -1,0 +1,68 @@
+"""What is measured: an instance of an engine, or the host itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+NATIVE = "native"
+"""The name of the host itself among the subjects."""
+
+EMULATED = "emulated (no KVM on this host)"
+FOLDER = "/bench"
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a command left; `seconds` it took."""
+
+    status: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """`label` is shown wherever its figures are: that it is emulated. `what` says in a sentence what it is."""
+
+    name: str
+    title: str
+    what: str
+    version: str = ""
+    label: str = ""
+
+
+class Subject(Protocol):
+    """A place that programs of the image run in. Commands and lives may raise any TriuneError."""
+
+    @property
+    def about(self) -> About:
+        """What it is."""
+        ...
+
+    @property
+    def address(self) -> str:
+        """Where servers in it are reached from the host; once it is open."""
+        ...
+
+    def open(self) -> None:
+        """Make the place that commands run in."""
+        ...
+
+    def run(self, argv: Sequence[str], timeout: float) -> Output:
+        """Run a command in it to its end."""
+        ...
+
+    def life(self, wanted: frozenset[str]) -> Mapping[str, float]:
+        """Make, use and remove a fresh instance: seconds or MiB by figure, those that there are."""
+        ...
+
+    def crowd(self, count: int) -> Mapping[str, float]:
+        """The same of several at once."""
+        ...
+
+    def close(self) -> None:
+        """Remove everything it made. Never raises TriuneError."""
+        ...
