@@ -8,6 +8,7 @@ from importlib import resources
 from typing import Any
 
 from triune.services.benchmarks.results import Cell, Result
+from triune.services.benchmarks.subject import NATIVE
 
 VERSION = 1
 TOLERANCE = 0.15
@@ -55,7 +56,7 @@ def beside(result: Result) -> list[dict[str, Any]]:
 def _cells(
     row: Mapping[str, Any], result: Result, cells: Mapping[tuple[str, str], Cell]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    names = [subject["name"] for subject in result["subjects"]]
+    names = [subject["name"] for subject in result["subjects"] if subject["name"] != NATIVE]
     for name in dict.fromkeys([*row["cells"], *(name for name in names if (row["benchmark"], name) in cells)]):
         told = row["cells"].get(name)
         found = _here(row["kind"], cells.get((row["benchmark"], name)))
