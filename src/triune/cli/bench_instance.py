@@ -169,7 +169,7 @@ class InstanceSubject:
         available = self._client.host().get("memory_available_bytes")
         needed = count * self._idle_mib * 2**20
         if available is not None and needed > available * _SHARE:
-            raise Unsupported("no_room", f"{count} instances do not fit into the host's free memory", hint="")
+            raise Unsupported("no_room", f"{count} instances do not fit into the host's free memory", hint="Free some.")
 
     def _launched(self, name: str, command: Sequence[str], *, cold: bool = True) -> dict[str, Any]:
         self._made.add(name)

@@ -131,7 +131,9 @@ class Bench:
         left_out = {row["name"] for row in absent}
         wanted = sorted((name for name in asked if name not in left_out), key=lambda name: name != NATIVE)
         if not wanted:
-            raise Failed("nothing_to_measure", f"nothing can be measured: {absent[0]['reason']}", hint="triune doctor")
+            raise Failed(
+                "nothing_to_measure", f"nothing can be measured: {absent[0]['reason']}", hint="See: triune doctor"
+            )
         return wanted, absent
 
     def _subject(self, name: str, work: Path, tree: str | None) -> Subject:

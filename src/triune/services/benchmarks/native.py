@@ -156,7 +156,9 @@ class Native:
                 (folder / "cgroup.procs").write_text(str(process.pid))
         except OSError as error:
             _end(process)
-            raise Failed("native_failed", f"the control group can't be joined: {error.strerror}", hint="") from error
+            raise Failed(
+                "native_failed", f"the control group can't be joined: {error.strerror}", hint="See: triune doctor"
+            ) from error
         return process
 
     def _entered(self) -> None:
@@ -196,7 +198,11 @@ def make_group(name: str, limits: Limits) -> list[Path]:
             controller = "cpu" if key == "cpus" else "memory"
             version = mounted.version(controller)
             if version is None:
-                raise Failed("native_failed", f"this host's control groups have no {controller} controller", hint="")
+                raise Failed(
+                    "native_failed",
+                    f"this host's control groups have no {controller} controller",
+                    hint="See: triune doctor",
+                )
             parent = mounted.v1[controller] if version == 1 else mounted.v2 or Path("/sys/fs/cgroup")
             if version == 2:
                 (parent / "cgroup.subtree_control").write_text(f"+{controller}")

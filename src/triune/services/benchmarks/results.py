@@ -162,7 +162,9 @@ def _typed(path: Path, where: str, found: Any, wanted: Mapping[str, type | tuple
 
 def _malformed(path: Path, why: str) -> Invalid:
     return Invalid(
-        "malformed_result", f"{path} is no result of triune bench: {why}", hint="Name a file that bench run wrote."
+        "malformed_result",
+        f"{path} is no result of a benchmark: {why}",
+        hint="Name a file that triune bench run wrote.",
     )
 
 

@@ -21,8 +21,7 @@ _MOST_FAILURES = 2
 _OUTPUT = 2000
 # Of the budget, so that what is under way and the removal fit in.
 _SHARE = 0.88
-# A step is left out where time is short and it takes so many times what each step left could have.
-_UNFAIR = 4.0
+_BY_HAND = "Launch the image and try it by hand: triune exec"
 _LISTENS = 'until ss -Hltn "sport = :$1" | grep -q .; do sleep 0.02; done'
 
 
@@ -123,12 +122,12 @@ class Run:
         return budget * _SHARE - (self.clock() - self._begun) if budget else float("inf")
 
     def _affords(self, turn: _Turn, rest: Sequence[_Turn]) -> bool:
-        """Whether the time that is left is well spent on it; the first round is always taken."""
+        """Whether all that takes less still fits in afterwards; the first round is always taken."""
         cost = self._costs.get(turn.key)
         if cost is None:
             return True
-        need = sum(self._costs.get(other.key, cost) for other in rest)
-        return need <= self._left() or cost <= _UNFAIR * self._left() / len(rest)
+        cheaper = (self._costs.get(other.key, 0.0) for other in rest)
+        return cost + sum(other for other in cheaper if other < cost) <= self._left()
 
     def _tell_skipped(self) -> None:
         for key in dict.fromkeys(turn.key for turn in self._skipped):
@@ -267,7 +266,7 @@ class Run:
 def _require(output: Output, what: str) -> None:
     if output.status != 0:
         said = " / ".join((output.stderr or output.stdout).strip().splitlines()[-3:])[-300:]
-        raise Failed("command_failed", f"{what} ended with {output.status}: {said or 'no message'}", hint="")
+        raise Failed("command_failed", f"{what} ended with {output.status}: {said or 'no message'}", hint=_BY_HAND)
 
 
 def _told(turn: _Turn) -> str:
