@@ -116,10 +116,11 @@ bench: $(VENV)/.dev setup ## Measure against the engines' own tools
 	$(BIN)/python -m tests.bench
 
 .PHONY: docs
-docs: compiled ## Write docs/CLI.md and the tables of docs/ADVISE.md from the sources
+docs: compiled ## Write docs/CLI.md and the tables of docs/ADVISE.md and docs/AUDIT.md from the sources
 	@$(BIN)/python tools/cli_docs.py > docs/CLI.md.new
 	mv docs/CLI.md.new docs/CLI.md
 	$(BIN)/python tools/advice_docs.py
+	$(BIN)/python tools/audit_docs.py
 
 .PHONY: lock
 lock: $(VENV)/.dev ## Renew the locked dependencies

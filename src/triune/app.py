@@ -14,6 +14,7 @@ from triune.domain.errors import Invalid, NotFound, TriuneError
 from triune.domain.instance import State
 from triune.engines.base import Engine, Watch
 from triune.engines.registry import EngineSettings, engines
+from triune.services.audit import Audits
 from triune.services.backups import Backups, BackupSettings
 from triune.services.images import Images
 from triune.services.instances import Instances, TemplateSettings, Warming
@@ -166,6 +167,7 @@ class Triune:
             self.operations,
             self.store,
         )
+        self.audits = Audits(self.engines, self.instances, self.images, self.operations, settings.socket)
         self.schedules = Schedules(self.store, self.operations, self.events)
         self.schedules.actions["backup"] = self.backups.scheduled
         self.schedules.actions["snapshot"] = scheduled(self.snapshots)

@@ -13,6 +13,7 @@ from triune.api.body import BodyLimit
 from triune.api.calls import Calls
 from triune.api.idempotency import Keys
 from triune.api.routes import (
+    audits,
     backups,
     events,
     host,
@@ -51,7 +52,7 @@ def create_app(triune: Triune) -> FastAPI:
     app.state.keys = Keys(triune.store, triune.operations)
     for module in (
         *(host, instances, machines, snapshots, inside, images, templates, networks, pools, volumes),
-        *(backups, schedules, operations, events),
+        *(backups, schedules, audits, operations, events),
     ):
         app.include_router(module.router)
     errors.install(app)

@@ -39,6 +39,7 @@ def launch_request(body: LaunchBody) -> LaunchRequest:
         timeout=body.timeout,
         start=body.start,
         cold=body.cold,
+        profile=body.profile,
     )
 
 

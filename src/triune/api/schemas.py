@@ -65,6 +65,7 @@ class LaunchBody(Body):
     timeout: Annotated[Seconds, Field(description="For becoming ready")] = 180.0
     start: bool = True
     cold: Annotated[bool, Field(description="Boot it, even where a template is ready")] = False
+    profile: Annotated[str, Field(max_length=40, description="hardened, or empty: as the settings say")] = ""
 
 
 class TemplateBody(Body):

@@ -51,6 +51,8 @@ from triune.sdk import Client
 @click.option("--cold", is_flag=True, help="Boot a virtual machine even where it could start warm.")
 @click.option("-d", "--detach", is_flag=True, help="Do not wait: print the operation's id.")
 @click.option("--workload", metavar="FILE", help="With --engine auto: take the engine that fits it, as advise does.")
+@click.option("--profile", type=click.Choice(["hardened"]), help="Launch it with tighter settings (docs/AUDIT.md).")
+@click.option("--runtime", metavar="NAME", help="Run an app container by runsc (gVisor), kata or another runtime.")
 @silenceable
 def launch(image: str, name: str | None, iso: str | None, workload: str | None, quiet: bool, **given: Any) -> None:
     """Create and start an instance NAME from IMAGE.

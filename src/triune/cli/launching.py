@@ -19,13 +19,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+PROFILES = (None, "hardened")
 WAITS = ("ready", "running", "none")
 PATIENCE = 180.0
 
 _MOST_USER_DATA = 2**20
 _ONE = {
     "--engine": "engine", "--cpus": "cpus", "--memory": "memory", "--disk": "disk", "--network": "network",
-    "--pool": "pool", "--wait": "wait", "--timeout": "timeout",
+    "--pool": "pool", "--wait": "wait", "--timeout": "timeout", "--profile": "profile", "--runtime": "runtime",
 }  # fmt: skip
 _MANY = {
     "--publish": "publish", "-p": "publish", "--volume": "volume", "-v": "volume", "--env": "env", "-e": "env",
@@ -73,7 +74,7 @@ def parse(arguments: list[str]) -> dict[str, Any] | None:
             given[_MANY[option]].append(value)
         else:
             return None
-    if len(words) < 2 or given["wait"] not in WAITS:
+    if len(words) < 2 or given["wait"] not in WAITS or given["profile"] not in PROFILES:
         return None
     given["image"], given["name"], *given["command"] = words
     try:
@@ -112,6 +113,8 @@ def request(given: dict[str, Any], detach: bool) -> dict[str, Any]:
     """The body of the API's launch, from the options. Raises Invalid."""
     settings = pairs(given["settings"], "--set")
     user_data = settings.pop("user-data", None)
+    if given["runtime"] is not None:
+        settings.setdefault("runtime", given["runtime"])
     network = given["network"]
     return {
         "engine": given["engine"],
@@ -130,6 +133,7 @@ def request(given: dict[str, Any], detach: bool) -> dict[str, Any]:
         "timeout": given["timeout"],
         "start": not given["no_start"],
         "cold": given["cold"],
+        "profile": given["profile"] or "",
     }
 
 

@@ -40,6 +40,7 @@ _COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "compare": ("compare:compare", "Compare the engines, feature by feature", "Choosing"),
     "density": ("density:density", "Tell how many instances fit, and place a fleet", "Choosing"),
     "bench": ("bench:bench", "Measure native and the engines on this host, report, compare", "Choosing"),
+    "audit": ("audit:audit", "Tell how strongly instances are isolated, and how to harden them", "Choosing"),
     "image": ("images:image", "Build, pull, import, list and remove images", "Host"),
     "network": ("networks:network", "Create, list and remove networks", "Host"),
     "pool": ("pools:pool", "Create, list and remove storage pools", "Host"),

@@ -32,11 +32,13 @@ from triune.domain.operation import Progress
 from triune.domain.pool import PoolPlace, Volume
 from triune.domain.snapshot import Snapshot
 from triune.engines.archiving import Archiving
+from triune.engines.auditing import Auditing
 from triune.engines.importing import Importing
 
 FACETS = (
     *("commands", "pausing", "renaming", "logs", "console", "bridging", "oci", "ports"),
     *("limiting", "snapshots", "cloning", "templates", "attaching", "files", "archiving", "importing"),
+    "auditing",
 )
 
 
@@ -120,6 +122,7 @@ class Engine(Protocol):
     files: Files | None
     archiving: Archiving | None
     importing: Importing | None
+    auditing: Auditing | None
 
     def probe(self) -> Probe:
         """Say what works here. Never raises."""

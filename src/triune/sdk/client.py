@@ -10,6 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from triune.sdk.audits import Audits
     from triune.sdk.backups import Backups
     from triune.sdk.events import Events
     from triune.sdk.images import Images
@@ -51,6 +52,13 @@ class Client:
         from triune.sdk.backups import Backups
 
         return Backups(self.transport)
+
+    @cached_property
+    def audits(self) -> Audits:
+        """How strongly instances are isolated."""
+        from triune.sdk.audits import Audits
+
+        return Audits(self.transport)
 
     @cached_property
     def schedules(self) -> Schedules:

@@ -38,6 +38,7 @@ FEATURES = (
     "if-match",
     "operation-events",
     "limits",
+    "audits",
 )
 
 

@@ -14,6 +14,7 @@ from triune.domain.image import FormKind, OciForm
 from triune.domain.instance import Instance, InstanceDetail, Stats
 from triune.domain.operation import Progress
 from triune.engines.archiving import Archiving
+from triune.engines.auditing import Auditing
 from triune.engines.base import (
     Attaching,
     Bridging,
@@ -36,6 +37,7 @@ from triune.engines.base import (
 )
 from triune.engines.docker import probing, spec
 from triune.engines.docker.archiving import DockerArchiving
+from triune.engines.docker.auditing import DockerAuditing
 from triune.engines.docker.bridging import DockerBridging
 from triune.engines.docker.client import DockerClient
 from triune.engines.docker.cloning import DockerCloning
@@ -97,6 +99,7 @@ class DockerEngine:
         self.archiving: Archiving | None = DockerArchiving(self._client, self._lifecycle, self._images)
         self.files: Files | None = DockerFiles(self._client)
         self.importing: Importing | None = None
+        self.auditing: Auditing | None = DockerAuditing(self._client)
 
     def probe(self) -> Probe:
         """Versions, storage driver, cgroups, runtimes, security options."""
@@ -142,9 +145,14 @@ class DockerEngine:
         return spec.ImageStart(_words(found["entrypoint"]), _words(found["command"]), before)
 
     def _abilities(self, plan: LaunchPlan) -> spec.Abilities:
-        limit = probing.disk_limit(self._client.read(lambda api: api.info())) if plan.spec.disk is not None else None
-        mac = self._client.api_version >= _ENDPOINT_MAC
-        return spec.Abilities(endpoint_mac=mac, weight=self._limiting.by_shares, disk_limit=limit)
+        asked = plan.spec.disk is not None or "runtime" in plan.spec.settings
+        info = self._client.read(lambda api: api.info()) if asked else {}
+        return spec.Abilities(
+            endpoint_mac=self._client.api_version >= _ENDPOINT_MAC,
+            weight=self._limiting.by_shares,
+            disk_limit=probing.disk_limit(info) if plan.spec.disk is not None else None,
+            runtimes=frozenset(info.get("Runtimes") or ()) if asked else None,
+        )
 
     def start(self, name: str, progress: Progress) -> None:
         """Start it; a paused one goes on. Raises Conflict("port_taken"), Failed("start_failed")."""

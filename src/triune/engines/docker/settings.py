@@ -105,9 +105,16 @@ def _no_new_privileges(key: str, value: str) -> list[str]:
     return ["no-new-privileges"] if _boolean(key, value) else []
 
 
+def _cgroupns(key: str, value: str) -> str:
+    if value not in ("private", "host"):
+        raise _bad(key, value, "private or host")
+    return value
+
+
 _KNOWN: Mapping[str, tuple[Place, Callable[[str, str], Any]]] = {
     "cap-add": (("host", "CapAdd"), _capabilities),
     "cap-drop": (("host", "CapDrop"), _capabilities),
+    "cgroupns": (("host", "CgroupnsMode"), _cgroupns),
     "entrypoint": (("config", "Entrypoint"), _words),
     "init": (("host", "Init"), _boolean),
     "no-new-privileges": (("host", "SecurityOpt"), _no_new_privileges),

@@ -18,7 +18,7 @@ from triune.domain.instance import InstanceSpec, VolumeMount
 from triune.domain.names import instance_name, single_line
 from triune.domain.network import Nic, Publish
 from triune.engines.base import LaunchPlan
-from triune.engines.docker import limit_config, settings
+from triune.engines.docker import limit_config, runtimes, settings
 
 MANAGED = "triune.managed"
 IMAGE = "triune.image"
@@ -59,11 +59,13 @@ class Abilities:
     `endpoint_mac`: the card's MAC address belongs to the endpoint (API 1.44) instead of the container.
     `weight`: Docker takes the CPU's weight as we mean it (control groups v1).
     `disk_limit`: why a container's disk cannot be limited here, or None when it can.
+    `runtimes`: those that the engine knows; None: nobody asked.
     """
 
     endpoint_mac: bool = False
     weight: bool = True
     disk_limit: str | None = "this storage driver cannot limit a container's disk"
+    runtimes: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,8 @@ def create_body(plan: LaunchPlan, image: ImageStart, abilities: Abilities) -> di
     _refuse_user_data(plan)
     _refuse_pool(plan)
     config, host = settings.parse(spec.settings)
+    if "Runtime" in host:
+        host["Runtime"] = runtimes.known(host["Runtime"], abilities.runtimes)
     command = [_word(word) for word in spec.command]
     body: dict[str, Any] = {
         "Image": form.id,

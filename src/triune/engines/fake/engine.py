@@ -22,6 +22,7 @@ from triune.domain.names import instance_name, single_line
 from triune.domain.network import Network
 from triune.domain.operation import Progress
 from triune.engines.archiving import Archiving
+from triune.engines.auditing import Auditing
 from triune.engines.base import (
     Attaching,
     Bridging,
@@ -49,6 +50,7 @@ from triune.engines.base import (
 from triune.engines.fake import limiting, state, templates
 from triune.engines.fake.archiving import FakeArchiving
 from triune.engines.fake.attaching import FakeAttaching
+from triune.engines.fake.auditing import FakeAuditing
 from triune.engines.fake.files import FakeFiles
 from triune.engines.fake.importing import FakeImporting
 from triune.engines.fake.oci import FakeImages
@@ -61,7 +63,7 @@ _FORMS: Mapping[str, tuple[FormKind, type]] = {
     "kvm": (FormKind.DISK, DiskForm),
     "lxc": (FormKind.TREE, TreeForm),
 }
-_SETTINGS = ("log", "ready", "start", "stop", "volumes")
+_SETTINGS = ("audit", "log", "ready", "start", "stop", "volumes")
 _LOOK = 0.05
 
 
@@ -118,6 +120,7 @@ class FakeEngine:
         self.archiving: Archiving | None = None if "archiving" in absent else FakeArchiving(self)
         self.files: Files | None = None if "files" in absent else FakeFiles(self)
         self.importing: Importing | None = None if "importing" in absent else FakeImporting(self)
+        self.auditing: Auditing | None = None if "auditing" in absent else FakeAuditing(self)
 
     # What tests use to make trouble.
 

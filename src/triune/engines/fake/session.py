@@ -19,7 +19,7 @@ from typing import IO
 from triune.engines.base import Command
 from triune.host.run import environment
 
-PROGRAMS = frozenset({"cat", "echo", "env", "false", "id", "kill", "pwd", "sh", "sleep", "stty", "true"})
+PROGRAMS = frozenset({"cat", "echo", "env", "false", "id", "kill", "perl", "pwd", "sh", "sleep", "stty", "true"})
 _NOBODY = 65534
 _PIECE = 65536
 _GRACE = 0.3

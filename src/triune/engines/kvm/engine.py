@@ -14,11 +14,13 @@ from triune.domain.instance import Instance, InstanceDetail, Stats
 from triune.domain.operation import Progress
 from triune.engines import base
 from triune.engines.archiving import Archiving
+from triune.engines.auditing import Auditing
 from triune.engines.base import EventSink, LaunchPlan, Probe
 from triune.engines.importing import Importing
 from triune.engines.kvm import counters, inventory, seed, spec
 from triune.engines.kvm.archiving import KvmArchiving
 from triune.engines.kvm.attaching import Attaching
+from triune.engines.kvm.auditing import KvmAuditing
 from triune.engines.kvm.client import Client
 from triune.engines.kvm.cloning import Cloning
 from triune.engines.kvm.commands import Commands
@@ -80,6 +82,7 @@ class KvmEngine:
         self.attaching: base.Attaching | None = Attaching(self._client, self.host)
         self.archiving: Archiving | None = KvmArchiving(self._client, state_dir, self.host, self.delete)
         self.files: base.Files | None = KvmFiles(commands)
+        self.auditing: Auditing | None = KvmAuditing(self._client)
         self.importing: Importing | None = KvmImporting(self._client, state_dir, self.host)
 
     def host(self, kernel: Path | None = None) -> spec.HostFacts:

@@ -17,6 +17,7 @@ KNOWN: Mapping[str, tuple[tuple[str, ...] | None, str]] = {
     "cpu": (None, "maximum, host-passthrough, host-model or a model's name like EPYC"),
     "bus": (("virtio", "sata", "scsi"), "how the disk is attached"),
     "graphics": (("vnc", "none"), "a VNC display on 127.0.0.1"),
+    "devices": (("normal", "minimal"), "minimal: without a display and a balloon"),
     "autostart": (("true", "false"), "start with the host"),
 }
 _ELSEWHERE = frozenset({"user-data"})  # taken out by the service that reads the file
@@ -32,6 +33,7 @@ class Settings:
     cpu: str | None = None
     bus: str = "virtio"
     graphics: str | None = None
+    minimal: bool = False
     autostart: bool = False
 
 
@@ -46,6 +48,7 @@ def parse(given: Mapping[str, str]) -> Settings:
         cpu=values.get("cpu"),
         bus=values.get("bus", "virtio"),
         graphics=values.get("graphics"),
+        minimal=values.get("devices") == "minimal",
         autostart=values.get("autostart") == "true",
     )
 
@@ -54,6 +57,13 @@ def _check(key: str, value: str) -> None:
     single_line(key, "a setting's name")
     single_line(value, f"the setting {key!r}")
     if key not in KNOWN:
+        if key == "runtime":
+            raise Invalid(
+                "unknown_setting",
+                "a virtual machine has no runtime to choose",
+                hint="Other runtimes are for app containers: launch it with --engine docker.",
+                key=key,
+            )
         near = difflib.get_close_matches(key, KNOWN, n=1, cutoff=0.5)
         raise Invalid(
             "unknown_setting",

@@ -342,8 +342,11 @@ def _devices(
         leaf(ET.SubElement(devices, "video"), "model", None, type="none")
     rng = ET.SubElement(devices, "rng", {"model": "virtio"})
     leaf(rng, "backend", "/dev/urandom", model="random")
-    balloon = ET.SubElement(devices, "memballoon", {"model": "virtio"})
-    leaf(balloon, "stats", None, period="10")
+    if settings.minimal:
+        leaf(devices, "memballoon", None, model="none")
+    else:
+        balloon = ET.SubElement(devices, "memballoon", {"model": "virtio"})
+        leaf(balloon, "stats", None, period="10")
 
 
 def _disk(devices: ET.Element, form: DiskForm, settings: Settings, files: Files) -> None:

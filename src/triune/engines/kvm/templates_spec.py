@@ -64,6 +64,7 @@ def why_not(plan: LaunchPlan) -> str:
         (plan.user_data is not None, "user data is read at a first boot"),
         (bool(spec.volumes), "its volumes share its memory with the host, and such memory can't be saved"),
         (settings.graphics == "vnc", "it has a display"),
+        (settings.minimal, "it has no balloon, which gives the memory of a template back"),
         (plan.pool is not None, "its disk lies in a pool"),
         (not plan.machine_id, "it has no machine id of its own"),
     )

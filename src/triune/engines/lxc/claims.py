@@ -34,11 +34,12 @@ def require_free(folder: Path) -> None:
 
 
 def write_hooks(folder: Path) -> None:
-    """Put the hooks' scripts beside the configuration that names them."""
+    """Put the hooks' scripts and the strict filter beside the configuration that names them: they outlive Triune."""
     for hook in spec.HOOKS:
         script = folder / f"{hook}.sh"
         shutil.copyfile(Path(__file__).with_name(script.name), script)
         script.chmod(0o755)
+    shutil.copyfile(Path(__file__).with_name(spec.STRICT), folder / spec.STRICT)
 
 
 def host_facts(folder: Path) -> spec.HostFacts:

@@ -85,6 +85,15 @@ class Client:
         found = self._container(name).get_ips() or ()
         return tuple(text for text in map(str, found) if not text.startswith(("127.", "fe80:", "::1")))
 
+    def config(self, name: str, key: str) -> list[str]:
+        """All values of a configuration item, includes followed; empty where it has none."""
+        try:
+            found = self._container(name).get_config_item(key)
+        except KeyError:
+            return []
+        values = found if isinstance(found, list) else str(found or "").splitlines()
+        return [str(value) for value in values if str(value)]
+
     def _container(self, name: str) -> Any:
         return self.binding().Container(name, str(self.path))
 

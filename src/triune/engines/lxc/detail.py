@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from triune.domain import capabilities as kernel_capabilities
 from triune.domain.errors import Failed
 from triune.domain.instance import InstanceDetail, State
 from triune.engines.lxc import mark as marks
@@ -17,16 +18,8 @@ from triune.engines.lxc.inventory import Inventory
 from triune.engines.lxc.mark import Mark
 from triune.engines.lxc.stats import PAYLOAD
 from triune.host import beneath, btrfs, cgroup
+from triune.host.confinement import last_capability
 
-# linux/capability.h, in order of their numbers.
-_CAPABILITIES = (
-    "chown", "dac_override", "dac_read_search", "fowner", "fsetid", "kill", "setgid", "setuid", "setpcap",
-    "linux_immutable", "net_bind_service", "net_broadcast", "net_admin", "net_raw", "ipc_lock", "ipc_owner",
-    "sys_module", "sys_rawio", "sys_chroot", "sys_ptrace", "sys_pacct", "sys_admin", "sys_boot", "sys_nice",
-    "sys_resource", "sys_time", "sys_tty_config", "mknod", "lease", "audit_write", "audit_control", "setfcap",
-    "mac_override", "mac_admin", "syslog", "wake_alarm", "block_suspend", "audit_read", "perfmon", "bpf",
-    "checkpoint_restore",
-)  # fmt: skip
 _SECCOMP = {"0": "off", "1": "strict", "2": "filter"}
 _DISK_PATIENCE_S = 0.25
 
@@ -95,7 +88,7 @@ def isolation_of(pid: int) -> Mapping[str, Any]:
 
 def capabilities(kept: int, last: int) -> str:
     """A bounding set (capabilities(7)) in words: "all", "all but sys_time", "chown, kill" or "none"."""
-    names = [_CAPABILITIES[bit] if bit < len(_CAPABILITIES) else f"capability {bit}" for bit in range(last + 1)]
+    names = [kernel_capabilities.name(bit) for bit in range(last + 1)]
     held = [name for bit, name in enumerate(names) if kept >> bit & 1]
     lost = [name for name in names if name not in held]
     if not held:
@@ -103,11 +96,6 @@ def capabilities(kept: int, last: int) -> str:
     if len(held) > len(lost):
         return f"all but {', '.join(lost)}" if lost else "all"
     return ", ".join(held)
-
-
-def last_capability() -> int:
-    """The highest capability that this kernel knows."""
-    return int(Path("/proc/sys/kernel/cap_last_cap").read_text())
 
 
 def configured_isolation(items: list[tuple[str, str]]) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from triune.domain.image import FormKind
 from triune.domain.instance import Instance, InstanceDetail, State, Stats
 from triune.domain.operation import Progress
 from triune.engines.archiving import Archiving
+from triune.engines.auditing import Auditing
 from triune.engines.base import (
     Attaching,
     Bridging,
@@ -36,6 +37,7 @@ from triune.engines.importing import Importing
 from triune.engines.lxc import detail, holding, ready, stats
 from triune.engines.lxc.archiving import LxcArchiving
 from triune.engines.lxc.attaching import LxcAttaching
+from triune.engines.lxc.auditing import LxcAuditing
 from triune.engines.lxc.client import Client
 from triune.engines.lxc.cloning import LxcCloning
 from triune.engines.lxc.commands import LxcCommands
@@ -92,6 +94,7 @@ class LxcEngine:
         self.archiving: Archiving | None = LxcArchiving(self._client, self._lifecycle, state_dir)
         self.files: Files | None = LxcFiles(self._client)
         self.importing: Importing | None = None
+        self.auditing: Auditing | None = LxcAuditing(self._client)
 
     def probe(self) -> Probe:
         """Say what works here."""

@@ -15,9 +15,11 @@ KNOWN: Mapping[str, str] = {
     "nesting": "true: containers inside (Docker, LXC) may run",
     "idmap": "shared (default) or isolated: an id range of its own",
     "autostart": "true: start at boot, by lxc.service",
+    "confinement": "normal (default) or strict: fewer capabilities and system calls, no new privileges, no nesting",
     "apparmor": "generated (default where the kernel has AppArmor), unconfined, or a profile's name",
 }
 
+_RUNTIME = "Other runtimes are for app containers: launch it with --engine docker."
 _TRUE, _FALSE = ("true", "yes", "1", "on"), ("false", "no", "0", "off")
 
 
@@ -29,6 +31,7 @@ class Settings:
     nesting: bool = False
     isolated: bool = False
     autostart: bool = False
+    strict: bool = False
     apparmor: str | None = None
 
 
@@ -41,13 +44,14 @@ def parse(given: Mapping[str, str]) -> Settings:
             raise Invalid(
                 "unknown_setting",
                 f"a system container has no setting {key!r}",
-                hint=f"Did you mean {near[0]!r}? {known}" if near else known,
+                hint=_RUNTIME if key == "runtime" else f"Did you mean {near[0]!r}? {known}" if near else known,
             )
     settings = Settings(
         privileged=_flag(given, "privileged"),
         nesting=_flag(given, "nesting"),
         isolated=_choice(given, "idmap", ("shared", "isolated")) == "isolated",
         autostart=_flag(given, "autostart"),
+        strict=_choice(given, "confinement", ("normal", "strict")) == "strict",
         apparmor=_apparmor(given),
     )
     if settings.privileged and settings.isolated:
@@ -55,6 +59,12 @@ def parse(given: Mapping[str, str]) -> Settings:
             "bad_setting",
             "a privileged container has no id range that could be isolated",
             hint="Leave out privileged=true or idmap=isolated.",
+        )
+    if settings.strict and settings.nesting:
+        raise Invalid(
+            "bad_setting",
+            "strict confinement leaves no room for containers inside",
+            hint="Leave out nesting=true, or set confinement=normal.",
         )
     return settings
 

@@ -26,6 +26,12 @@ from triune.host.idmap import IdRange
 
 Items = list[tuple[str, str]]
 
+STRICT = "strict.seccomp"  # the filter of strict confinement, in the container's own folder
+# What neither systemd nor the programs of a server need; a user namespace limits most of it anyway.
+_STRICT_DROPS = (
+    *("audit_control", "audit_read", "block_suspend", "ipc_lock", "lease", "linux_immutable", "mac_admin"),
+    *("mac_override", "mknod", "sys_boot", "sys_module", "sys_pacct", "sys_rawio", "sys_time", "syslog", "wake_alarm"),
+)
 HOOKS = ("pre-start", "destroy")  # each a script NAME.sh in the container's own folder
 SHARED_CONFIG = Path("/usr/share/lxc/config")
 _KEY = re.compile(r"lxc(?:\.[a-zA-Z0-9_]+)+", re.ASCII)
@@ -37,6 +43,7 @@ _OWN_PATHS = frozenset(
         "console.logfile",
         "hook.pre-start",
         "hook.destroy",
+        "seccomp.profile",
         "mount.entry",
         "mount.fstab",
         "log.file",
@@ -73,6 +80,7 @@ def config_items(plan: LaunchPlan, settings: Settings, ids: IdRange | None, host
     if plan.form.init != "/sbin/init":
         items.append(("lxc.init.cmd", _init(plan.form.init)))
     items += _confinement(settings, ids, host)
+    items += _strictness(settings, host.folder)
     items += _hook(host)
     items += _console(host.folder)
     items += limit_items.items(replace(plan.spec.limits, cpus=plan.spec.cpus, memory=plan.spec.memory), host.cgroups)
@@ -112,6 +120,16 @@ def _confinement(settings: Settings, ids: IdRange | None, host: HostFacts) -> It
     if items[0][1] == "generated" and (ids or settings.nesting):
         items.append(("lxc.apparmor.allow_nesting", "1"))
     return items
+
+
+def _strictness(settings: Settings, folder: Path) -> Items:
+    if not settings.strict:
+        return []
+    return [
+        ("lxc.seccomp.profile", str(folder / STRICT)),
+        ("lxc.no_new_privs", "1"),
+        ("lxc.cap.drop", " ".join(_STRICT_DROPS)),
+    ]
 
 
 def _hook(host: HostFacts) -> Items:

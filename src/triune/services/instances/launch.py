@@ -16,7 +16,7 @@ from triune.domain.network import Nic
 from triune.domain.units import format_size
 from triune.engines.base import Command, Engine, LaunchPlan, Probe
 from triune.services.images import Images
-from triune.services.instances import policy
+from triune.services.instances import policy, profiles
 from triune.services.instances.inventory import INTENT, Inventory, nearest
 from triune.services.instances.warming import Warming
 from triune.services.limits import InstanceLimits
@@ -35,7 +35,8 @@ _LEAST_ROOM = 16 * 2**20
 class LaunchRequest:
     """A spec and how to carry it out. `spec.engine` may be "auto". `timeout` in seconds is for becoming ready.
 
-    `cold`: boot it, even where a template is ready. `checked` is when its name was found free, by the monotonic clock.
+    `cold`: boot it, even where a template is ready. `profile` is a named set of settings (see profiles).
+    `checked` is when its name was found free, by the monotonic clock.
     `chosen` says why the engine was taken; "" where the request named it.
     """
 
@@ -45,6 +46,7 @@ class LaunchRequest:
     timeout: float = 180.0
     start: bool = True
     cold: bool = False
+    profile: str = ""
     checked: float = 0.0
     chosen: str = ""
 
@@ -82,6 +84,7 @@ class Launcher:
         for problem in self._inventory.require_free(spec.name).problems:
             self._probed.pop(problem.engine, None)
         engine, chosen = self._engine(request)
+        spec = profiles.applied(request.profile, spec, engine)
         self._limits.require(engine, spec.limits, spec.limits.by_key(), networked=spec.network is not None)
         self._storage.volumes.mounts(spec.volumes, spec.name)
         if spec.pool is not None:

@@ -1,0 +1,35 @@
+"""Audits of instances' isolation."""
+
+from __future__ import annotations
+
+from triune.sdk.transport import Transport
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from triune.sdk.types import OperationRow
+
+
+class Audits:
+    """How strongly instances are isolated, checked from inside."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def start(
+        self, names: Sequence[str] = (), *, probe: bool = True, waivers: Sequence[Mapping[str, str]] = ()
+    ) -> OperationRow:
+        """Audit instances (none named: all); the operation's result is the report (docs/AUDIT.md).
+
+        `waivers` are `{rule, instance, reason, expires}`. Raises NotFound, Invalid.
+        """
+        body = {"instances": list(names), "probe": probe, "waivers": [dict(one) for one in waivers]}
+        found: OperationRow = self._transport.call("POST", "/v1/audits", body)
+        return found
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON Schema of a report."""
+        found: dict[str, Any] = self._transport.call("GET", "/v1/audits/schema")
+        return found
