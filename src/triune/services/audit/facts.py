@@ -11,6 +11,7 @@ from triune.domain import seccomp
 from triune.domain.isolation import Door, HostMount, Isolation
 from triune.services.audit.knowledge import Knowledge
 from triune.services.audit.probing import Probed
+from triune.services.images.references import OCI_PREFIX
 
 _NAMESPACES = ("pid", "net", "ipc", "uts")
 
@@ -96,8 +97,9 @@ def _age(created: datetime | None, now: datetime) -> int | None:
 
 def _moves(isolation: Isolation) -> bool | None:
     """Whether its image is named by a registry's tag that is given anew: none at all, or `latest`."""
-    prefix, colon, reference = (isolation.image or "").partition(":")
-    if not colon or prefix != "docker" or "@" in reference or reference.startswith("sha256:"):
+    image = isolation.image or ""
+    reference = image.removeprefix(OCI_PREFIX)
+    if reference == image or "@" in reference or reference.startswith("sha256:"):
         return None
     tag = reference.rpartition("/")[2].partition(":")[2]
     return tag in ("", "latest")

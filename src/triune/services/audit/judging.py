@@ -13,6 +13,7 @@ from triune.domain.units import format_size
 from triune.services.audit.conditions import holds
 from triune.services.audit.knowledge import SEVERITIES, Knowledge, Rule, Source
 from triune.services.audit.waivers import Waiver, covering
+from triune.services.images.references import OCI_PREFIX
 
 _MOST_EVIDENCE = 40
 _SHOWN = 8
@@ -135,7 +136,7 @@ def _places(subject: Subject) -> dict[str, str]:
     stem = _NOT_IN_A_NAME.sub("-", subject.name.lower()).strip("-") or "instance"
     again = f"triune launch {shlex.quote(image)} {stem[:50].rstrip('-')}-hardened --engine {subject.engine}"
     renew = f"triune image build {shlex.quote(image)} --rebuild"
-    if image.startswith("docker:"):
+    if image.startswith(OCI_PREFIX):
         renew = f"triune image pull {shlex.quote(image)}"
     elif image.startswith("file:"):
         renew = f"triune image show {shlex.quote(image)}"
@@ -153,7 +154,7 @@ def _places(subject: Subject) -> dict[str, str]:
 
 def _fix(rule: Rule, places: Mapping[str, str], subject: Subject | None) -> str:
     """The command. An image that has lost its name can't be launched again: then the first step is to find one."""
-    unnamed = subject is not None and (subject.image or "").removeprefix("docker:").startswith("sha256:")
+    unnamed = subject is not None and (subject.image or "").removeprefix(OCI_PREFIX).startswith("sha256:")
     if unnamed and any(place in rule.fix for place in ("{again}", "{relaunch}", "{renew}")):
         return "triune image list"
     return rule.fix.format(**places) if places else rule.fix
