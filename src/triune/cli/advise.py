@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -128,11 +129,15 @@ def _looked(file: str | None, given: dict[str, Any]) -> tuple[object, tuple[str,
 
 
 def host_facts() -> Mapping[str, Any]:
-    """What the daemon tells of this host; empty where none answers."""
+    """What the daemon tells of this host, and what was measured on it; empty where none answers."""
+    from triune.services.benchmarks.measured import measured
+    from triune.services.benchmarks.results import FOLDER
+
     try:
-        return Client().host()
+        host = Client().host()
     except TriuneError:
         return {}
+    return {**host, "measured": measured(Path(str(host["data"])) / FOLDER, str(host["hostname"]))}
 
 
 def _merged(data: object, given: Mapping[str, Any], more: tuple[str, ...]) -> object:

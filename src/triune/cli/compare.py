@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _WIDTH = 130
-_HERE = "probe"
+_MEASURED = "measured"
+_MARKS = {"probe": "● ", _MEASURED: "◆ "}
 
 
 @click.command()
@@ -24,7 +25,8 @@ _HERE = "probe"
 def compare(no_host: bool, form: str) -> None:
     """Compare the engines, feature by feature.
 
-    A cell marked ● is what this host's probe tells; the others are published. --format json has each one's source.
+    A cell marked ● is what this host's probe tells, one marked ◆ was measured here (triune bench); the others are
+    published. --format json has each one's source.
     """
     from triune.cli.advise import host_facts
     from triune.services.advice.comparing import compare as compared
@@ -51,9 +53,18 @@ def _show(found: Mapping[str, Any]) -> None:
         table.add_column(title, overflow="fold")
     for row in found["rows"]:
         cells = [row["cells"][engine] for engine in found["engines"]]
-        texts = [Text(("● " if cell["from"] == _HERE else "") + clean(cell["text"])) for cell in cells]
+        texts = [Text(_MARKS.get(cell["from"], "") + clean(cell["text"])) for cell in cells]
         table.add_row(Text(clean(row["title"]), style="bold"), *texts)
     console = Console(width=width(sys.stdout) or _WIDTH, highlight=False)
     console.print(table)
-    here = f"● this host's probe ({clean(found['host'])}); the" if found["host"] else "No daemon told of this host: all"
-    console.print(f"\n{here} others are published." if found["host"] else f"\n{here} cells are published.")
+    if not found["host"]:
+        console.print("\nNo daemon told of this host: all cells are published.")
+        return
+    sources = sorted(
+        {cell["source"] for row in found["rows"] for cell in row["cells"].values() if cell["from"] == _MEASURED}
+    )
+    console.print(f"\n● this host's probe ({clean(found['host'])}); the unmarked are published.")
+    for source in sources:
+        console.print(f"◆ {clean(source)}")
+    if not sources:
+        console.print("Nothing was measured here yet: triune bench run")

@@ -10,7 +10,8 @@ from triune.domain.workload import KEYS, Workload
 from triune.services.advice.answer import HYBRID, Answer, Ranked, Reason
 from triune.services.advice.command import launch_command
 from triune.services.advice.conditions import Host, holds
-from triune.services.advice.knowledge import Knowledge, knowledge
+from triune.services.advice.knowledge import Knowledge, Rule, knowledge
+from triune.services.advice.measured import figure, points, relative
 
 _MOST_CHANGES = 12
 _PROBED = "measured here: this host's probe (triune doctor)"
@@ -112,15 +113,21 @@ def rank(workload: Workload, host: Host, known: Knowledge) -> tuple[Ranked, ...]
             for rule in firing
             if engine in rule.blocks
         ]
-        weighed = [
-            Reason(rule.weights[engine][1], rule.source.told(rule.name), rule.name, rule.weights[engine][0])
-            for rule in firing
-            if engine in rule.weights
-        ]
+        weighed = [_weighed(rule, engine, host) for rule in firing if engine in rule.weights]
         blocked += _absent(workload, engine, host)
         weighed += _probed(engine, host, known)
         found.append(_ranked(engine, float(facts["start"]), weighed, blocked))
     return tuple(sorted(found, key=lambda one: (bool(one.blocked), -one.score)))
+
+
+def _weighed(rule: Rule, engine: str, host: Host) -> Reason:
+    """What a rule says of an engine: by what was measured here, else as published."""
+    weight, text = rule.weights[engine]
+    found = figure(host, engine, rule.measured)
+    here = points(found, [other for other, _ in rule.weights.values()])
+    if found is None or here is None:
+        return Reason(text, rule.source.told(rule.name), rule.name, weight)
+    return Reason(f"{rule.measures} on this host: {relative(found)}", str(found["source"]), rule.name, here)
 
 
 def _ranked(engine: str, start: float, weighed: list[Reason], blocked: list[Reason]) -> Ranked:

@@ -1,4 +1,4 @@
-"""The comparison of the engines: published cells, and this host's where its probe tells better."""
+"""The comparison of the engines: published cells, and this host's where its probe or a measurement tells better."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from triune.services.advice.knowledge import features, knowledge
+from triune.services.advice.measured import told
 
-PUBLISHED, PROBE = "published", "probe"
+PUBLISHED, PROBE, MEASURED = "published", "probe", "measured"
 
 
 def compare(host: Mapping[str, Any]) -> dict[str, Any]:
     """`{rules_version, host, engines, rows}`; each row `{feature, title, cells}`, each cell `{text, from, source}`.
 
-    `host` is what GET /v1/host tells, empty where no daemon answers. `from` is published or probe.
+    `host` is what GET /v1/host tells, empty where no daemon answers, and in `measured` what `bench run` found. `from`
+    is published, probe or measured.
     """
     known = knowledge()
     probed = {one["name"]: one for one in host.get("engines", ()) if isinstance(one, Mapping) and "name" in one}
@@ -22,12 +24,16 @@ def compare(host: Mapping[str, Any]) -> dict[str, Any]:
         source = known.sources[row["source"]]
         cells = {}
         for engine in known.engines:
-            text = _here(row.get("probe"), probed.get(engine))
             cells[engine] = {
-                "text": text or row["cells"][engine],
-                "from": PROBE if text else PUBLISHED,
-                "source": f"probe of {host.get('hostname')}" if text else f"{source.title}, {source.url}",
+                "text": row["cells"][engine],
+                "from": PUBLISHED,
+                "source": f"{source.title}, {source.url}",
             }
+            if text := _here(row.get("probe"), probed.get(engine)):
+                cells[engine] = {"text": text, "from": PROBE, "source": f"probe of {host.get('hostname')}"}
+            text, whence = told(row.get("measured"), host, engine)
+            if text:
+                cells[engine] = {"text": text, "from": MEASURED, "source": whence}
         rows.append({"feature": row["id"], "title": row["title"], "cells": cells})
     return {
         "rules_version": f"{known.version} of {known.date}",

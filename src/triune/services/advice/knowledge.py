@@ -28,13 +28,19 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`blocks` and `weights` by engine: a sentence, and for weights the points."""
+    """`blocks` and `weights` by engine: a sentence, and for weights the points.
+
+    `measured` are benchmarks of `triune bench` that tell the same of this host: they take the weights' place, and
+    `measures` is what they measure.
+    """
 
     name: str
     when: Any
     source: Source
     blocks: Mapping[str, str]
     weights: Mapping[str, tuple[float, str]]
+    measured: tuple[str, ...] = ()
+    measures: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +113,15 @@ def knowing(data: Mapping[str, Any], sources: Mapping[str, Any]) -> Knowledge:
 
 def _rule(fields: Mapping[str, Any], sources: Mapping[str, Source]) -> Rule:
     weights = {engine: (float(points), str(text)) for engine, (points, text) in fields.get("weights", {}).items()}
-    return Rule(fields["id"], fields["when"], sources[fields["source"]], fields.get("blocks", {}), weights)
+    return Rule(
+        fields["id"], fields["when"], sources[fields["source"]], fields.get("blocks", {}), weights, *_measured(fields)
+    )
+
+
+def _measured(fields: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
+    """Benchmarks, and what they measure."""
+    found = fields.get("measured") or {"benchmarks": (), "what": ""}
+    return tuple(found["benchmarks"]), str(found["what"])
 
 
 def _mistakes(data: Mapping[str, Any], sources: Mapping[str, Any]) -> Iterator[str]:

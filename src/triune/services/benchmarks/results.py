@@ -168,16 +168,20 @@ def _malformed(path: Path, why: str) -> Invalid:
     )
 
 
-def newest(folder: Path, *, hostname: str | None = None) -> Path | None:
-    """The newest usable result below a folder, of this host if one is named; None where there is none."""
+def usable(folder: Path, *, hostname: str | None = None) -> Iterator[tuple[Path, Result]]:
+    """Ended results with samples below a folder, the newest first; of this host if one is named."""
     for path in _files(folder):
         try:
             found = load(path)
         except (Invalid, NotFound):
             continue
-        if found["samples"] and hostname in (None, found["host"].get("hostname")):
-            return path
-    return None
+        if found["samples"] and found["state"] != RUNNING and hostname in (None, found["host"].get("hostname")):
+            yield path, found
+
+
+def newest(folder: Path, *, hostname: str | None = None) -> Path | None:
+    """The newest of them; None where there is none."""
+    return next((path for path, _ in usable(folder, hostname=hostname)), None)
 
 
 def _files(folder: Path) -> Sequence[Path]:

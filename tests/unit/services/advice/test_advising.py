@@ -161,3 +161,27 @@ def test_explain_has_every_rule() -> None:
     found = advise(parse({"os": "windows"})).as_dict(explain=True)["rules"]
     assert {rule["rule"]: rule["fired"] for rule in found}["foreign-os"]
     assert len(found) == len(RULES["rules"])
+
+
+def _with(value: float, /, **changes: Any) -> dict[str, Any]:
+    """A host where 4k random reads were measured in one engine."""
+    sure = {"value": value, "low": value - 0.02, "high": value + 0.02, "real": True}
+    figure = {"ratio": sure, "loaded": False, "source": "measured here: it", "median": 1.0} | changes
+    return {"measured": {"docker": {"disk.random.read.1": figure}}}
+
+
+def _points(host: dict[str, Any]) -> tuple[float, str]:
+    answer = advise(parse({"io": "random"}), host)
+    ranked = next(one for one in answer.ranking if one.engine == "docker")
+    return next((one.weight, one.source) for one in (*ranked.pro, *ranked.con) if one.rule == "random-io")
+
+
+def test_what_was_measured_here_takes_the_place_of_what_is_published() -> None:
+    published = _points({})
+    assert published[0] == 3
+    assert published[1].startswith("published")
+    assert _points(_with(0.5)) == (-7, "measured here: it")
+    assert _points(_with(1.2)) == (5, "measured here: it")
+    assert -7 < _points(_with(0.8))[0] < 5
+    for unusable in (_with(0.5, loaded=True), _with(0.5, ratio=None)):
+        assert _points(unusable) == published

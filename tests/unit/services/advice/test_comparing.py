@@ -41,6 +41,31 @@ def test_the_host_tells_better() -> None:
     assert rows["start"]["kvm"]["from"] == "published"
 
 
+def measured(**changes: object) -> dict[str, object]:
+    """A figure as `services.benchmarks.measured` tells it."""
+    ratio = {"value": 0.5, "low": 0.45, "high": 0.55, "real": True, "verdict": "worse"}
+    figure = {"median": 0.7, "unit": "s", "count": 5, "ratio": ratio, "loaded": False, "source": "measured here: it"}
+    return {**figure, **changes}
+
+
+def test_what_was_measured_here_tells_best() -> None:
+    figures = {
+        "start.ready": measured(ratio=None),
+        "memory.idle": measured(median=32.0, ratio=None),
+        "cpu.single": measured(),
+        "net.latency": measured(ratio={"value": 0.98, "low": 0.9, "high": 1.1, "real": False}),
+        "disk.random.read.1": measured(ratio={"value": 0.98, "low": 0.9, "high": 1.1, "real": None}),
+    }
+    rows = {row["feature"]: row["cells"] for row in compare({**HOST, "measured": {"lxc": figures}})["rows"]}
+    assert rows["start"]["lxc"] == {"text": "700 ms to ready", "from": "measured", "source": "measured here: it"}
+    assert rows["memory"]["lxc"]["text"] == "32 MiB for an idle one"
+    assert rows["density"]["lxc"]["text"] == "about 2,048 idle ones, by memory alone"
+    assert rows["cpu"]["lxc"]["text"] == "0.50 × native (0.45 to 0.55)"
+    assert rows["round-trip"]["lxc"]["text"].startswith("no difference to native shown")
+    assert rows["random-io"]["lxc"]["from"] == "published", "too few samples say nothing"
+    assert rows["start"]["kvm"]["from"] == "published"
+
+
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "--no-host", "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["engines"] == ["lxc", "docker", "kvm"]

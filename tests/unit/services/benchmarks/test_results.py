@@ -14,6 +14,7 @@ from tests.unit.services.benchmarks.fakes import result
 from triune.domain.errors import Invalid, NotFound
 from triune.services.benchmarks import page, plots
 from triune.services.benchmarks.comparing import compare
+from triune.services.benchmarks.measured import measured
 from triune.services.benchmarks.published import beside
 from triune.services.benchmarks.results import Result, latest, load, newest, write
 from triune.services.benchmarks.subject import EMULATED
@@ -87,6 +88,7 @@ def test_the_newest_of_this_host_is_found_past_broken_ones(tmp_path: Path) -> No
     write(tmp_path / "20260102-000000-quick-b.json", result(SAMPLES, host={"hostname": "other"}))
     (tmp_path / "20260103-000000-quick-c.json").write_text("{")
     write(tmp_path / "20260104-000000-quick-d.json", result({}))
+    write(tmp_path / "20260105-000000-quick-e.json", result(SAMPLES, state="running"))
     assert newest(tmp_path, hostname="box") == tmp_path / "20260101-000000-quick-a.json"
     assert newest(tmp_path) == tmp_path / "20260102-000000-quick-b.json"
     assert newest(tmp_path / "nowhere") is None
@@ -174,3 +176,29 @@ def test_markdown_has_a_table_for_each_area() -> None:
     for part in text.split("\n\n"):
         widths = {line.replace("\\|", "").count("|") for line in part.splitlines() if line.startswith("|")}
         assert len(widths) <= 1
+
+
+def test_emulated_figures_are_never_fed_to_advice(tmp_path: Path) -> None:
+    write(tmp_path / "20260101-000000-quick-a.json", result(SAMPLES))
+    found = measured(tmp_path, "box")
+    assert set(found) == {"native", "beta"}
+    assert found["beta"]["cpu.single"]["ratio"]["value"] == pytest.approx(0.98)
+    assert (
+        found["beta"]["cpu.single"]["source"] == f"measured here: triune bench abc123 of {result({})['started'][:10]}"
+    )
+    assert measured(tmp_path, "another") == {}
+    assert measured(tmp_path / "nowhere", None) == {}
+
+
+def test_a_busy_host_is_told_with_its_figures(tmp_path: Path) -> None:
+    write(tmp_path / "20260101-000000-quick-a.json", result(SAMPLES, loaded=True))
+    figure = measured(tmp_path, "box")["beta"]["start.ready"]
+    assert figure["loaded"]
+    assert "the host being busy" in figure["source"]
+
+
+def test_each_figure_is_of_the_newest_result_that_has_it(tmp_path: Path) -> None:
+    write(tmp_path / "20260101-000000-quick-a.json", result(SAMPLES))
+    write(tmp_path / "20260102-000000-quick-b.json", result({"start.ready": {"beta": [9.0]}}, id="new"))
+    found = measured(tmp_path, "box")["beta"]
+    assert (found["start.ready"]["median"], found["cpu.single"]["median"]) == (9.0, 98.0)
