@@ -32,7 +32,7 @@ def measured(folder: Path, hostname: str | None) -> dict[str, dict[str, dict[str
 def figures(result: Result) -> dict[str, dict[str, dict[str, Any]]]:
     """Of one result."""
     busy = ", the host being busy" if result.data.get("loaded") else ""
-    source = f"measured here: triune bench {result['id']} of {result['started'][:10]}{busy}"
+    source = f"measured here: run {result['id']} of {result['started'][:10]}{busy}"
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for cell in result.cells():
         if cell.subject["label"]:
