@@ -183,9 +183,7 @@ def test_emulated_figures_are_never_fed_to_advice(tmp_path: Path) -> None:
     found = measured(tmp_path, "box")
     assert set(found) == {"native", "beta"}
     assert found["beta"]["cpu.single"]["ratio"]["value"] == pytest.approx(0.98)
-    assert (
-        found["beta"]["cpu.single"]["source"] == f"measured here: run abc123 of {result({})['started'][:10]}"
-    )
+    assert found["beta"]["cpu.single"]["source"] == f"measured here: run abc123 of {result({})['started'][:10]}"
     assert measured(tmp_path, "another") == {}
     assert measured(tmp_path / "nowhere", None) == {}
 
