@@ -9,7 +9,7 @@ import pytest
 
 from tests.rescue import damages, oracle, scoring
 from tests.rescue.overlay import Overlay
-from tests.rescue.writer import Writer, walked
+from tests.rescue.writer import Content, Writer, walked
 from triune.disks.source import FileSource
 from triune.domain.rescue import Status
 from triune.services.rescue.finding import scan_volumes, volumes
@@ -71,6 +71,22 @@ def test_a_file_that_maps_fewer_blocks_than_it_has_is_partial(image: Image) -> N
     assert found.status == Status.PARTIAL
     assert found.missing == ((0, 64 << 20),)
     assert found.reasons == ("it maps 64 blocks, and has 128",)
+
+
+@pytest.mark.parametrize(("name", "width", "flags"), [("vmfs5", 4, 0x20), ("vmfs6", 8, 0x7F80)])
+def test_a_block_that_was_promised_and_never_written_is_nobody_elses(
+    image: Image, name: str, width: int, flags: int
+) -> None:
+    disk = Overlay(image(f"{name}-resource-optimized"))
+    writer = Writer(disk)
+    block = writer.file_block
+    writer.make_file("thick", Content(800 * block, {n * block: b"some" for n in range(0, 60, 5)}, frozenset({1, 2})))
+    pointers = next(each for each in walked(writer)["thick"].blocks if each)
+    other = (writer.pointer(pointers, 2) & ~flags).to_bytes(width, "little")
+    disk.write(writer.base + writer.at(pointers) + 10 * width, other)
+    (found,) = [one for one in scan_volumes([disk])[0].walk() if one.path == "thick"]
+    assert (found.status, found.missing) == (Status.PARTIAL, ((10 * block, block),))
+    assert found.reasons == ("its blocks are claimed a second time",)
 
 
 def test_healthy_volumes_are_not_scanned(image: Image) -> None:

@@ -68,14 +68,15 @@ class Claims:
         """All that is claimed."""
         return self._merged()[0]
 
-    def shared(self) -> Ranges:
-        """What is claimed more than once, by several files or by one."""
-        return self._merged()[1]
+    def shared(self, more: Claims | None = None) -> Ranges:
+        """What is claimed more than once, by several files or by one, with `more` beside these."""
+        return self._merged(more)[1]
 
-    def _merged(self) -> tuple[Ranges, Ranges]:
+    def _merged(self, more: Claims | None = None) -> tuple[Ranges, Ranges]:
         import numpy as np
 
-        pairs = np.array(self._claims, np.int64).reshape(-1, 2)
+        parts = [np.array(each._claims, np.int64) for each in (self, more) if each is not None]
+        pairs = np.concatenate(parts).reshape(-1, 2)
         pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
         begins, ends = pairs[:, 0], pairs[:, 0] + pairs[:, 1]
         reach = np.maximum.accumulate(ends)

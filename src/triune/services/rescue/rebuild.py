@@ -81,6 +81,7 @@ class RebuiltVolume:
         self.geometry = self.maps.geometry
         self.names = Names(generation, self.maps)
         self._guesses = Guesses(generation, self.maps, self.names)
+        self._counting = Counting(self.maps, self._system_blocks(), Bitmaps(generation, self.geometry))
         self._claims = self._claimed()
         self._doubts = self._doubted()
         self._found: dict[str, Found] | None = None
@@ -328,6 +329,16 @@ class RebuiltVolume:
                 break
         return claims
 
+    def _promised(self) -> Claims:
+        """What files have of the volume and never wrote: they read as zeros there, and others have no part in it."""
+        claims = Claims()
+        for node in self.generation.nodes.values():
+            loaded = self.load(node) if node.descriptor.zeroed_blocks else None
+            for place, length in self._counting.tally(loaded).promised if loaded is not None else ():
+                if not claims.add(place, length):
+                    return claims
+        return claims
+
     def _claim(self, claims: Claims, content: Content) -> bool:
         for run in content.runs():
             for place, length in places(self.generation.space, run) if run.source is not None else ():
@@ -336,16 +347,16 @@ class RebuiltVolume:
         return True
 
     def _doubted(self) -> Doubts:
+        promised = self._promised()
         kinds = [
-            (self._claims.shared(), "its blocks are claimed a second time"),
+            (self._claims.shared(promised), "its blocks are claimed a second time"),
             (zones(self.generation, self.maps, self._broken_folders()), "it lies where the volume was hit"),
             (self._unreadable(), "the medium can't be read there"),
         ]
         if self.generation.former:
             kinds.append((Ranges([(0, self.generation.space.size)]), "another file system was made over it"))
-        if self._claims.full:
+        if self._claims.full or promised.full:
             kinds.append((Ranges([(0, self.generation.space.size)]), "there are too many blocks to compare them all"))
-        self._counting = Counting(self.maps, self._system_blocks(), Bitmaps(self.generation, self.geometry))
         return Doubts(tuple(kinds), Ranges(self.maps.assumed))
 
     def _broken_folders(self) -> list[int]:

@@ -36,7 +36,8 @@ class Tally:
     """How many blocks and pointer blocks a file's map has. `lost` tells of pointer blocks that can't be read,
     `foreign` of blocks that belong to the volume's own files, `small` of sub-blocks.
 
-    `zeroed` counts blocks that were promised and never written; `free` are (offset, length) ranges of the file whose
+    `zeroed` counts blocks that were promised and never written, and `promised` are the (offset, length) ranges of the
+    volume that they are; `free` are (offset, length) ranges of the file whose
     blocks the volume's bitmaps call free, and `freed` tells of a pointer block that they do.
     """
 
@@ -49,6 +50,7 @@ class Tally:
     free: list[tuple[int, int]] = field(default_factory=list)
     freed: bool = False
     pointer_places: list[tuple[int, int]] = field(default_factory=list)
+    promised: list[tuple[int, int]] = field(default_factory=list)
 
 
 class Counting:
@@ -98,9 +100,19 @@ class Counting:
         found.foreign = found.foreign or self._is_foreign(values)
         found.small = found.small or bool(np.any(kinds == Kind.SUB_BLOCK))
         promised = np.uint64(0x7F80 if self._geometry.wide else 0x20)
-        found.zeroed += int(np.count_nonzero((kinds != Kind.SUB_BLOCK) & (values & promised != 0)))
+        unwritten = values[(kinds != Kind.SUB_BLOCK) & (values & promised != 0)]
+        found.zeroed += len(unwritten)
+        found.promised.extend(self._in_rows(np.sort(file_blocks(unwritten, self._geometry))))
         for index in self._bitmaps.free(table):
             found.free.append((base + index * size, size))
+
+    def _in_rows(self, numbers: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+        """File blocks as (offset, length) ranges of the volume, those that follow one another as one."""
+        import numpy as np
+
+        size = self._geometry.file_block
+        for row in np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1) if len(numbers) else ():
+            yield int(row[0]) * size, len(row) * size
 
     def _pointers(self, found: Tally, value: int) -> NDArray[np.uint64] | None:
         import numpy as np
