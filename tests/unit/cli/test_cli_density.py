@@ -9,8 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from triune.cli import trying
 from triune.cli.root import main
-from triune.domain.errors import Failed, Invalid
+from triune.domain.errors import Failed, Invalid, Unreachable, Unsupported
+from triune.services.placement.figures import published
+from triune.services.placement.trial import Bounds
+
+HOST = ["density", "--memory", "64GiB", "--cpus", "16"]
+
+
+@pytest.fixture(autouse=True)
+def _no_daemon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TRIUNE_HOST", f"unix://{tmp_path}/none.sock")
 
 
 @pytest.fixture
@@ -58,3 +68,109 @@ def test_wrong_files_and_options(fleet: list[str], tmp_path: Path) -> None:
         main([*fleet, "--extra", "kvm"])
     with pytest.raises(Invalid, match="xen"):
         main([*fleet, "--extra", "xen=1GiB"])
+
+
+def test_how_many_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*HOST, "--mix", "kvm=2,lxc=20,docker=5"]) == 0
+    said = capsys.readouterr().out
+    for part in ("64.0 GiB of memory (3.2 GiB kept for the host), 16 CPUs", "BOUND BY", "published", "5 docker: fit, "):
+        assert part in said
+
+
+def test_the_json_keeps_its_shape(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "web.yaml"
+    file.write_text("memory: 1GiB\ncpus: 2\nos: windows\n")
+    argv = [*HOST, "--workload", str(file), "--cpu-overcommit", "4", "--mix", "kvm=10", "--format", "json"]
+    assert main([*argv, "--plot", str(tmp_path / "f.svg")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == [
+        *("schema", "host", "kernel", "measured", "budget", "workload", "figures", "engines", "mix", "ksm", "notes"),
+        "fill",
+    ]
+    by_name = {row["engine"]: row for row in found["engines"]}
+    assert by_name["kvm"]["fits"] == 32
+    assert by_name["lxc"]["fits"] == 0
+    assert "another operating system" in by_name["lxc"]["blocked"]
+    assert 0.0 < found["mix"]["risk"]["cpu"]["probability"] < 1.0
+    assert (tmp_path / "f.svg").exists()
+
+
+def test_risk_in_words(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "web.yaml"
+    file.write_text("memory: 1GiB\ncpus: 2\n")
+    assert main([*HOST, "--workload", str(file), "--cpu-overcommit", "4"]) == 0
+    assert (
+        "Risk, the share of time in which more is asked than there is (if each is busy 20%" in capsys.readouterr().out
+    )
+    assert main([*HOST, "--cpu-overcommit", "4"]) == 0
+    assert "The risk of this overcommit is not known" in capsys.readouterr().out
+
+
+def test_a_mix_that_does_not_fit_ends_with_6(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(Unsupported, match="memory") as caught:
+        main([*HOST, "--mix", "kvm=200"])
+    assert (caught.value.code, caught.value.exit_code) == ("mix_does_not_fit", 6)
+    assert "do not fit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "code"),
+    [
+        ("--mix", "kvm", "bad_mix"),
+        ("--mix", "kvm=-1", "bad_mix"),
+        ("--mix", "kvm=1,kvm=2", "bad_mix"),
+        ("--mix", "", "bad_mix"),
+        ("--mix", "lxc=0", "bad_mix"),
+        ("--mix", "kwm=1", "unknown_engine"),
+        ("--memory", "much", "bad_size"),
+        ("--memory", "100MiB", "impossible_budget"),
+        ("--cpus", "0", "bad_cpus"),
+        ("--plot", "frontier.doc", "bad_plot"),
+    ],
+)
+def test_what_is_wrong_is_named(option: str, value: str, code: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        main(["density", option, value])
+    assert caught.value.code == code
+    assert caught.value.hint
+
+
+def test_a_workload_that_the_mix_can_t_run(tmp_path: Path) -> None:
+    file = tmp_path / "win.yaml"
+    file.write_text("os: windows\n")
+    with pytest.raises(Unsupported, match="the mix has 3 docker"):
+        main([*HOST, "--workload", str(file), "--mix", "docker=3"])
+    file.write_text("parts: [{name: a}]\n")
+    with pytest.raises(Invalid, match="describes 1 parts"):
+        main([*HOST, "--workload", str(file)])
+    file.write_text("os: windows\ninit_system: true\n")
+    with pytest.raises(Invalid, match="contradicts"):
+        main([*HOST, "--workload", str(file)])
+    file.write_text("memroy: 1GiB\n")
+    with pytest.raises(Invalid, match="memroy"):
+        main([*HOST, "--workload", str(file)])
+
+
+def test_trials_need_the_daemon() -> None:
+    for option in ("--measure", "--fill"):
+        with pytest.raises(Unreachable):
+            main(["density", option])
+
+
+def test_a_fleet_takes_no_options_of_one_host(fleet: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*fleet, "--mix", "kvm=1"]) == 2
+    assert "--fleet goes without --mix" in capsys.readouterr().err
+
+
+def test_a_fill_keeps_the_proportions_at_every_moment() -> None:
+    order = trying.order_of({"a": 1, "b": 3}, 100)
+    assert order == ["b", "b", "a", "b"] or order == ["b", "a", "b", "b"]
+    assert len(trying.order_of({"a": 10, "b": 30}, 8)) == 8
+
+
+def test_a_fill_is_predicted_from_the_figures() -> None:
+    known = published()
+    name, figure = next(iter(known.engines.items()))
+    each = figure.memory_each
+    assert trying.predicted(known, [name], Bounds(most=9, seconds=1, memory=1 << 62)) == (9, 9 * each)
+    assert trying.predicted(known, [name], Bounds(most=9, seconds=1, memory=each * 2 + 1)) == (3, 3 * each)

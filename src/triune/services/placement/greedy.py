@@ -42,7 +42,7 @@ class Greedy:
         problem = places.problem
         self.places, self.problem, self.rng = places, problem, rng
         self.manner = manner or Manner()
-        self.weights = problem.weights()
+        self.weights = places.weights
         self.unit = np.maximum(problem.capacity.mean(axis=0), 1e-300)
         self.queues = _queues(problem, units, rng)
         self.pool: Ints = np.zeros(0, dtype=np.int64)

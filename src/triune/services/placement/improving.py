@@ -20,6 +20,7 @@ _NOISE = 0.6
 _FEWEST, _MOST = 2, 9
 _GAPS_SECONDS = 20.0
 _LARGE = 20_000
+_BLOCK = 512
 
 
 def fill_gaps(places: Places, units: Ints, seconds: float = _GAPS_SECONDS) -> None:
@@ -28,12 +29,18 @@ def fill_gaps(places: Places, units: Ints, seconds: float = _GAPS_SECONDS) -> No
     unit = np.maximum(problem.capacity.mean(axis=0), 1e-300)
     until = time.monotonic() + seconds
     units = _hopeful(places, units)
-    for at in units[np.argsort(-(problem.demand[units] / unit).sum(axis=1), kind="stable")].tolist():
-        if time.monotonic() > until:
-            return
-        host = best_host(places, at)
-        if host is not None:
-            places.put(np.array([at]), host)
+    units = units[np.argsort(-(problem.demand[units] / unit).sum(axis=1), kind="stable")]
+    for part in (units[at : at + _BLOCK] for at in range(0, len(units), _BLOCK)):
+        part = _hopeful(places, part)  # noqa: PLW2901 - gaps are smaller by now
+        if not len(part):
+            continue
+        hosts = np.flatnonzero((places.free >= problem.demand[part].min(axis=0)).all(axis=1))
+        for at in part.tolist() if len(hosts) else ():
+            if time.monotonic() > until:
+                return
+            host = best_host(places, at, hosts)
+            if host is not None:
+                places.put(np.array([at]), host)
 
 
 def best_host(places: Places, unit: int, hosts: Ints | None = None) -> int | None:
@@ -48,7 +55,7 @@ def best_host(places: Places, unit: int, hosts: Ints | None = None) -> int | Non
     if not len(among):
         return None
     share = places.free[among] / np.maximum(problem.capacity[among], 1e-300)
-    return int(among[(share @ problem.weights()).argmin()])
+    return int(among[(share @ places.weights).argmin()])
 
 
 def _hopeful(places: Places, units: Ints) -> Ints:
@@ -110,7 +117,7 @@ def _worth(places: Places, hosts: Ints) -> float:
 def _even_fill(places: Places, hosts: Ints) -> Floats:
     problem = places.problem
     capacity = np.maximum(problem.capacity[hosts], 1e-300)
-    weights = problem.weights()
+    weights = places.weights
     return np.asarray((1.0 - places.free[hosts] / capacity) @ (weights / max(weights.sum(), 1e-300)))
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from triune.services.placement import improving
 from triune.services.placement.bound import lower_bound
 from triune.services.placement.fleet import MILLI, RESOURCES, Hosts, amounts
-from triune.services.placement.problem import NOWHERE, Floats, Ints
+from triune.services.placement.greedy import Greedy
+from triune.services.placement.problem import NOWHERE, Floats, Ints, Places
 from triune.services.placement.rows import Rows
 from triune.services.placement.units import Units, gather
 
@@ -101,9 +102,8 @@ def place(hosts: Hosts, rows: Rows, extra: Mapping[str, int], effort: float = EF
     begun = time.monotonic()
     demand = amounts(rows)
     units = gather(hosts, rows, demand, extra)
-    problem = units.problem
-    first = improving.start(problem)
-    fitting = np.flatnonzero(units.able)
+    first = _second_choices(units, improving.start(units.problem))
+    problem, fitting = units.problem, np.flatnonzero(units.able)
     bound = lower_bound(problem, fitting)
     better = improving.improve(first, bound, max(0.0, effort)) if len(fitting) else first
     host, engine = units.instances(better.host)
@@ -122,6 +122,20 @@ def place(hosts: Hosts, rows: Rows, extra: Mapping[str, int], effort: float = EF
         demand=demand,
         zones=units.zones,
     )
+
+
+def _second_choices(units: Units, places: Places) -> Places:
+    """Those that found no host with their best engine, on hosts that have another one that can serve them."""
+    turned = units.turn(np.flatnonzero((places.host == NOWHERE) & units.able))
+    if len(turned):
+        places.problem = units.problem
+        improving.fill_gaps(places, turned)
+        left = turned[places.host[turned] == NOWHERE]
+        least = units.problem.demand[turned].min(axis=0)
+        hosts = np.flatnonzero((places.free >= least).all(axis=1))
+        if len(left) and len(hosts):
+            Greedy(places, left, hosts, np.random.default_rng(0)).run()
+    return places
 
 
 def _reasons(units: Units, host: Ints) -> dict[int, str]:

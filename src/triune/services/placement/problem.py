@@ -60,11 +60,13 @@ class Places:
         self.host: Ints = np.full(len(problem.demand), NOWHERE, dtype=np.int64)
         self.free: Floats = problem.capacity.copy()
         self.words: dict[int, set[int]] = {}
+        self.weights = problem.weights()
 
     def copy(self) -> Places:
         """Another that can be changed alone."""
         other = Places.__new__(Places)
-        other.problem, other.host, other.free = self.problem, self.host.copy(), self.free.copy()
+        other.problem, other.weights = self.problem, self.weights
+        other.host, other.free = self.host.copy(), self.free.copy()
         other.words = {host: set(words) for host, words in self.words.items()}
         return other
 

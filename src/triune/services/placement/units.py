@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,12 @@ _ANY = -1
 
 @dataclass(slots=True, kw_only=True)
 class Units:
-    """A problem, `able`: units that some host can hold alone, and `why` the others can't go anywhere."""
+    """A problem, `able`: units that some host can hold alone, and `why` the others can't go anywhere.
+
+    `engine` numbers each instance's engine. `later` is the key of a unit that takes any other engine of its `choices`
+    (of each instance's `choice`, the best first), NOWHERE where there is none; `kinds_of` has the kinds of hosts by
+    engine.
+    """
 
     problem: Problem
     of_instance: Ints
@@ -29,13 +34,41 @@ class Units:
     engines: Sequence[str]
     able: Bools
     zones: int
+    later: Ints
+    choices: Sequence[Sequence[int]]
+    choice: Ints
+    kinds_of: Mapping[int, Bools]
+    extra: Floats
     why: dict[int, str] = field(default_factory=dict)
     words: Sequence[str] = ()
+    turned: Bools = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.turned = np.zeros(len(self.later), dtype=bool)
 
     def instances(self, host: Ints) -> tuple[Ints, Ints]:
         """Host and engine of each instance, from the hosts of units."""
         mine = host[self.of_instance]
-        return mine, np.where(mine == NOWHERE, NOWHERE, self.engine)
+        engine = np.where(mine == NOWHERE, NOWHERE, self.engine)
+        for row in np.flatnonzero((mine != NOWHERE) & self.turned[self.of_instance]).tolist():
+            kind = self.problem.kind[mine[row]]
+            others = (at for at in self.choices[self.choice[row]] if at != self.engine[row])
+            engine[row] = next(at for at in others if self.kinds_of[at][kind])
+        return mine, engine
+
+    def turn(self, units: Ints) -> Ints:
+        """Let those of the units that can take another engine do so; returns them."""
+        units = units[self.later[units] != NOWHERE]
+        if len(units):
+            key, demand = self.problem.key.copy(), self.problem.demand.copy()
+            key[units] = self.later[units]
+            rows = np.flatnonzero(np.isin(self.of_instance, units))
+            most = np.array([max(self.extra[list(choice)], default=0.0) for choice in self.choices])
+            more = most[self.choice[rows]] - self.extra[self.engine[rows]]
+            demand[self.of_instance[rows], 1] += np.maximum(0.0, more)
+            self.problem = replace(self.problem, key=key, demand=demand)
+            self.turned[units] = True
+        return units
 
     def crowded(self, unit: int) -> str:
         """Why a unit that a host could hold alone has no place."""
@@ -79,16 +112,30 @@ class _Gathering:
         need = np.array([int(at) % len(needs) for at in pairs], dtype=np.int64)[pair]
         basic, of_basic = self._keys(engine, need, needs, of_instance, members, count)
         zone, zones = self._spread(of_instance, basic[of_basic], members, count)
-        allowed, key = self._zoned(basic, of_basic, zone)
+        choices = [tuple(self.engines.index(name) for name in want.engines) for want in wants]
+        choice = np.array(of_row, dtype=np.int64)
+        basic, of_later = self._other_keys(basic, engine, need, needs, choices, choice, of_instance, members)
+        allowed, key, later = self._zoned(basic, of_basic, of_later, zone)
         word, several, words = _apart(self.rows, of_instance, members, count)
         problem = Problem(
             demand=total, key=key, allowed=allowed, capacity=self.capacity, kind=self.kind, word=word, words=several
         )
         able, why = self._able(problem, of_instance, engine)
         return Units(
-            problem=problem, of_instance=of_instance, engine=engine, engines=self.engines, able=able, zones=zones,
-            why=why, words=words,
-        )  # fmt: skip
+            problem=problem,
+            of_instance=of_instance,
+            engine=engine,
+            engines=self.engines,
+            able=able,
+            zones=zones,
+            later=later,
+            choices=choices,
+            choice=choice,
+            kinds_of={at: self._kinds(name, ()) for at, name in enumerate(self.engines)},
+            extra=self.extra,
+            why=why,
+            words=words,
+        )
 
     def _engines(self, wants: Sequence[Wanted], needs: Sequence[tuple[str, ...]], pairs: Ints, pair: Ints) -> Ints:
         """The engine of each instance: the best-ranked one of which a host could hold it; NOWHERE where none."""
@@ -155,6 +202,37 @@ class _Gathering:
         merged, again = np.unique(np.concatenate(rows), axis=0, return_inverse=True)
         return merged, np.asarray(again).ravel()[of_unit]
 
+    def _other_keys(
+        self,
+        basic: Bools,
+        engine: Ints,
+        need: Ints,
+        needs: Sequence[tuple[str, ...]],
+        choices: Sequence[Sequence[int]],
+        choice: Ints,
+        of_instance: Ints,
+        members: Mapping[int, Sequence[int]],
+    ) -> tuple[Bools, Ints]:
+        """The keys and those that take any other engine, with the number of each unit's other one, NOWHERE: none."""
+        base = len(self.engines) + 1
+        own = (choice * base + engine + 1) * len(needs) + need
+        numbers, inverse = np.unique(own, return_inverse=True)
+        rows = [basic]
+        at_row = np.full(len(numbers), NOWHERE, dtype=np.int64)
+        for at, number in enumerate(numbers.tolist()):
+            pair, wanted_labels = divmod(number, len(needs))
+            others = [other for other in choices[pair // base] if other != pair % base - 1]
+            kinds = np.zeros((1, basic.shape[1]), dtype=bool)
+            for other in others if pair % base else ():
+                kinds |= self._kinds(self.engines[other], needs[wanted_labels])
+            if kinds.any():
+                at_row[at] = len(basic) + len(rows) - 1
+                rows.append(kinds)
+        later = np.full(int(of_instance.max(initial=-1)) + 1, NOWHERE, dtype=np.int64)
+        later[of_instance] = at_row[np.asarray(inverse).ravel()]
+        later[list(members)] = NOWHERE
+        return np.concatenate(rows), later
+
     def _spread(
         self, of_instance: Ints, allowed: Bools, members: Mapping[int, Sequence[int]], count: int
     ) -> tuple[Ints, int]:
@@ -188,18 +266,22 @@ class _Gathering:
                     hint="Spread them by one word: they go to one zone anyhow.",
                 )
 
-    def _zoned(self, basic: Bools, of_basic: Ints, zone: Ints) -> tuple[Bools, Ints]:
-        """The keys again, each with its zone."""
+    def _zoned(self, basic: Bools, of_basic: Ints, of_later: Ints, zone: Ints) -> tuple[Bools, Ints, Ints]:
+        """The keys again, each with its zone, and the numbers of units' keys and of their other ones."""
         zones = sorted({kind.zone for kind in self.hosts.kinds})
-        pair = of_basic * (len(zones) + 1) + zone + 1
-        numbers, key = np.unique(pair, return_inverse=True)
+        base = len(zones) + 1
+        first = of_basic * base + zone + 1
+        second = np.where(of_later == NOWHERE, first, of_later * base + zone + 1)
+        numbers, inverse = np.unique(np.concatenate([first, second]), return_inverse=True)
         rows = []
         for number in numbers.tolist():
-            row, at = basic[number // (len(zones) + 1)].copy(), number % (len(zones) + 1) - 1
+            row, at = basic[number // base].copy(), number % base - 1
             if at != _ANY:
                 row &= np.array([kind.zone == zones[at] for kind in self.hosts.kinds])
             rows.append(row)
-        return np.array(rows, dtype=bool).reshape(len(rows), len(self.hosts.kinds)), np.asarray(key, dtype=np.int64)
+        allowed = np.array(rows, dtype=bool).reshape(len(rows), len(self.hosts.kinds))
+        key, later = np.split(np.asarray(inverse, dtype=np.int64).ravel(), 2)
+        return allowed, key, np.where(of_later == NOWHERE, NOWHERE, later)
 
     def _able(self, problem: Problem, of_instance: Ints, engine: Ints) -> tuple[Bools, dict[int, str]]:
         """Units that a host could hold alone, and why the others can't be held."""

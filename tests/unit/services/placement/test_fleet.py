@@ -146,3 +146,15 @@ def test_any_text_is_read_or_refused(text: str, ending: str) -> None:
         assert error.hint
     else:
         assert len(rows)
+
+
+def test_another_engine_serves_where_the_best_one_has_no_room() -> None:
+    hosts = "name,cpus,memory,engines\nd,4,4GiB,docker\nl,4,8GiB,lxc\n"
+    found = where(placed("name,memory,packaging,count\nweb,1GiB,oci-image,10\n", hosts))
+    assert Counter(found.values()) == {("docker", "d"): 4, ("lxc", "l"): 6}
+
+
+def test_another_engine_s_extra_memory_counts_too() -> None:
+    hosts = "name,cpus,memory,engines\nd,4,4GiB,docker\nl,4,8GiB,lxc\n"
+    found = placed("name,memory,packaging,count\nweb,1GiB,oci-image,12\n", hosts, lxc=1 << 30)
+    assert Counter(where(found).values()) == {("docker", "d"): 4, ("lxc", "l"): 4}
