@@ -15,6 +15,7 @@ SCHEMA = 1
 MEASURED, EMULATED, PUBLISHED = "measured", "emulated", "published"
 _KIND = "density"
 _LARGEST = 1 << 20
+_FILES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,24 +74,24 @@ def published() -> Figures:
 
 
 def figures(folder: Path | None) -> tuple[Figures, tuple[str, ...]]:
-    """Published ones, and over them those that were measured on this host last; and notes on what was not used."""
+    """Published ones, and over them each engine's last measured on this host; and notes on what was not used."""
     base = published()
-    if folder is None:
-        return base, ()
-    try:
-        newest = max((path for path in folder.glob("measured-*.json")), default=None)
-        if newest is None:
-            return base, ()
-        data = _load(newest)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        return base, (f"the last measurement is not used: {error}",)
     known = {field.name for field in fields(Figure)}
-    measured = {
-        row["engine"]: Figure(**{key: value for key, value in row.items() if key in known})
-        for row in data["engines"]
-        if row["engine"] in base.engines
-    }
-    return Figures(engines={**base.engines, **measured}, requests=base.requests, time=data["time"]), ()
+    engines, time, notes = dict(base.engines), "", []
+    for path in sorted(folder.glob("measured-*.json"))[-_FILES:] if folder is not None else ():
+        try:
+            data = _load(path)
+            rows = [
+                Figure(**{key: value for key, value in row.items() if key in known})
+                for row in data["engines"]
+                if row["engine"] in engines
+            ]
+            time = str(data["time"])
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            notes.append(f"a measurement is not used: {error}")
+            continue
+        engines.update((row.engine, row) for row in rows)
+    return Figures(engines=engines, requests=base.requests, time=time), tuple(notes)
 
 
 def _load(path: Path) -> Mapping[str, Any]:

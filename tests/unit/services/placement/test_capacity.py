@@ -121,6 +121,11 @@ def test_a_measurement_wins_over_what_is_published(tmp_path: Path) -> None:
     known, notes = figures(tmp_path)
     assert (known.engines[name], known.time, notes) == (made, "2026-01-02T03:04:05+00:00", ())
     assert all(figure.origin == "published" for other, figure in known.engines.items() if other != name)
+    other = list(published().engines)[1]
+    later = Figure(engine=other, memory_each=6, memory_idle=6, origin="measured")
+    keep(tmp_path, {other: later}, "2026-01-03T03:04:05+00:00", {"hostname": "h"}, 3)
+    both = figures(tmp_path)[0]
+    assert (both.engines[name], both.engines[other], both.time[:10]) == (made, later, "2026-01-03")
     assert figures(None)[0].engines == figures(tmp_path / "none")[0].engines == published().engines
 
 
@@ -129,7 +134,7 @@ def test_an_old_or_broken_measurement_is_told_and_not_used(tmp_path: Path, text:
     (tmp_path / "measured-1.json").write_text(text)
     known, notes = figures(tmp_path)
     assert known.engines == published().engines
-    assert notes[0].startswith("the last measurement is not used: ")
+    assert notes[0].startswith("a measurement is not used: ")
 
 
 def test_the_picture(tmp_path: Path) -> None:
