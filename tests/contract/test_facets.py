@@ -13,7 +13,7 @@ import pytest
 
 from tests.contract.adapters import Adapter
 from tests.contract.conftest import Ended
-from triune.domain.errors import Conflict, Failed, Invalid
+from triune.domain.errors import Conflict, Failed, Invalid, NotFound
 from triune.domain.instance import State
 from triune.domain.operation import Silent
 from triune.engines.base import Command, Engine, Terminal
@@ -319,3 +319,59 @@ class TestTemplates:
             assert state(engine, name) is State.RUNNING, "what started from it needs it no more"
         finally:
             templates.remove(plan.image)
+
+
+class TestAuditing:
+    def test_facts_of_a_running_one(self, engine: Engine, running: str) -> None:
+        if engine.auditing is None:
+            pytest.skip(f"no auditing facet: {engine.probe().missing.get('auditing')}")
+        found = engine.auditing.isolation(running)
+        assert found.running
+        assert found.boundary
+        assert found.privileged is False
+        assert found.own_kernel == (engine.get(running).isolation["kernel"] == "own")
+        if not found.own_kernel:
+            assert found.capabilities is not None
+            assert "sys_module" not in found.capabilities or found.user_namespace
+            assert found.filtered is True
+            assert found.calls_blocked is not None
+            assert "init_module" in found.calls_blocked
+            assert found.proc_guarded is True
+        assert found.mounts == ()
+        assert found.shared_namespaces in ((), ("cgroup",))
+        assert found.secrets == ()
+
+    def test_facts_of_a_stopped_one_are_those_of_its_configuration(self, engine: Engine, created: str) -> None:
+        if engine.auditing is None:
+            pytest.skip("no auditing facet")
+        found = engine.auditing.isolation(created)
+        assert not found.running
+        assert found.privileged is False
+        assert (found.capabilities is None) == found.own_kernel
+
+    def test_what_is_not_there(self, engine: Engine) -> None:
+        if engine.auditing is None:
+            pytest.skip("no auditing facet")
+        with pytest.raises(NotFound) as caught:
+            engine.auditing.isolation("tdoc-none-such")
+        assert caught.value.code == "instance_not_found"
+
+    def test_programs_have_versions(self, engine: Engine) -> None:
+        if engine.auditing is None:
+            pytest.skip("no auditing facet")
+        found = engine.auditing.exposure()
+        assert found.components
+        assert all(part.version[0].isdigit() for part in found.components)
+        assert all(bool(part.package) == bool(part.package_version) for part in found.components)
+
+    def test_the_hardened_settings_are_taken(self, adapter: Adapter, engine: Engine, name: str) -> None:
+        if engine.auditing is None:
+            pytest.skip("no auditing facet")
+        plan = adapter.plan(engine, name, settings=dict(engine.auditing.hardened))
+        engine.check(plan)
+        engine.create(plan, Silent())
+        before, after = engine.auditing.isolation(name), engine.get(name)
+        assert dict(after.settings) == dict(engine.auditing.hardened)
+        assert before.displays == ()
+        if not before.own_kernel:
+            assert before.no_new_privileges is True

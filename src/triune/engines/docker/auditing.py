@@ -116,6 +116,9 @@ def facts(
     filtered = process.filtered if process and not own else bool(asked["seccomp"])
     blocked = _blocked(host, kept) if filtered else frozenset()
     unprotected = privileged or host.get("MaskedPaths") == [] or host.get("ReadonlyPaths") == []
+    unknown = {} if image else {"image_created": "Docker no longer has the image"}
+    if blocked is None:
+        unknown["calls_blocked"] = "its seccomp profile can't be read"
     reference = labels.get(spec.IMAGE) if labels.get(spec.MANAGED) == "1" else f"docker:{config.get('Image')}"
     return Isolation(
         running=bool(found["State"].get("Running")),
@@ -146,7 +149,7 @@ def facts(
         image_created=containers.timestamp(image.get("Created")),
         image_origin=next(iter(image.get("RepoDigests") or ()), "") if image else None,
         secrets=tuple(secrets.in_variables(secrets.as_variables(map(str, config.get("Env") or ())))),
-        unknown={} if image else {"image_created": "Docker no longer has the image"},
+        unknown=unknown,
     )
 
 
@@ -164,7 +167,8 @@ def configured_capabilities(host: Mapping[str, Any]) -> frozenset[str]:
 def _blocked(host: Mapping[str, Any], kept: frozenset[str]) -> frozenset[str] | None:
     """The reference's calls that its filter takes away; None for a filter that can't be read."""
     given = [str(option) for option in host.get("SecurityOpt") or () if str(option).startswith("seccomp")]
-    profile = given[-1].replace(":", "=", 1).partition("=")[2] if given else "default"
+    # `seccomp=…`, or `seccomp:…` as of old.
+    profile = given[-1].removeprefix("seccomp")[1:] if given else "default"
     if profile in ("default", "builtin"):
         return seccomp.reference_blocked(kept)
     try:

@@ -16,6 +16,7 @@ _ROUND = 213.628  # 2 π × the radius
 
 def page(report: Mapping[str, Any]) -> str:
     """The page."""
+    instances = sorted(report["instances"], key=lambda one: (one["score"], one["name"]))
     style = resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8")
     host = escape(report["host"]["name"])
     return "".join(
@@ -24,8 +25,8 @@ def page(report: Mapping[str, Any]) -> str:
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>Audit of {host}</title><style>{style}</style></head><body><main>",
             *_head(report, host),
-            *_overview(report["instances"]),
-            *(part for one in report["instances"] for part in _instance(one)),
+            *_overview(instances),
+            *(part for one in instances for part in _instance(one, alone=len(instances) == 1)),
             *_host(report["host"]),
             *_waivers(report["waivers"]),
             *_problems(report["problems"]),
@@ -57,9 +58,10 @@ def _card(number: str, what: str, kind: str = "") -> str:
 def _overview(instances: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if len(instances) < 2:
         return
-    yield "<section><h2>Overview</h2><table><thead><tr><th>Instance<th>Engine<th>State<th class=bar>Score<th>Worst"
+    yield "<section><h2>Overview</h2><table><thead><tr><th class=name>Instance<th>Engine<th>State<th class=bar>Score"
+    yield "<th>Worst"
     yield "</thead><tbody>"
-    for one in sorted(instances, key=lambda one: (one["score"], one["name"])):
+    for one in instances:
         worst = next((found for found in one["findings"] if not found["waived"]), None)
         told = f"{_mark(worst['severity'])} {escape(worst['sentence'])}" if worst else "nothing found"
         yield f'<tr><td><a href="#{_anchor(one)}">{escape(one["name"])}</a><td>{escape(one["engine"])}'
@@ -80,11 +82,11 @@ def _bar(one: Mapping[str, Any]) -> str:
     )
 
 
-def _instance(one: Mapping[str, Any]) -> Iterator[str]:
+def _instance(one: Mapping[str, Any], *, alone: bool) -> Iterator[str]:
     yield f'<section class="instance" id="{_anchor(one)}"><div class="title">{_dial(one)}<div>'
     yield f"<h2>{escape(one['name'])}</h2><p>{escape(one['engine'])} · {escape(one['state'])} · "
     yield f"{escape(one['facts']['boundary'])}</p></div></div>"
-    yield "<details open><summary>Why this score</summary><table class=reasons><tbody>"
+    yield f"<details{' open' if alone else ''}><summary>Why this score</summary><table class=reasons><tbody>"
     for reason in one["reasons"]:
         yield f"<tr><td class=points>{reason['points']:+d}<td>{escape(reason['text'])}"
     yield "</tbody></table></details>"

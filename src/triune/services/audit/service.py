@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from triune.domain.errors import TriuneError
+from triune.domain.errors import Cancelled, NotFound, TriuneError
 from triune.domain.image import FormKind
 from triune.domain.instance import Instance, State
 from triune.domain.isolation import Door, Exposure, Isolation
@@ -74,19 +74,8 @@ class Audits:
         ]
         stats = {(one.engine, one.name): one.stats for one in self._instances.stats()}
         task.step("instances", f"looking at {len(wanted)} instance{'' if len(wanted) == 1 else 's'}")
-        done: list[Audited] = []
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="audit") as pool:
-            work = [pool.submit(self._one, row, exposed, stats, request, now) for row in wanted]
-            for number, (row, future) in enumerate(zip(wanted, work, strict=True)):
-                try:
-                    task.report(number / len(wanted), row.name)
-                    done.append(future.result())
-                except TriuneError as error:
-                    for waiting in work:
-                        waiting.cancel()
-                    if error.code == "cancelled":
-                        raise
-                    problems.append({"subject": row.name, "error": error.as_dict()})
+        done, missed = self._all(wanted, exposed, stats, request, now, task)
+        problems += missed
         return report.whole(
             known=knowledge(),
             created=now,
@@ -109,6 +98,33 @@ class Audits:
                 problems.append({"subject": name, "error": error.as_dict()})
         return found, problems
 
+    def _all(
+        self,
+        wanted: Sequence[Instance],
+        exposed: Mapping[str, Exposure],
+        stats: Mapping[tuple[str, str], Any],
+        request: AuditRequest,
+        now: datetime,
+        task: Task,
+    ) -> tuple[list[Audited], list[dict[str, Any]]]:
+        """Each of them, a few at a time, and those that could not be looked at."""
+        done: list[Audited] = []
+        missed: list[dict[str, Any]] = []
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="audit") as pool:
+            work = [pool.submit(self._one, row, exposed, stats, request, now) for row in wanted]
+            for number, (row, future) in enumerate(zip(wanted, work, strict=True)):
+                try:
+                    task.report(number / len(wanted), row.name)
+                    done.append(future.result())
+                except Cancelled:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+                except TriuneError as error:
+                    # Of all, one that was removed meanwhile is simply not there.
+                    if request.names or not isinstance(error, NotFound):
+                        missed.append({"subject": row.name, "error": error.as_dict()})
+        return done, missed
+
     def _one(
         self,
         row: Instance,
@@ -129,7 +145,7 @@ class Audits:
             known,
             system=engine.form_kind is not FormKind.OCI,
             pids_limited=pids,
-            escapes=[f"{way.name} in {part.name} {part.version}: {way.text}" for part, way in open_ways],
+            escapes=[f"{way.name} ({part.name} {part.version})" for part, way in open_ways],
             probed=probed,
             now=now,
         )
