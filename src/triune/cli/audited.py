@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _HUES = {"critical": "red", "high": "red", "medium": "yellow", "low": "cyan", "info": "dim"}
 _LEVELS = {"strong": "green", "fair": "cyan", "weak": "yellow", "poor": "red"}
+_TOLD = 4  # instances whose findings a terminal holds
 _PROMISES = {True: "allowed", False: "not allowed", None: "-"}
 
 _SUMMARY = (
@@ -54,9 +55,11 @@ def show(report: Mapping[str, Any]) -> None:
     rows = sorted(report["instances"], key=lambda row: (row["score"], row["name"]))
     emit(rows, _SUMMARY, empty="there are no instances to audit")
     alone = len(rows) == 1
-    for row in rows:
+    for row in rows if len(rows) <= _TOLD else ():
         print()
         _instance(row, colour, whole=alone)
+    if len(rows) > _TOLD:
+        print("\nFindings, and how to mend them: triune audit NAME; all on one page: triune audit --format html")
     if report["host"]["findings"]:
         print("\n" + paint("This host", "bold", colour))
         _findings(report["host"]["findings"], colour)

@@ -43,7 +43,7 @@ def _head(report: Mapping[str, Any], host: str) -> Iterator[str]:
     yield f"<p>{escape(day)} {escape(time[:5])} UTC · kernel {escape(report['host']['kernel'])}</p></header>"
     yield '<section class="cards">'
     yield _card(str(summary["instances"]), "instance" if summary["instances"] == 1 else "instances")
-    yield _card("–" if summary["lowest"] is None else str(summary["lowest"]), "lowest score of 100")
+    yield _card("–" if summary["lowest"] is None else str(summary["lowest"]), "lowest of 100")
     for severity, number in summary["findings"].items():
         yield _card(str(number), severity, severity)
     if summary["waived"]:
@@ -63,7 +63,7 @@ def _overview(instances: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "</thead><tbody>"
     for one in instances:
         worst = next((found for found in one["findings"] if not found["waived"]), None)
-        told = f"{_mark(worst['severity'])} {escape(worst['sentence'])}" if worst else "nothing found"
+        told = f"{_mark(worst['severity'])} {_sentence(worst['sentence'])}" if worst else "nothing found"
         yield f'<tr><td><a href="#{_anchor(one)}">{escape(one["name"])}</a><td>{escape(one["engine"])}'
         yield f"<td>{escape(one['state'])}<td>{_bar(one)}<td>{told}"
     yield "</tbody></table></section>"

@@ -38,7 +38,7 @@ def left() -> list[Path]:
 def test_perl_and_python_agree() -> None:
     perl = ran("perl", "-e", probing._text("probe.pl"))
     python = ran(
-        "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable,
+        "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable,
         "-c",
         probing._text("probe.python"),
     )
