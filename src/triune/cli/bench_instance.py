@@ -21,6 +21,8 @@ from triune.services.benchmarks.subject import EMULATED, About, Output
 _READY_S = 240.0
 _STOP_S = 60.0
 _SETTLE_S = 1.0
+# What an emulated machine may take to boot under load, where its launch cannot be cancelled any more.
+_REMOVAL_S = 300.0
 _MOST_OUTPUT = 4 * 2**20
 _SHARE = 0.7
 
@@ -44,7 +46,8 @@ class InstanceSubject:
         self._size = size
         self._service = service
         self._prefix = f"{prefix}-{engine['name']}"
-        self._made: set[str] = set()
+        # Names of what was made, and the operation that makes it while that is under way.
+        self._made: dict[str, str] = {}
         self._idle_mib = 0.0
         self._template = False
         self._address = ""
@@ -172,7 +175,7 @@ class InstanceSubject:
             raise Unsupported("no_room", f"{count} instances do not fit into the host's free memory", hint="Free some.")
 
     def _launched(self, name: str, command: Sequence[str], *, cold: bool = True) -> dict[str, Any]:
-        self._made.add(name)
+        self._made[name] = ""
         operation = self._client.instances.launch(
             name=name,
             image=self._image,
@@ -183,7 +186,10 @@ class InstanceSubject:
             cold=cold,
             **self._size,
         )
-        return self._wait(operation)
+        self._made[name] = operation["id"]
+        done = self._wait(operation)
+        self._made[name] = ""
+        return done
 
     def _wait(self, operation: Any) -> dict[str, Any]:
         done = self._client.operations.wait(operation["id"], timeout=_READY_S)
@@ -191,19 +197,22 @@ class InstanceSubject:
         return dict(done)
 
     def _remove(self, name: str) -> None:
-        """An operation on it may still be under way: its name is free a little later."""
-        for _ in range(50):
+        """What still makes it is cancelled first; its name is free a little later."""
+        if self._made.get(name):
+            with suppress(TriuneError):
+                self._client.operations.cancel(self._made[name])
+        deadline = time.monotonic() + _REMOVAL_S
+        while time.monotonic() < deadline:
             try:
                 self._wait(self._client.instances.remove(name, force=True))
             except NotFound:
                 break
             except TriuneError as error:
-                if error.code not in ("instance_busy", "busy", "locked"):
-                    break
-                time.sleep(0.2)
-                continue
+                if error.code == "busy":
+                    time.sleep(0.2)
+                    continue
             break
-        self._made.discard(name)
+        self._made.pop(name, None)
 
 
 def _figures(done: Mapping[str, Any]) -> dict[str, float]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from triune.services.benchmarks.results import Cell, Result
 
 _WIDTH = 140
+_MOST_PROBLEMS = 8
 _MARKS: Mapping[str, str] = {"equal": "≈", "better": "▲", "worse": "▼", "unsure": "?"}
 _STYLES: Mapping[str, str] = {"equal": "", "better": "green", "worse": "yellow", "unsure": "dim"}
 
@@ -196,7 +197,9 @@ def _remarks(data: Mapping[str, Any]) -> list[str]:
     lines = [str(warning) for warning in data["warnings"]]
     lines += [f"{row['name']} was left out: {row['reason']}" for row in data["absent"]]
     failed = sorted({(str(row["benchmark"]), str(row["subject"]), str(row["message"])) for row in data["problems"]})
-    return lines + [f"{benchmark} in {subject}: {message}" for benchmark, subject, message in failed]
+    lines += [f"{benchmark} in {subject}: {message}" for benchmark, subject, message in failed[:_MOST_PROBLEMS]]
+    more = len(failed) - _MOST_PROBLEMS
+    return [*lines, f"and {more} problems more: triune bench report --json"] if more > 0 else lines
 
 
 def _state(data: Mapping[str, Any]) -> str:

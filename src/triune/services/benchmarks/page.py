@@ -25,6 +25,7 @@ th { border-bottom: 2px solid #bbb; } td.n, th.n { text-align: right; font-varia
 .emulated, .missing, .unpublished { color: #777; } dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; font-size: .88rem; } dt { color: #666; } dd { margin: 0; }
 code { font-size: .85em; overflow-wrap: anywhere; } summary { cursor: pointer; margin: .6rem 0; } @media (max-width: 40rem) { dl { grid-template-columns: 1fr; } }
 """  # noqa: E501
+_MOST_PROBLEMS = 8
 _VERDICTS: Mapping[str, str] = {
     "better": "better than native",
     "worse": "worse than native",
@@ -93,7 +94,9 @@ def remarks(result: Result) -> list[str]:
     lines = [*sorted(labels), *(str(line) for line in result["warnings"])]
     lines += [f"{row.get('name')} was left out: {row.get('reason')}" for row in result["absent"]]
     failed = {(row.get("benchmark"), row.get("subject"), row.get("message")): None for row in result["problems"]}
-    return lines + [f"{benchmark} in {subject}: {message}" for benchmark, subject, message in failed]
+    told = [f"{benchmark} in {subject}: {message}" for benchmark, subject, message in failed]
+    more = [f"and {len(told) - _MOST_PROBLEMS} problems more, in the result"] if len(told) > _MOST_PROBLEMS else []
+    return [*lines, *told[:_MOST_PROBLEMS], *more]
 
 
 def _table(cells: Sequence[Cell], result: Result) -> str:

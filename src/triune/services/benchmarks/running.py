@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from triune.domain.errors import Failed, TriuneError
+from triune.domain.errors import Failed, NotFound, TriuneError
 from triune.services.benchmarks import results
 from triune.services.benchmarks.catalogue import CROWD, INSIDE, LIFE, SERVED, Benchmark, Catalogue, Suite, filled
 from triune.services.benchmarks.subject import FOLDER, Output, Subject
@@ -81,6 +81,7 @@ class Run:
     _saved: float = 0.0
     _costs: dict[tuple[str, str], float] = field(default_factory=dict)
     _skipped: list[_Turn] = field(default_factory=list)
+    _lost: set[str] = field(default_factory=set)
     _failures: dict[tuple[str, str], int] = field(default_factory=dict)
     _prepared: set[tuple[str, tuple[str, ...]]] = field(default_factory=set)
 
@@ -193,7 +194,7 @@ class Run:
 
     def _take(self, turn: _Turn) -> None:
         first, name, key = turn.benchmarks[0], turn.subject.about.name, turn.key
-        if self._failures.get(key, 0) >= _MOST_FAILURES:
+        if self._failures.get(key, 0) >= _MOST_FAILURES or name in self._lost:
             return
         try:
             match first.where:
@@ -203,6 +204,9 @@ class Run:
                     self._figures(turn, turn.subject.crowd(first.count))
                 case _:
                     self._command(turn, first)
+        except NotFound as error:
+            self._lost.add(name)
+            self._warn(f"{turn.subject.about.title} is left out from round {turn.number} on: {error.message}")
         except TriuneError as error:
             self._failures[key] = self._failures.get(key, 0) + 1
             row = {"benchmark": first.id, "subject": name, "round": turn.number, "message": error.message}

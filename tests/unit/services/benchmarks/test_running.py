@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.unit.services.benchmarks.fakes import FakeSubject, Told
 
-from triune.domain.errors import Failed
+from triune.domain.errors import Failed, NotFound
 from triune.services.benchmarks.catalogue import Suite, catalogue
 from triune.services.benchmarks.results import load
 from triune.services.benchmarks.running import Plan, Run, blank
@@ -150,3 +150,17 @@ def test_without_a_client_what_is_served_is_told_missing(tmp_path: Path) -> None
     run.measure([FakeSubject("beta", [])])
     assert any("only root" in text for text in told.problems)
     assert load(run.path).samples("cpu.single", "beta")
+
+
+def test_an_instance_that_somebody_removes_is_left_out_with_one_word(tmp_path: Path) -> None:
+    class Removed(FakeSubject):
+        def run(self, argv: Any, timeout: float) -> Any:
+            if self.count == 2:
+                raise NotFound("instance_not_found", "there is no instance 'x'", hint="")
+            return super().run(argv, timeout)
+
+    run, _ = made(tmp_path, ["cpu.single"], rounds=5)
+    run.measure([Removed("beta", []), FakeSubject("native", [])])
+    found = load(run.path)
+    assert (len(found.samples("cpu.single", "beta")), len(found.samples("cpu.single", "native"))) == (1, 5)
+    assert found["warnings"] == ["Beta containers is left out from round 2 on: there is no instance 'x'"]
