@@ -70,7 +70,7 @@ def test_a_tiny_run(daemon: Daemon, tmp_path: Path) -> None:
     assert found["benchmarks"][0]["tool"]["version"] not in ("", "unknown")
     page = tmp_path / "a.html"
     daemon.run("bench", "report", str(tmp_path / "a.json"), "--html", str(page))
-    assert page.read_text().count("<svg") == 2
+    assert page.read_text().count("<svg") == 3
     daemon.run("bench", "compare", str(tmp_path / "a.json"), str(tmp_path / "a.json"))
     assert left_behind(daemon, found["id"]) == []
 
