@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,15 @@ def test_a_hardened_launch(full: House) -> None:
     with pytest.raises(Invalid) as caught:
         full.launch("bad", "docker", profile="hardend")
     assert "Did you mean 'hardened'?" in caught.value.hint
+
+
+def test_many_are_audited_soon(full: House) -> None:
+    for number in range(200):
+        full.engine("lxc").adopt(f"many-{number:03}", image="debian/12")
+    began = time.monotonic()
+    report = audited(full, probe=False)
+    assert report["summary"]["instances"] == 205
+    assert time.monotonic() - began < 10, "images are read once, not for each"
 
 
 def test_names_and_usage(full: House) -> None:

@@ -58,6 +58,7 @@ CASES = {
     "unprivileged": (plan(), IdRange(1000000), HOST),
     "full": (plan(**FULL), IdRange(1000000), HOST),
     "full-cgroup1": (plan(**FULL), IdRange(1000000), replace(HOST, cgroups=dict.fromkeys(HOST.cgroups, 1))),
+    "strict": (plan(settings={"confinement": "strict", "idmap": "isolated"}), IdRange(1065536), HOST),
     "privileged": (plan(settings={"privileged": "true"}, volumes=FULL["volumes"]), None, HOST),
     "no-apparmor-own-init": (
         replace(plan(), form=TreeForm(path=Path("/tree"), init="/usr/bin/myinit"), nics=()),

@@ -6,22 +6,25 @@ container's own file and mark, as the includes that come with LXC add harmless o
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from triune.domain import capabilities, seccomp, secrets
 from triune.domain.errors import Failed
 from triune.domain.instance import State
 from triune.domain.isolation import Component, Exposure, HostMount, IdRange, Isolation
-from triune.engines.lxc import layers, spec
+from triune.engines.lxc import layers, seed, spec
 from triune.engines.lxc import mark as marks
 from triune.engines.lxc.client import Client
 from triune.engines.lxc.mark import Mark
-from triune.host import confinement, packages
+from triune.host import beneath, confinement, packages
 from triune.host.mounted import shown
 
 Items = Callable[[str], Sequence[str]]
 
+_MOST_USER_DATA = 1 << 20
 _NAMESPACES = ("pid", "net", "ipc", "uts")
 _GUARDED = frozenset({"proc", "proc:mixed", "proc:ro"})
 _PACKAGES = ("liblxc1", "liblxc1t64", "lxc")
@@ -52,7 +55,8 @@ class LxcAuditing:
             except OSError:
                 pid = None
         shared = mark is not None and mark.id_map is not None and self._sharers(mark) > 1
-        return facts(own, self._items(name), mark, process, folder=folder, shared=shared)
+        found = facts(own, self._items(name), mark, process, folder=folder, shared=shared)
+        return replace(found, secrets=(*found.secrets, *_in_user_data(mark.own(folder)))) if mark else found
 
     def _items(self, name: str) -> Items:
         def items(key: str) -> Sequence[str]:
@@ -124,6 +128,18 @@ def facts(
         ),
         unknown=unknown,
     )
+
+
+def _in_user_data(root: Path) -> tuple[str, ...]:
+    """Names of secrets in cloud-init's seed, which lies in the container's own layer and is in the guest's hands."""
+    try:
+        with beneath.Root(root) as tree:
+            fd = tree.open(f"{seed.CLOUD_SEED}/user-data", os.O_RDONLY | os.O_NONBLOCK)
+        with os.fdopen(fd, "rb") as file:
+            text = file.read(_MOST_USER_DATA).decode(errors="replace")
+    except OSError:
+        return ()
+    return tuple(f"user data: {name}" for name in secrets.in_text(text))
 
 
 def _id_map(lines: Sequence[str]) -> tuple[IdRange, ...]:

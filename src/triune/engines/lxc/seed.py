@@ -21,7 +21,7 @@ from triune.engines.lxc.mark import Card, Mark
 from triune.host.beneath import Root
 
 _UNITS = "etc/systemd/system"
-_CLOUD_SEED = "var/lib/cloud/seed/nocloud"
+CLOUD_SEED = "var/lib/cloud/seed/nocloud"
 # These mount the kernel's own file systems, which a user namespace may not.
 MASKED = ("sys-kernel-debug.mount", "sys-kernel-tracing.mount", "sys-kernel-config.mount")
 _KEYS_UNIT = """\
@@ -70,7 +70,7 @@ def reseed(rootfs: Path, name: str, old: str, before: Mark, mark: Mark) -> None:
         # Copies that begin with the same seed would draw the same numbers.
         root.unlink("var/lib/systemd/random-seed")
         _hide_host_keys(root)
-        if root.exists(f"{_CLOUD_SEED}/meta-data"):
+        if root.exists(f"{CLOUD_SEED}/meta-data"):
             _write_cloud_facts(root, name, mark)
 
 
@@ -190,16 +190,16 @@ def _hide_host_keys(root: Root) -> None:
 
 def _write_cloud_seed(root: Root, name: str | None, mark: Mark, user_data: str | None) -> None:
     """Cloud-init's NoCloud source; its files are YAML, of which JSON is a part."""
-    root.mkdirs(_CLOUD_SEED)
-    root.write_bytes(f"{_CLOUD_SEED}/user-data", (user_data or "#cloud-config\n{}\n").encode(), 0o600)
+    root.mkdirs(CLOUD_SEED)
+    root.write_bytes(f"{CLOUD_SEED}/user-data", (user_data or "#cloud-config\n{}\n").encode(), 0o600)
     _write_cloud_facts(root, name, mark)
 
 
 def _write_cloud_facts(root: Root, name: str | None, mark: Mark) -> None:
     """What cloud-init tells one instance from another by: a new instance id makes it run once more."""
     meta = {"instance-id": mark.machine_id or str(name)} | ({"local-hostname": name} if name else {})
-    root.write_bytes(f"{_CLOUD_SEED}/meta-data", _json(meta), 0o600)
-    root.write_bytes(f"{_CLOUD_SEED}/network-config", _json(_netplan(mark.cards)), 0o600)
+    root.write_bytes(f"{CLOUD_SEED}/meta-data", _json(meta), 0o600)
+    root.write_bytes(f"{CLOUD_SEED}/network-config", _json(_netplan(mark.cards)), 0o600)
 
 
 def _netplan(cards: tuple[Card, ...]) -> dict[str, Any]:

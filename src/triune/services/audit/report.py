@@ -105,7 +105,9 @@ def whole(
 ) -> dict[str, Any]:
     """All of it; `host` has name, kernel, components, doors, findings."""
     found = [instance(one) for one in instances]
-    everything = [one for member in found for one in member["findings"]] + list(host["findings"])
+    told = [(member["name"], one) for member in found for one in member["findings"]]
+    told += [("", one) for one in host["findings"]]
+    everything = [one for _, one in told]
     active = [one for one in everything if one["waived"] is None]
     return {
         "version": VERSION,
@@ -119,14 +121,13 @@ def whole(
         },
         "host": host,
         "instances": found,
-        "waivers": _waivers(waivers, instances, created.date()),
+        "waivers": _waivers(waivers, [(one["rule"], name) for name, one in told], created.date()),
         "problems": list(problems),
     }
 
 
-def _waivers(waivers: Iterable[Waiver], instances: Sequence[Audited], today: date) -> dict[str, Any]:
-    """Which have expired, and which fit nothing."""
-    there = {(found.rule, found.instance) for one in instances for found in one.findings}
+def _waivers(waivers: Iterable[Waiver], there: Sequence[tuple[str, str]], today: date) -> dict[str, Any]:
+    """Which have expired, and which fit none of the (rule, instance) that were found."""
     every = list(waivers)
     return {
         "expired": [one.as_dict() for one in every if one.expires < today],

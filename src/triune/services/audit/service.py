@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from triune.domain.errors import Cancelled, NotFound, TriuneError
-from triune.domain.image import FormKind
-from triune.domain.instance import Instance, State
+from triune.domain.image import FormKind, Image
+from triune.domain.instance import Instance, State, Stats
 from triune.domain.isolation import Door, Exposure, Isolation
 from triune.domain.operation import Operation
 from triune.engines.base import Engine
@@ -24,6 +24,7 @@ from triune.services.audit.probing import Probed, probe
 from triune.services.audit.report import Audited
 from triune.services.audit.waivers import Waiver
 from triune.services.images import Images
+from triune.services.images.references import OCI_PREFIX
 from triune.services.instances import Instances
 from triune.services.instances.facets import require_facet
 from triune.services.operations import Operations, Task
@@ -38,6 +39,16 @@ class AuditRequest:
     names: tuple[str, ...] = ()
     probe: bool = True
     waivers: tuple[Waiver, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """What is read once for all instances of an audit: exposures by engine, counters, images by name."""
+
+    exposed: Mapping[str, Exposure]
+    stats: Mapping[tuple[str, str], Stats]
+    images: Mapping[str, Image]
+    now: datetime
 
 
 class Audits:
@@ -72,9 +83,14 @@ class Audits:
             for problem in listing.problems
             if problem.engine not in {one["subject"] for one in problems}
         ]
-        stats = {(one.engine, one.name): one.stats for one in self._instances.stats()}
+        seen = _Seen(
+            exposed=exposed,
+            stats={(one.engine, one.name): one.stats for one in self._instances.stats()},
+            images={image.name: image for image in self._images.list()},
+            now=now,
+        )
         task.step("instances", f"looking at {len(wanted)} instance{'' if len(wanted) == 1 else 's'}")
-        done, missed = self._all(wanted, exposed, stats, request, now, task)
+        done, missed = self._all(wanted, seen, request, task)
         problems += missed
         return report.whole(
             known=knowledge(),
@@ -101,17 +117,15 @@ class Audits:
     def _all(
         self,
         wanted: Sequence[Instance],
-        exposed: Mapping[str, Exposure],
-        stats: Mapping[tuple[str, str], Any],
+        seen: _Seen,
         request: AuditRequest,
-        now: datetime,
         task: Task,
     ) -> tuple[list[Audited], list[dict[str, Any]]]:
         """Each of them, a few at a time, and those that could not be looked at."""
         done: list[Audited] = []
         missed: list[dict[str, Any]] = []
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="audit") as pool:
-            work = [pool.submit(self._one, row, exposed, stats, request, now) for row in wanted]
+            work = [pool.submit(self._one, row, seen, request) for row in wanted]
             for number, (row, future) in enumerate(zip(wanted, work, strict=True)):
                 try:
                     task.report(number / len(wanted), row.name)
@@ -125,19 +139,13 @@ class Audits:
                         missed.append({"subject": row.name, "error": error.as_dict()})
         return done, missed
 
-    def _one(
-        self,
-        row: Instance,
-        exposed: Mapping[str, Exposure],
-        stats: Mapping[tuple[str, str], Any],
-        request: AuditRequest,
-        now: datetime,
-    ) -> Audited:
+    def _one(self, row: Instance, seen: _Seen, request: AuditRequest) -> Audited:
         engine, known = self._engines[row.engine], knowledge()
-        isolation = self._completed(require_facet(engine, "auditing", engine.auditing).isolation(row.name), row)
+        native = require_facet(engine, "auditing", engine.auditing).isolation(row.name)
+        isolation = self._completed(native, row, seen.images)
         probed = self._probe(engine, row, isolation, wanted=request.probe)
-        open_ways = escapes.opened(known.escapes, exposed.get(row.engine, Exposure()).components)
-        used = stats.get((row.engine, row.name))
+        open_ways = escapes.opened(known.escapes, seen.exposed.get(row.engine, Exposure()).components)
+        used = seen.stats.get((row.engine, row.name))
         keys = frozenset(engine.limiting.keys) if engine.limiting is not None else frozenset()
         pids = self._pids_limited(engine, row.name, isolation, keys)
         told = facts.of(
@@ -147,7 +155,7 @@ class Audits:
             pids_limited=pids,
             escapes=[f"{way.name} ({part.name} {part.version})" for part, way in open_ways],
             probed=probed,
-            now=now,
+            now=seen.now,
         )
         subject = Subject(
             name=row.name,
@@ -158,7 +166,7 @@ class Audits:
             processes=used.pids if used else None,
             limits=keys,
         )
-        found = judging.findings(known.rules, told, subject, request.waivers, now.date())
+        found = judging.findings(known.rules, told, subject, request.waivers, seen.now.date())
         return Audited(
             row=row,
             isolation=isolation,
@@ -168,19 +176,21 @@ class Audits:
             notes=tuple(facts.unknown(isolation)),
         )
 
-    def _completed(self, isolation: Isolation, row: Instance) -> Isolation:
+    def _completed(self, isolation: Isolation, row: Instance, images: Mapping[str, Image]) -> Isolation:
         """With what we know of the image, where the engine knows nothing, and of ports that are published by us."""
         intent = self._instances.intent(row.name)
         if not isolation.ports and intent is not None:
             ports = tuple(str(port) for port in _published(intent))
             isolation = replace(isolation, ports=ports)
-        if isolation.image is None or isolation.image_created is not None:
+        if isolation.image is None or (isolation.image_created is not None and isolation.image_origin):
             return isolation
-        try:
-            image = self._images.get(isolation.image)
-        except TriuneError:
+        image = images.get(isolation.image)
+        if image is None and isolation.image_created is None:
             gone = {**isolation.unknown, "image_created": f"its image {isolation.image} is not here"}
             return replace(isolation, unknown=gone)
+        # A registry's image is as its engine says; one of our own is as old as our record of it.
+        if image is None or isolation.image.startswith(OCI_PREFIX):
+            return isolation
         return replace(isolation, image_created=image.created, image_origin=image.sha256 or image.source)
 
     def _pids_limited(self, engine: Engine, name: str, isolation: Isolation, keys: frozenset[str]) -> bool | None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from triune.domain import capabilities
 from triune.domain.isolation import Isolation
-from triune.engines.lxc import spec
-from triune.engines.lxc.auditing import facts
+from triune.engines.lxc import seed, spec
+from triune.engines.lxc.auditing import _in_user_data, facts
 
 UNPRIVILEGED = {"lxc.idmap": ["u 0 1000000 65536", "g 0 1000000 65536"]}
 
@@ -75,3 +75,16 @@ def _strict() -> spec.Settings:
     from triune.engines.lxc.settings import parse
 
     return parse({"confinement": "strict"})
+
+
+def test_secrets_in_a_seed_that_the_guest_may_have_replaced(tmp_path: Path) -> None:
+    place = tmp_path / seed.CLOUD_SEED
+    place.mkdir(parents=True)
+    (place / "user-data").write_text("#cloud-config\npassword: hunter2\n")
+    assert _in_user_data(tmp_path) == ("user data: password",)
+    (place / "user-data").unlink()
+    outside = tmp_path.parent / "outside"
+    outside.write_text("password: hunter2\n")
+    (place / "user-data").symlink_to(outside)
+    assert _in_user_data(tmp_path) == ()
+    assert _in_user_data(tmp_path / "none") == ()
