@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from triune.domain import capabilities, seccomp
 from triune.domain.errors import Unsupported
+from triune.domain.image import OciForm
+from triune.domain.instance import InstanceSpec
 from triune.domain.isolation import Isolation
-from triune.engines.docker import runtimes
+from triune.engines.base import LaunchPlan
+from triune.engines.docker import runtimes, spec
 from triune.engines.docker.auditing import DEFAULT_CAPABILITIES, configured_capabilities, facts
+from triune.engines.docker.engine import DockerEngine
 
 INFO = {"SecurityOptions": ["name=seccomp,profile=default", "name=apparmor"], "Runtimes": {"runc": {}}}
 IMAGE = {"Created": "2026-01-01T00:00:00.5Z", "RepoDigests": ["nginx@sha256:1"]}
@@ -118,3 +124,49 @@ def test_runtimes_that_are_not(wanted: str, word: str) -> None:
     assert caught.value.code == "runtime_missing"
     assert wanted in caught.value.message
     assert word in caught.value.hint
+
+
+class Info:
+    """A client of an engine that tells of these runtimes."""
+
+    api_version = (1, 41)
+
+    def __init__(self, *runtimes: str) -> None:
+        self._info = {"Runtimes": {name: {"path": name} for name in runtimes}}
+
+    def read(self, call: Any, *, missing: object = None) -> Any:
+        del missing
+        return call(self)
+
+    def info(self) -> dict[str, Any]:
+        return self._info
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted", "used"),
+    [
+        (("runc", "runsc"), "runsc", "runsc"),
+        (("runc", "kata-runtime"), "kata", "kata-runtime"),
+        (("runc",), "runsc", None),
+        (("runc",), "kata", None),
+    ],
+)
+def test_a_launch_takes_a_runtime_that_the_engine_tells_of(
+    tmp_path: Path, there: tuple[str, ...], wanted: str, used: str | None
+) -> None:
+    engine = DockerEngine(state_dir=tmp_path)
+    engine._client = Info(*there)  # type: ignore[assignment]
+    plan = LaunchPlan(
+        spec=InstanceSpec(name="web", image="x", engine="docker", network=None, settings={"runtime": wanted}),
+        form=OciForm(id="sha256:1", reference="x"),
+        image="x",
+        created=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+    if used is None:
+        with pytest.raises(Unsupported) as caught:
+            engine.check(plan)
+        assert caught.value.code == "runtime_missing"
+        return
+    engine.check(plan)
+    body = spec.create_body(plan, spec.ImageStart(), engine._abilities(plan))
+    assert body["HostConfig"]["Runtime"] == used
