@@ -65,7 +65,9 @@ def plan(asked: Asked, host: Mapping[str, Any] | None = None) -> Plan:
     from triune.services.placement.figures import figures
 
     host = host_facts() if host is None else host
-    known, notes = figures(Path(host["data"]) / trying.FOLDER if host else None)
+    planned = asked.memory is not None or asked.cpus is not None
+    data = Path(host["data"]) if host else None
+    known, notes = figures(data / trying.FOLDER if data else None, _benched(data, host), planned=planned)
     if not host:
         notes = ("no daemon answers: figures are published, disk is not counted", *notes)
     budget = _budget(asked, host)
@@ -88,6 +90,14 @@ def plan(asked: Asked, host: Mapping[str, Any] | None = None) -> Plan:
         lines=lines(known, budget, ceilings(), workload),
         notes=notes,
     )
+
+
+def _benched(data: Path | None, host: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What `triune bench` found on this host, by engine."""
+    from triune.services.benchmarks.measured import measured
+    from triune.services.benchmarks.results import FOLDER
+
+    return measured(data / FOLDER, host.get("hostname")) if data else {}
 
 
 def _budget(asked: Asked, host: Mapping[str, Any]) -> Budget:

@@ -25,7 +25,7 @@ def prices(demand: Floats, capacity: Floats) -> Floats:
     """A price per resource at which covering `demand` with hosts is worth most; see `worth`."""
     total = capacity.sum(axis=0)
     share = np.divide(demand, total, out=np.zeros(len(total)), where=total > 0)
-    mean = np.maximum(capacity.mean(axis=0), 1e-300)
+    mean = np.where(total > 0, capacity.mean(axis=0), np.inf)
     best = np.zeros(len(total))
     if not share.max(initial=0.0):
         return best
@@ -45,7 +45,8 @@ def worth(price: Floats, demand: Floats, capacity: Floats) -> float:
 def _ascend(price: Floats, demand: Floats, capacity: Floats) -> tuple[Floats, float]:
     """Along one price after the other, and all at once, with shrinking steps."""
     value, step = worth(price, demand, capacity), 1.0
-    floor = 1.0 / np.maximum(capacity.max(axis=0), 1e-300)
+    largest = capacity.max(axis=0)
+    floor = np.divide(1.0, largest, out=np.zeros(len(price)), where=largest > 0)
     for _ in range(_ROUNDS):
         moved = False
         for direction in (*np.eye(len(price)), np.ones(len(price))):

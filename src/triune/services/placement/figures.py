@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ MEASURED, EMULATED, PUBLISHED = "measured", "emulated", "published"
 _KIND = "density"
 _LARGEST = 1 << 20
 _FILES = 32
+_BENCHMARKS = ("memory.idle.50", "memory.idle.10", "memory.idle")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,25 +74,57 @@ def published() -> Figures:
     return Figures(engines=engines, requests={name: float(rate) for name, rate in data["iops"].items()})
 
 
-def figures(folder: Path | None) -> tuple[Figures, tuple[str, ...]]:
-    """Published ones, and over them each engine's last measured on this host; and notes on what was not used."""
+def figures(
+    folder: Path | None, benched: Mapping[str, Mapping[str, Mapping[str, Any]]] | None = None, *, planned: bool = False
+) -> tuple[Figures, tuple[str, ...]]:
+    """The best there are of each engine, and notes on what was not used.
+
+    Its last of this host by --measure; else the memory that `triune bench` found (`benched`, as
+    `benchmarks.measured.measured` tells it); else published. What was emulated here is none of a `planned` host.
+    """
     base = published()
+    engines = {name: _benched(figure, (benched or {}).get(name, {})) for name, figure in base.engines.items()}
+    found, time, notes = _measured(folder, set(engines))
+    for name, figure in found.items():
+        if planned and figure.origin == EMULATED:
+            notes.append(
+                f"{name} was emulated when it was measured here: of a planned host, published figures are used"
+            )
+        else:
+            engines[name] = figure
+    return Figures(engines=engines, requests=base.requests, time=time), tuple(notes)
+
+
+def _measured(folder: Path | None, names: Collection[str]) -> tuple[dict[str, Figure], str, list[str]]:
+    """Each engine's last measurement, the time of the last of all, and notes."""
     known = {field.name for field in fields(Figure)}
-    engines, time, notes = dict(base.engines), "", []
+    found: dict[str, Figure] = {}
+    time, notes = "", []
     for path in sorted(folder.glob("measured-*.json"))[-_FILES:] if folder is not None else ():
         try:
             data = _load(path)
             rows = [
                 Figure(**{key: value for key, value in row.items() if key in known})
                 for row in data["engines"]
-                if row["engine"] in engines
+                if row["engine"] in names
             ]
             time = str(data["time"])
         except (OSError, ValueError, TypeError, KeyError) as error:
             notes.append(f"a measurement is not used: {error}")
             continue
-        engines.update((row.engine, row) for row in rows)
-    return Figures(engines=engines, requests=base.requests, time=time), tuple(notes)
+        found.update((row.engine, row) for row in rows)
+    return found, time, notes
+
+
+def _benched(figure: Figure, there: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """With the memory of most idle instances that was measured; the rest stays as published."""
+    best = next((there[name] for name in _BENCHMARKS if name in there), None)
+    if best is None or best["unit"] != "MiB" or not best["median"] > 0:
+        return figure
+    memory = int(best["median"] * 2**20)
+    return replace(
+        figure, memory_each=memory, memory_idle=memory, memory_first=0, origin=MEASURED, source=str(best["source"])
+    )
 
 
 def _load(path: Path) -> Mapping[str, Any]:

@@ -18,6 +18,10 @@ from triune.services.placement.problem import NO_WORD, NOWHERE, SEVERAL, Bools, 
 _AT_ONCE = 6
 _POOL = 1024
 _SCARCE = 0.7
+_SHAPES = 8
+_ALIKE = 1.2
+_FEW = 3000
+_REFILL = 0.75
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +31,7 @@ class Manner:
     `at_once`: at most this part of a host's space is filled by one step; `pool`: so many units are looked at.
     """
 
-    balance: float = 0.5
+    balance: float = 0.8
     noise: float = 0.0
     at_once: int = _AT_ONCE
     pool: int = _POOL
@@ -43,15 +47,19 @@ class Greedy:
         self.places, self.problem, self.rng = places, problem, rng
         self.manner = manner or Manner()
         self.weights = places.weights
-        self.unit = np.maximum(problem.capacity.mean(axis=0), 1e-300)
-        self.queues = _queues(problem, units, rng)
+        mean = problem.capacity.mean(axis=0)
+        self.unit = np.where(mean > 0, mean, 1.0)
+        self.price = prices(problem.demand[units].sum(axis=0), problem.capacity[hosts])
+        self.stratum = _strata(problem, units, hosts, self.price)
+        self.queues, self.waiting = _queues(problem, units, self.stratum, rng)
+        # Marks of words; the last two stand for NO_WORD and SEVERAL, and are never marked.
+        self.marks = np.zeros(_words(problem) + 2, dtype=bool)
         self.pool: Ints = np.zeros(0, dtype=np.int64)
         self.left = np.bincount(problem.key[units], minlength=len(problem.allowed))
         self.rank = _scarcity(problem, units, hosts)
         reach = _reach(problem, hosts)
         self.keys = np.argsort(reach, kind="stable").tolist()
-        price = prices(problem.demand[units].sum(axis=0), problem.capacity[hosts])
-        size = problem.capacity[hosts] @ price
+        size = problem.capacity[hosts] @ self.price
         self.order = hosts[np.argsort(-size, kind="stable")].tolist()
         self.at = dict.fromkeys(self.keys, 0)
         self.seen: set[int] = set()
@@ -91,28 +99,26 @@ class Greedy:
             keep = np.ones(len(self.pool), dtype=bool)
             keep[inside[taken]] = False
             self.pool = self.pool[keep]
-            if taken.sum() < len(units) // 2 or not self._waiting(allowed):
+            if taken.sum() < len(units) // 2 or not self.waiting[allowed].any():
                 return
 
-    def _waiting(self, allowed: Bools) -> bool:
-        return any(self.queues[key][1] < len(self.queues[key][0]) for key in np.flatnonzero(allowed).tolist())
-
     def _draw(self, allowed: Bools) -> None:
-        """Fill the pool with units that this kind of host may take, each key by its share of what waits."""
-        need = self.manner.pool - int(allowed[self.problem.key[self.pool]].sum())
-        if need <= 0:
+        """Fill the pool with units that this kind of host may take: of each shape alike, each key by what waits."""
+        mine = self.pool[allowed[self.problem.key[self.pool]]]
+        if len(mine) > _REFILL * self.manner.pool:
             return
-        waiting = {key: len(self.queues[key][0]) - self.queues[key][1] for key in np.flatnonzero(allowed).tolist()}
-        total = sum(waiting.values())
-        if not total:
-            return
+        there = np.bincount(self.stratum[mine], minlength=_SHAPES).tolist()
+        waiting = self.waiting * allowed[:, None]
+        totals = waiting.sum(axis=0).tolist()
+        shapes = [shape for shape in range(_SHAPES) if totals[shape]]
         drawn = [self.pool]
-        for key, count in waiting.items():
-            if count:
-                queue, at = self.queues[key]
-                more = min(count, -(-need * count // total))
-                drawn.append(queue[at : at + more])
-                self.queues[key] = (queue, at + more)
+        for shape in shapes:
+            need = self.manner.pool // len(shapes) - there[shape]
+            for key in np.flatnonzero(waiting[:, shape]).tolist() if need > 0 else ():
+                count = min(int(waiting[key, shape]), -(-need * int(waiting[key, shape]) // totals[shape]))
+                queue, left = self.queues[key][shape], int(self.waiting[key, shape])
+                drawn.append(queue[len(queue) - left : len(queue) - left + count])
+                self.waiting[key, shape] -= count
         self.pool = np.concatenate(drawn)
 
     def _choose(self, host: int, units: Ints) -> Bools:
@@ -123,7 +129,7 @@ class Greedy:
         at = np.flatnonzero(self._apart(host, units, word))
         taken = np.zeros(len(units), dtype=bool)
         free, apart = self.places.free[host].copy(), bool((word != NO_WORD).any())
-        usual = demand.mean(axis=1) if len(units) else free
+        usual = np.minimum(1.0 / np.maximum(demand.mean(axis=1), 1e-9), 1e9) if len(units) else free
         demand, value, rank = demand[:, at], value[at], rank[at]
         while True:
             fits = _fitting(demand, free)
@@ -170,17 +176,20 @@ class Greedy:
             return chosen, None
         words: set[int] = set()
         kept, out = [], []
-        for at in chosen.tolist():
-            own = self.problem.words_of(int(units[at])) if word[at] != NO_WORD else frozenset()
+        for at, name in zip(chosen.tolist(), word[chosen].tolist(), strict=True):
+            own = self.problem.words[int(units[at])] if name == SEVERAL else {name} if name >= 0 else frozenset()
             if own & words:
                 out.append(at)
                 continue
             words |= own
             kept.append(at)
-        blocked = np.isin(word, np.fromiter(words, dtype=np.int64))
+        marked = list(words)
+        self.marks[marked] = True
+        blocked = self.marks[word]
+        self.marks[marked] = False
         blocked[out] = True
-        for at in np.flatnonzero(word == SEVERAL).tolist():
-            blocked[at] |= bool(self.problem.words_of(int(units[at])) & words)
+        for at in np.flatnonzero(word == SEVERAL).tolist() if self.problem.words else ():
+            blocked[at] |= bool(self.problem.words[int(units[at])] & words)
         return np.array(kept, dtype=np.int64), blocked
 
 
@@ -192,9 +201,8 @@ def _fitting(demand: Floats, free: Floats) -> Bools:
 
 
 def _count(usual: Floats, free: Floats) -> int:
-    """How many usual units fit."""
-    room = np.divide(free, usual, out=np.full(len(free), 1e9), where=usual > 0)
-    return int(room.min(initial=1e9))
+    """How many usual units fit; `usual` is one divided by what such a unit asks."""
+    return int(min((free * usual).tolist()))
 
 
 def _best(score: Floats, demand: Floats, free: Floats, count: int) -> Ints:
@@ -209,13 +217,40 @@ def _best(score: Floats, demand: Floats, free: Floats, count: int) -> Ints:
     return top[: max(1, fitting)]
 
 
-def _queues(problem: Problem, units: Ints, rng: np.random.Generator) -> list[tuple[Ints, int]]:
-    """Units of each key in random order, and how many of them were drawn."""
+def _queues(problem: Problem, units: Ints, stratum: Ints, rng: np.random.Generator) -> tuple[list[list[Ints]], Ints]:
+    """Units by key and shape in random order, and how many of each wait."""
     mixed = rng.permutation(units)
-    keys = problem.key[mixed]
-    by_key = mixed[np.argsort(keys, kind="stable")]
-    ends = np.cumsum(np.bincount(keys, minlength=len(problem.allowed)))
-    return [(queue, 0) for queue in np.split(by_key, ends[:-1])]
+    place = problem.key[mixed] * _SHAPES + stratum[mixed]
+    ordered = mixed[np.argsort(place, kind="stable")]
+    counts = np.bincount(place, minlength=len(problem.allowed) * _SHAPES)
+    parts = np.split(ordered, np.cumsum(counts)[:-1])
+    queues = [parts[at : at + _SHAPES] for at in range(0, len(parts), _SHAPES)]
+    return queues, counts.reshape(-1, _SHAPES).astype(np.int64)
+
+
+def _words(problem: Problem) -> int:
+    """One more than the largest number of a word."""
+    several = (word for words in problem.words.values() for word in words)
+    return max(int(problem.word.max(initial=NO_WORD)), max(several, default=NO_WORD)) + 1
+
+
+def _strata(problem: Problem, units: Ints, hosts: Ints, price: Floats) -> Ints:
+    """A number for the shape of each unit, the relation of what it asks of the two dearest resources, so that hosts
+    of every shape find their like in the pool; 0 for all where hosts are alike."""
+    found = np.zeros(len(problem.demand), dtype=np.int64)
+    worth = problem.capacity[hosts].mean(axis=0) * price
+    dear = np.argsort(-worth, kind="stable")[:2]
+    if len(dear) < 2 or worth[dear[1]] <= 0 or len(units) < _FEW:
+        return found
+    capacity = np.maximum(problem.capacity[hosts][:, dear], 1e-300)
+    ratio = capacity[:, 0] / capacity[:, 1]
+    if ratio.max() < _ALIKE * ratio.min():
+        return found
+    demand = problem.demand[units][:, dear] + 1e-12 * capacity.mean(axis=0)
+    shape = np.log(demand[:, 0] / demand[:, 1])
+    edges = np.quantile(shape, np.arange(1, _SHAPES) / _SHAPES)
+    found[units] = np.searchsorted(edges, shape)
+    return found
 
 
 def _reach(problem: Problem, hosts: Ints) -> Floats:

@@ -123,7 +123,7 @@ def _even_fill(places: Places, hosts: Ints) -> Floats:
 
 def _recreate(places: Places, units: Ints, hosts: Ints, chance: Random) -> None:
     rng = np.random.default_rng(chance.getrandbits(32))
-    manner = Manner(balance=chance.choice((0.0, 0.5, 1.0)), noise=_NOISE * chance.random(), at_once=1 << 30)
+    manner = Manner(balance=chance.choice((0.0, 0.5, 0.8, 1.0)), noise=_NOISE * chance.random(), at_once=1 << 30)
     Greedy(places, units, hosts, rng, manner).run()
     for unit in units[places.host[units] < 0].tolist():
         host = best_host(places, unit, places.used())
@@ -186,4 +186,4 @@ def _manners(count: int) -> list[Manner]:
         return [Manner(at_once=3, pool=700)]
     if count > 3000:
         return [Manner()]
-    return [Manner(balance=balance, at_once=1 << 30) for balance in (0.0, 0.5, 1.0)]
+    return [Manner(balance=balance, at_once=1 << 30) for balance in (0.0, 0.5, 0.8, 1.0)]

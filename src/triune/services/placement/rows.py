@@ -78,8 +78,8 @@ def _csv(name: str, text: str, known: Mapping[str, Column], most: int, what: str
                 break
             if len(rows) + len(lines) > most:
                 raise too_many(name, what, most)
-            for at, word in enumerate(head):
-                _convert(rows, known[word], [row[at] for row in block], lines, caches[at])
+            for word, texts, cache in zip(head, zip(*block, strict=True), caches, strict=True):
+                _convert(rows, known[word], texts, lines, cache)
             rows.lines += lines
     except csv.Error as error:
         raise Invalid(
@@ -92,22 +92,27 @@ def _block(reader: Any, name: str, width: int) -> tuple[list[list[str]], list[in
     """The next rows and their lines. Raises Invalid for a row with more or fewer cells than the head."""
     block, lines = [], []
     for row in itertools.islice(reader, _BLOCK):
-        if not row:
-            continue
-        if len(row) != width:
-            raise Invalid(
-                "bad_row",
-                f"{name}, line {reader.line_num} has {len(row)} cells, and the head has {width}",
-                hint="Give each row a cell for each column, empty where nothing is said; quote what has a comma.",
-                line=reader.line_num,
-            )
         block.append(row)
         lines.append(reader.line_num)
-    return block, lines
+    if set(map(len, block)) <= {width}:
+        return block, lines
+    for row, line in zip(block, lines, strict=True):
+        if row and len(row) != width:
+            raise Invalid(
+                "bad_row",
+                f"{name}, line {line} has {len(row)} cells, and the head has {width}",
+                hint="Give each row a cell for each column, empty where nothing is said; quote what has a comma.",
+                line=line,
+            )
+    kept = [(row, line) for row, line in zip(block, lines, strict=True) if row]
+    return [row for row, _ in kept], [line for _, line in kept]
 
 
 def _convert(rows: Rows, column: Column, texts: Sequence[str], lines: Sequence[int], cache: dict[str, Any]) -> None:
-    """Add a block's values of a column; each text is read once."""
+    """Add a block's values of a column; each text is read once, and plain words not even that."""
+    if column.read is str and _plain(texts):
+        rows.columns[column.name].extend(texts)
+        return
     if len(cache) > _CACHED:
         cache.clear()
     new = set(texts).difference(cache)
@@ -117,6 +122,12 @@ def _convert(rows: Rows, column: Column, texts: Sequence[str], lines: Sequence[i
                 cache[text] = _value(f"{rows.where}, line {line}", column, text)
                 new.discard(text)
     rows.columns[column.name].extend(map(cache.__getitem__, texts))
+
+
+def _plain(texts: Sequence[str]) -> bool:
+    """Whether all are printable words without blanks, none empty or over-long."""
+    joined = "".join(texts)
+    return joined.isprintable() and " " not in joined and "" not in texts and len(max(texts, key=len)) <= _LONGEST
 
 
 def _value(where: str, column: Column, text: str) -> Any:

@@ -238,3 +238,22 @@ def test_measurements_are_json_that_others_read(tmp_path: Path) -> None:
     assert path.name == "measured-20260102030405.json"
     assert list(data) == ["schema", "kind", "time", "host", "instances_of_each", "engines"]
     assert data["engines"][0]["origin"] == "emulated"
+
+
+def test_benchmarks_serve_where_nothing_was_measured(tmp_path: Path) -> None:
+    name, other = list(published().engines)[:2]
+    found = {"median": 12.5, "unit": "MiB", "source": "measured here: run 1"}
+    known, _ = figures(tmp_path, {name: {"memory.idle": {**found, "median": 99.0}, "memory.idle.10": found}})
+    assert (known.engines[name].memory_each, known.engines[name].origin) == (12.5 * 2**20, "measured")
+    assert known.engines[name].source == "measured here: run 1"
+    assert known.engines[other] == published().engines[other]
+
+
+def test_what_was_emulated_is_none_of_a_planned_host(tmp_path: Path) -> None:
+    name = next(iter(published().engines))
+    made = Figure(engine=name, memory_each=5, memory_idle=5, origin="emulated")
+    keep(tmp_path, {name: made}, "2026-01-02T03:04:05+00:00", {"hostname": "h"}, 2)
+    assert figures(tmp_path)[0].engines[name] == made
+    known, notes = figures(tmp_path, planned=True)
+    assert known.engines[name] == published().engines[name]
+    assert "emulated" in notes[0]
