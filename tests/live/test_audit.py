@@ -58,7 +58,8 @@ def _run_loose() -> None:
 
     _remove_loose()
     mounts = {"/var/run/docker.sock": {"bind": "/var/run/docker.sock"}, "/etc": {"bind": "/host/etc"}}
-    common: dict[str, Any] = {"name": LOOSE, "pid_mode": "host", "volumes": mounts, "detach": True}
+    common: dict[str, Any] = {"name": LOOSE, "pid_mode": "host", "network_mode": "none"}
+    common |= {"volumes": mounts, "detach": True}
     image = f"triune/{IMAGE.replace('/', ':')}"
     try:
         _client().containers.run(image, list(SLEEP), privileged=True, **common)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import pytest
+
+from triune.domain.errors import Unsupported
 from triune.domain.isolation import Isolation
+from triune.engines.kvm import seed
 from triune.engines.kvm.auditing import facts
 
 
@@ -61,3 +65,14 @@ def test_secrets_in_a_seed(tmp_path: Path) -> None:
     link.mkdir()
     (link / "seed.iso").symlink_to(seed)
     assert told(f"<disk><source file='{link}/seed.iso'/></disk>").secrets == ()
+
+
+def test_secrets_in_a_seed_of_our_own(tmp_path: Path) -> None:
+    try:
+        seed.write(
+            tmp_path / "seed.iso", seed.files("vm", "1", "#cloud-config\nchpasswd: {list: x}\npassword: abcdef\n")
+        )
+    except Unsupported as error:
+        pytest.skip(f"by design: {error.message}")
+    root = ET.fromstring(f"<d><devices><disk><source file='{tmp_path}/seed.iso'/></disk></devices></d>")
+    assert facts(root, False, None, None).secrets == ("user data: password",)
