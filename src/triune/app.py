@@ -167,7 +167,14 @@ class Triune:
             self.operations,
             self.store,
         )
-        self.audits = Audits(self.engines, self.instances, self.images, self.operations, settings.socket)
+        self.audits = Audits(
+            self.engines,
+            self.instances,
+            self.images,
+            self.operations,
+            folder=settings.data / "audits",
+            socket=settings.socket,
+        )
         self.schedules = Schedules(self.store, self.operations, self.events)
         self.schedules.actions["backup"] = self.backups.scheduled
         self.schedules.actions["snapshot"] = scheduled(self.snapshots)

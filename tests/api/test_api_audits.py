@@ -13,13 +13,16 @@ import pytest
 
 from tests.api.house import House
 from triune.domain.errors import Invalid, NotFound
+from triune.services.audit.reports import KEPT
 
 ROOT = Path(__file__).parents[2]
 
 
 def audited(house: House, *names: str, **options: Any) -> dict[str, Any]:
     operation = house.client.audits.start(names, **options)
-    found: dict[str, Any] = house.client.operations.result(operation["id"], timeout=30)
+    result = house.client.operations.result(operation["id"], timeout=30)
+    found = house.client.audits.report(operation["id"])
+    assert result == {"report": f"/v1/audits/{operation['id']}", "summary": found["summary"]}
     return found
 
 
@@ -54,6 +57,21 @@ def test_a_report_is_as_its_schema_says(full: House) -> None:
     assert report["summary"]["lowest"] == scores["weak"]
     for found in report["instances"]:
         assert max(0, sum(reason["points"] for reason in found["reasons"])) == found["score"]
+
+
+def test_the_newest_reports_are_kept(house: House) -> None:
+    first = house.client.audits.start(probe=False)["id"]
+    house.client.operations.wait(first)
+    assert house.client.audits.report(first)["instances"] == []
+    for _ in range(KEPT):
+        house.client.operations.wait(house.client.audits.start(probe=False)["id"])
+    folder = house.settings.data / "audits"
+    assert len(list(folder.iterdir())) == KEPT
+    assert folder.stat().st_mode & 0o077 == 0
+    for gone in (first, "0" * 19, "../../x", "schemas"):
+        with pytest.raises(NotFound) as caught:
+            house.client.audits.report(gone)
+        assert caught.value.code in ("audit_not_found", "no_such_route")
 
 
 def test_the_probe_runs_inside_what_runs(full: House) -> None:

@@ -86,8 +86,8 @@ def _text(path: Path) -> str:
 
 def _report(client: Client, name: str | None, waivers: list[dict[str, str]], *, probe: bool) -> Mapping[str, Any]:
     operation = client.audits.start([name] if name else [], probe=probe, waivers=waivers)
-    found: Mapping[str, Any] = finish(client, operation, name or "the host", quiet=not sys.stderr.isatty())
-    return found
+    finish(client, operation, name or "the host", quiet=not sys.stderr.isatty())
+    return client.audits.report(operation["id"])
 
 
 def _fixed(client: Client, report: Mapping[str, Any]) -> tuple[list[str], list[str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from triune.sdk.transport import Transport
+from triune.sdk.transport import Transport, segment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,12 +21,17 @@ class Audits:
     def start(
         self, names: Sequence[str] = (), *, probe: bool = True, waivers: Sequence[Mapping[str, str]] = ()
     ) -> OperationRow:
-        """Audit instances (none named: all); the operation's result is the report (docs/AUDIT.md).
+        """Audit instances (none named: all). Once the operation is done, `report` has what was found.
 
         `waivers` are `{rule, instance, reason, expires}`. Raises NotFound, Invalid.
         """
         body = {"instances": list(names), "probe": probe, "waivers": [dict(one) for one in waivers]}
         found: OperationRow = self._transport.call("POST", "/v1/audits", body)
+        return found
+
+    def report(self, operation: str) -> dict[str, Any]:
+        """The report (docs/AUDIT.md) of the audit that this operation was. Raises NotFound; the newest 20 are kept."""
+        found: dict[str, Any] = self._transport.call("GET", f"/v1/audits/{segment(operation)}")
         return found
 
     def schema(self) -> dict[str, Any]:

@@ -17,8 +17,8 @@ router = APIRouter(prefix="/v1/audits", tags=["audits"])
 
 @router.post("", status_code=202, responses=ACCEPTED)
 async def audit(body: schemas.AuditBody, triune: Services, run: Run) -> Response:
-    """Look at instances, and try from inside what they can do. The operation's result is an `AuditReport`, as
-    `GET /v1/audits/schema` describes it."""
+    """Look at instances, and try from inside what they can do. The operation's result has `report`, the
+    path of the report, and its `summary`."""
 
     def work() -> Operation:
         waivers = parse([one.model_dump() for one in body.waivers], "the request")
@@ -31,3 +31,9 @@ async def audit(body: schemas.AuditBody, triune: Services, run: Run) -> Response
 async def schema() -> Response:
     """The JSON Schema of an audit's report."""
     return Json(schemas.AuditReport.model_json_schema())
+
+
+@router.get("/{operation}", response_model=schemas.AuditReport)
+async def report(operation: str, triune: Services, run: Run) -> Response:
+    """The report of an audit, by the id of its operation; the newest 20 are kept."""
+    return Response(await run.run(triune.audits.reports.get, operation), media_type="application/json")

@@ -22,6 +22,7 @@ from triune.services.audit.judging import Subject
 from triune.services.audit.knowledge import knowledge
 from triune.services.audit.probing import Probed, probe
 from triune.services.audit.report import Audited
+from triune.services.audit.reports import Reports
 from triune.services.audit.waivers import Waiver
 from triune.services.images import Images
 from triune.services.images.references import OCI_PREFIX
@@ -52,27 +53,44 @@ class _Seen:
 
 
 class Audits:
-    """Audits of this host's instances. `socket` is our own API's."""
+    """Audits of this host's instances. `folder` keeps the reports; `socket` is our own API's."""
 
     def __init__(
-        self, engines: Mapping[str, Engine], instances: Instances, images: Images, operations: Operations, socket: Path
+        self,
+        engines: Mapping[str, Engine],
+        instances: Instances,
+        images: Images,
+        operations: Operations,
+        *,
+        folder: Path,
+        socket: Path,
     ) -> None:
         self._engines = engines
         self._instances = instances
         self._images = images
         self._operations = operations
         self._socket = socket
+        self.reports = Reports(folder)
 
     def audit(self, request: AuditRequest) -> Operation:
-        """Look at instances; the operation's result is the report. Raises NotFound, Unsupported at once."""
+        """Look at instances; its result has `report`, where the API has it, and its `summary`.
+
+        Raises NotFound, Unsupported at once.
+        """
         for name in request.names:
             engine = self._instances.inventory.engine_of(name)
             require_facet(engine, "auditing", engine.auditing)
         resource = f"instances/{request.names[0]}" if len(request.names) == 1 else "host"
-        return self._operations.submit("audit", resource, lambda task: self.run(request, task))
+        return self._operations.submit("audit", resource, lambda task: self._kept(request, task))
+
+    def _kept(self, request: AuditRequest, task: Task) -> dict[str, Any]:
+        """The work of the operation."""
+        made = self.run(request, task)
+        self.reports.keep(task.operation.id, made)
+        return {"report": f"/v1/audits/{task.operation.id}", "summary": made["summary"]}
 
     def run(self, request: AuditRequest, task: Task) -> dict[str, Any]:
-        """The work of the operation."""
+        """The report as plain JSON values."""
         now = datetime.now(UTC)
         listing = self._instances.list()
         wanted = [row for row in listing.instances if not request.names or row.name in request.names]
