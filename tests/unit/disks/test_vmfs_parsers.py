@@ -81,6 +81,21 @@ def test_a_directory_of_nonsense_has_no_more_entries_than_bytes(data: bytes, geo
     assert len(list(listing.entries())) <= len(data) // directory.ENTRY_SIZE
 
 
+@pytest.mark.parametrize("geometry", [NARROW, WIDE], ids=["narrow", "wide"])
+def test_a_folder_that_claims_any_length_is_not_read_without_end(geometry: Geometry) -> None:
+    reads = 0
+
+    def refuse(at: int, length: int) -> bytes:
+        nonlocal reads
+        reads += 1
+        assert reads < 1 << 19
+        raise Damaged(f"nothing is at {at}")
+
+    listing = directory.Listing(refuse, 1 << 62, geometry)
+    assert list(listing.entries()) == []
+    assert 0 < len(listing.damages) < 5000
+
+
 def test_a_name_is_one_step_of_a_path() -> None:
     raw = struct.pack("<III", 3, 4, 1) + b"../../etc/passwd".ljust(128, b"\0")
     entry = directory.parse_entry(raw, 0, 0)

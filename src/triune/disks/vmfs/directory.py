@@ -17,6 +17,8 @@ ENTRY_SIZE = 140
 ENTRY_SIZE_WIDE = 288
 HEADER_SIZE = 0x10000
 MOST_ENTRIES = 1 << 20
+_MOST_BLOCKS = 1 << 18
+_MOST_DAMAGES = 1024
 _VERSIONS = (0xF50001, 0xFDC001)
 _ENTRY = Struct("<III128s")
 _ENTRY_WIDE = Struct("<IIIIQ256s")
@@ -45,6 +47,15 @@ class Entry:
     hash: int = 0
 
 
+class _Said(list[str]):
+    """Sentences, as many as anybody wants to read."""
+
+    def append(self, why: str) -> None:
+        """One more, unless there are many."""
+        if len(self) < _MOST_DAMAGES:
+            super().append(why)
+
+
 @dataclass(slots=True)
 class Listing:
     """Reads one directory by `read(offset, length)`. `damages` grows while it is read."""
@@ -52,7 +63,7 @@ class Listing:
     read: Read
     size: int
     geometry: Geometry
-    damages: list[str] = field(default_factory=list)
+    damages: list[str] = field(default_factory=_Said)
 
     def entries(self) -> Iterator[Entry]:
         """Every entry but `.` and `..`, in the order they stand; no more than MOST_ENTRIES."""
@@ -76,8 +87,13 @@ class Listing:
 
     def _narrow(self) -> Iterator[Entry]:
         step = ENTRY_SIZE * 64
-        for begin in range(0, self.size // ENTRY_SIZE * ENTRY_SIZE, step):
-            data = self._chunk(begin, min(step, self.size - begin))
+        end = min(self.size // ENTRY_SIZE, MOST_ENTRIES) * ENTRY_SIZE
+        if end + ENTRY_SIZE <= self.size:
+            self.damages.append(f"it is too long for a folder: {self.size} bytes")
+        for begin in range(0, end, step):
+            data = self._chunk(begin, min(step, end - begin))
+            if not any(data):
+                continue
             for offset in range(0, len(data) // ENTRY_SIZE * ENTRY_SIZE, ENTRY_SIZE):
                 try:
                     entry = parse_entry(data, offset, begin + offset)
@@ -113,7 +129,7 @@ class Listing:
     @property
     def _count(self) -> int:
         """How many blocks follow the header."""
-        return min(MOST_ENTRIES, max(0, self.size - HEADER_SIZE) // self.geometry.alignment)
+        return min(_MOST_BLOCKS, max(0, self.size - HEADER_SIZE) // self.geometry.alignment)
 
     def _mapped(self, header: Header) -> list[int]:
         """The blocks that the allocation maps give as blocks of entries, each once."""
