@@ -22,6 +22,7 @@ _SHAPES = 8
 _ALIKE = 1.2
 _FEW = 3000
 _REFILL = 0.75
+_FIRST = 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +72,7 @@ class Greedy:
                 host = self._next(key)
                 if host is None:
                     break
-                self._fill(host)
+                self._fill(host, key)
 
     def _next(self, key: int) -> int | None:
         """The most worthwhile host not filled yet that takes this key; the most restricted units choose first."""
@@ -85,13 +86,13 @@ class Greedy:
         self.at[key] = len(self.order)
         return None
 
-    def _fill(self, host: int) -> None:
+    def _fill(self, host: int, key: int) -> None:
         problem, allowed = self.problem, self.problem.allowed[:, self.problem.kind[host]]
         while True:
-            self._draw(allowed)
+            self._draw(allowed, key)
             inside = np.flatnonzero(allowed[problem.key[self.pool]])
             units = self.pool[inside]
-            taken = self._choose(host, units)
+            taken = self._choose(host, units, key)
             if not taken.any():
                 return
             got = units[taken]
@@ -102,30 +103,42 @@ class Greedy:
             if taken.sum() < len(units) // 2 or not self.waiting[allowed].any():
                 return
 
-    def _draw(self, allowed: Bools) -> None:
-        """Fill the pool with units that this kind of host may take: of each shape alike, each key by what waits."""
+    def _draw(self, allowed: Bools, first: int) -> None:
+        """Fill the pool with units that this kind of host may take: of each shape alike, half of them of the key whose
+        turn it is (or it would never be done with its hosts), the others by what waits."""
         mine = self.pool[allowed[self.problem.key[self.pool]]]
         if len(mine) > _REFILL * self.manner.pool:
             return
         there = np.bincount(self.stratum[mine], minlength=_SHAPES).tolist()
-        waiting = self.waiting * allowed[:, None]
-        totals = waiting.sum(axis=0).tolist()
-        shapes = [shape for shape in range(_SHAPES) if totals[shape]]
+        keys = np.flatnonzero(allowed & self.waiting.any(axis=1)).tolist()
+        shapes = np.flatnonzero(self.waiting[keys].any(axis=0)).tolist()
         drawn = [self.pool]
         for shape in shapes:
             need = self.manner.pool // len(shapes) - there[shape]
-            for key in np.flatnonzero(waiting[:, shape]).tolist() if need > 0 else ():
-                count = min(int(waiting[key, shape]), -(-need * int(waiting[key, shape]) // totals[shape]))
-                queue, left = self.queues[key][shape], int(self.waiting[key, shape])
-                drawn.append(queue[len(queue) - left : len(queue) - left + count])
-                self.waiting[key, shape] -= count
+            if need <= 0:
+                continue
+            early = self._take(first, shape, need // 2)
+            need -= len(early)
+            total = int(self.waiting[keys, shape].sum())
+            drawn.append(early)
+            for key in keys if total else ():
+                drawn.append(self._take(key, shape, -(-need * int(self.waiting[key, shape]) // total)))
         self.pool = np.concatenate(drawn)
 
-    def _choose(self, host: int, units: Ints) -> Bools:
-        """Which of the units go onto the host; places them."""
+    def _take(self, key: int, shape: int, count: int) -> Ints:
+        """The next units of a queue."""
+        queue, left = self.queues[key][shape], int(self.waiting[key, shape])
+        drawn = queue[len(queue) - left :][:count]
+        self.waiting[key, shape] -= len(drawn)
+        return drawn
+
+    def _choose(self, host: int, units: Ints, first: int) -> Bools:
+        """Which of the units go onto the host, those of the key whose turn it is before others; places them."""
         problem, word = self.problem, self.problem.word[units]
         demand = np.ascontiguousarray(problem.demand[units].T)
         value, rank = self._value(demand), self.rank[problem.key[units]]
+        if not problem.allowed[first].all():
+            rank = rank + _FIRST * (problem.key[units] == first)
         at = np.flatnonzero(self._apart(host, units, word))
         taken = np.zeros(len(units), dtype=bool)
         free, apart = self.places.free[host].copy(), bool((word != NO_WORD).any())
@@ -260,7 +273,7 @@ def _reach(problem: Problem, hosts: Ints) -> Floats:
 
 
 def _scarcity(problem: Problem, units: Ints, hosts: Ints) -> Floats:
-    """2 and more for keys whose own hosts will be scarce: their units are taken before others, where they can go."""
+    """Large for keys whose own hosts will be scarce: their units are taken before others, where they can go."""
     keys, kinds = problem.allowed.shape
     asked = np.zeros((keys, problem.demand.shape[1]))
     np.add.at(asked, problem.key[units], problem.demand[units])
@@ -276,7 +289,7 @@ def _scarcity(problem: Problem, units: Ints, hosts: Ints) -> Floats:
         have = there[mine].sum(axis=0)
         pressure = np.divide(asked[inner].sum(axis=0), have, out=np.zeros_like(have), where=have > 0).max(initial=0.0)
         if pressure > _SCARCE:
-            rank[key] = 2.0 * (place + 1)
+            rank[key] = _FIRST * 2.0 * (place + 1)
     return rank
 
 
