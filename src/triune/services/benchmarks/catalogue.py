@@ -13,7 +13,7 @@ from triune.domain.errors import Invalid
 from triune.services.benchmarks.parsing import Parser
 
 VERSION = 1
-INSIDE, SERVED, LIFE, CROWD = "inside", "served", "life", "crowd"
+INSIDE, SERVED, BETWEEN, LIFE, CROWD = "inside", "served", "between", "life", "crowd"
 HIGHER, LOWER = "higher", "lower"
 
 _NONE = Parser()
@@ -144,6 +144,7 @@ def _needed(where: str) -> tuple[str, ...]:
     words = {
         INSIDE: ("command", "parser"),
         SERVED: ("command", "parser", "serve", "unserve", "port"),
+        BETWEEN: ("command", "parser", "serve", "unserve", "port"),
         LIFE: ("figure",),
         CROWD: ("figure", "count"),
     }

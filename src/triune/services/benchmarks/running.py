@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 from triune.domain.errors import Failed, NotFound, TriuneError
 from triune.services.benchmarks import results
-from triune.services.benchmarks.catalogue import CROWD, INSIDE, LIFE, SERVED, Benchmark, Catalogue, Suite, filled
-from triune.services.benchmarks.subject import FOLDER, Output, Subject
+from triune.services.benchmarks.catalogue import (
+    BETWEEN,
+    CROWD,
+    INSIDE,
+    LIFE,
+    SERVED,
+    Benchmark,
+    Catalogue,
+    Suite,
+    filled,
+)
+from triune.services.benchmarks.subject import FOLDER, NATIVE, Output, Subject
 
 _SAVE_EVERY_S = 2.0
 _PREPARE_S = 300.0
@@ -60,6 +70,7 @@ class _Turn:
     benchmarks: tuple[Benchmark, ...]
     subject: Subject
     number: int
+    client: Subject | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -184,13 +195,37 @@ class Run:
             if found.where == CROWD:
                 crowds.setdefault(found.count, []).append(found)
         groups += [tuple(found) for found in crowds.values()]
+        between = self._between(there)
         return [
-            _Turn(group, subject, number)
+            turn
             for number in range(1, self.plan.rounds + 1)
-            for group in groups
-            if number <= (group[0].rounds or self.plan.rounds)
-            for subject in there
+            for turn in [
+                *(
+                    _Turn(group, subject, number, self.client)
+                    for group in groups
+                    if number <= (group[0].rounds or self.plan.rounds)
+                    for subject in there
+                ),
+                *(_Turn((found,), subject, number, client) for found, subject, client in between),
+            ]
         ]
+
+    def _between(self, there: Sequence[Subject]) -> list[tuple[Benchmark, Subject, Subject]]:
+        """(benchmark, server, client) of each pair of instances of different kinds; the result gets their rows."""
+        found = []
+        for benchmark in (known for known in self.plan.benchmarks if known.where == BETWEEN):
+            row = next(row for row in self.data["benchmarks"] if row["id"] == benchmark.id)
+            rows = []
+            for client in (subject for subject in there if subject.about.name != NATIVE):
+                name, title = f"{benchmark.id}.{client.about.name}", f"{benchmark.title} {_called(client)}"
+                rows.append({**row, "id": name, "title": title})
+                one = replace(benchmark, id=name, title=title)
+                found += [
+                    (one, subject, client) for subject in there if subject.about.name not in (NATIVE, client.about.name)
+                ]
+            at = self.data["benchmarks"].index(row)
+            self.data["benchmarks"][at : at + 1] = rows
+        return found
 
     def _take(self, turn: _Turn) -> None:
         first, name, key = turn.benchmarks[0], turn.subject.about.name, turn.key
@@ -235,19 +270,20 @@ class Run:
         if benchmark.where == INSIDE:
             output = subject.run(filled(benchmark.command, values), _COMMAND_S + self.plan.suite.seconds)
         else:
-            output = self._asked(subject, benchmark, values)
+            output = self._asked(turn, benchmark, values)
         _require(output, benchmark.command[0])
         self._keep(benchmark, turn, benchmark.parser.figure(output.stdout + output.stderr), output.stdout)
 
-    def _asked(self, subject: Subject, benchmark: Benchmark, values: Mapping[str, object]) -> Output:
-        """Start the server, ask it from the host, end it."""
-        if self.client is None:
+    def _asked(self, turn: _Turn, benchmark: Benchmark, values: Mapping[str, object]) -> Output:
+        """Start the server, ask it from the client's place, end it."""
+        subject, client = turn.subject, turn.client
+        if client is None:
             raise Failed("no_client", "only root can run the clients on the host", hint="Run it with sudo.")
         _require(subject.run(filled(benchmark.serve, values), _COMMAND_S), "the server")
         try:
             # Asked inside: to connect would already be a client's first word to some of them.
             _require(subject.run(["sh", "-c", _LISTENS, "sh", str(benchmark.port)], _COMMAND_S / 2), "the server")
-            return self.client.run(filled(benchmark.command, values), _COMMAND_S + self.plan.suite.seconds)
+            return client.run(filled(benchmark.command, values), _COMMAND_S + self.plan.suite.seconds)
         finally:
             subject.run(filled(benchmark.unserve, values), _COMMAND_S)
 
@@ -271,6 +307,11 @@ def _require(output: Output, what: str) -> None:
     if output.status != 0:
         said = " / ".join((output.stderr or output.stdout).strip().splitlines()[-3:])[-300:]
         raise Failed("command_failed", f"{what} ended with {output.status}: {said or 'no message'}", hint=_BY_HAND)
+
+
+def _called(subject: Subject) -> str:
+    about = subject.about
+    return f"{about.title}, {about.label}" if about.label else about.title
 
 
 def _told(turn: _Turn) -> str:

@@ -39,6 +39,7 @@ RECORDED = {
     "disk.create": ("stress-ng-dentry", 102.458),
     "net.receive": ("iperf3", 17129.95),
     "net.send": ("iperf3", 17129.95),
+    "net.between": ("iperf3", 17129.95),
     "net.packets": ("iperf3-udp", 39930690.99 / 8 / 64),
     "net.latency": ("sockperf", 8.179),
     "net.connections": ("ab", 6293.8),

@@ -164,3 +164,24 @@ def test_an_instance_that_somebody_removes_is_left_out_with_one_word(tmp_path: P
     found = load(run.path)
     assert (len(found.samples("cpu.single", "beta")), len(found.samples("cpu.single", "native"))) == (1, 5)
     assert found["warnings"] == ["Beta containers is left out from round 2 on: there is no instance 'x'"]
+
+
+def test_every_pair_of_kinds_is_measured_both_ways(tmp_path: Path) -> None:
+    log: list[str] = []
+
+    class Speaks(FakeSubject):
+        def run(self, argv: Any, timeout: float) -> Any:
+            out = super().run(argv, timeout)
+            return type(out)(0, '{"end": {"sum_received": {"bits_per_second": 5e9}}}', "", 0.1)
+
+    run, _ = made(tmp_path, ["net.between"], rounds=1)
+    run.client = Speaks("native", log)
+    run.measure([Speaks("native", log), Speaks("alpha", log), Speaks("beta", log)])
+    found = load(run.path)
+    assert {(row["benchmark"], row["subject"]) for row in found["samples"]} == {
+        ("net.between.alpha", "beta"),
+        ("net.between.beta", "alpha"),
+    }
+    assert found["benchmarks"][0]["title"] == "bulk TCP from Alpha machines, emulated (no KVM on this host)"
+    clients = [line.partition(":")[0] for line in log if "iperf3 -c" in line]
+    assert clients == ["alpha", "beta"]
