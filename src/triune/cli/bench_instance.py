@@ -16,7 +16,7 @@ from triune.sdk.operations import outcome
 from triune.services.benchmarks import memory
 from triune.services.benchmarks.answering import answers
 from triune.services.benchmarks.catalogue import filled
-from triune.services.benchmarks.subject import EMULATED, About, Output
+from triune.services.benchmarks.subject import EMULATED, About, Output, Stored
 
 _READY_S = 240.0
 _STOP_S = 60.0
@@ -25,6 +25,10 @@ _SETTLE_S = 1.0
 _REMOVAL_S = 300.0
 _MOST_OUTPUT = 4 * 2**20
 _SHARE = 0.7
+_TREE, _DISKS, _MOUNT = "tree", ("qcow2", "raw"), "/stored"
+_DISK, _POOL = 192 * 2**20, 3 * 2**30
+# The device of this many sectors: where a disk appears is the system's to choose.
+_FIND_DISK = 'for disk in /sys/block/*; do [ "$(cat $disk/size)" = "$1" ] && echo /dev/${disk##*/}; done'
 
 
 class InstanceSubject:
@@ -48,6 +52,9 @@ class InstanceSubject:
         self._prefix = f"{prefix}-{engine['name']}"
         # Names of what was made, and the operation that makes it while that is under way.
         self._made: dict[str, str] = {}
+        self._stored: dict[str, Stored | Unsupported] = {}
+        self._volumes: list[str] = []
+        self._pools: list[str] = []
         self._idle_mib = 0.0
         self._template = False
         self._address = ""
@@ -76,8 +83,42 @@ class InstanceSubject:
 
     def run(self, argv: Sequence[str], timeout: float) -> Output:
         """Run a command in it."""
+        return self._run_in(f"{self._prefix}-a", argv, timeout)
+
+    def stored(self, form: str) -> Stored:
+        """An instance of its own, with a volume or a root of this form."""
+        if form not in self._stored:
+            try:
+                self._stored[form] = self._with_storage(form)
+            except Unsupported as error:
+                self._stored[form] = error
+        found = self._stored[form]
+        if isinstance(found, Unsupported):
+            raise found
+        return found
+
+    def _with_storage(self, form: str) -> Stored:
+        name, where = f"{self._prefix}-{form}", f"{self._prefix}-{form}-v"
+        if form == _TREE:
+            self._wait(self._client.volumes.create(where, kind=_TREE))
+            self._volumes.append(where)
+            self._launched(name, (), volumes=[f"{where}:{_MOUNT}"])
+            path = f"{_MOUNT}/stored"
+        elif form in _DISKS:
+            self._wait(self._client.volumes.create(where, kind="disk", format=form, size=_DISK))
+            self._volumes.append(where)
+            self._launched(name, (), volumes=[where])
+            path = self._run_in(name, ["sh", "-c", _FIND_DISK, "sh", str(_DISK // 512)], _READY_S).stdout.strip()
+        else:
+            self._wait(self._client.pools.create(where, driver=form, size=_POOL))
+            self._pools.append(where)
+            self._launched(name, (), pool=where)
+            path = "/stored"
+        return Stored(path, lambda argv, timeout: self._run_in(name, argv, timeout))
+
+    def _run_in(self, name: str, argv: Sequence[str], timeout: float) -> Output:
         begun = time.monotonic()
-        session = self._client.instances.exec(f"{self._prefix}-a", argv)
+        session = self._client.instances.exec(name, argv)
         late = threading.Timer(timeout, session.close)
         late.daemon = True
         late.start()
@@ -143,9 +184,13 @@ class InstanceSubject:
         """Remove all that was made."""
         for name in list(self._made):
             self._remove(name)
-        if self._template:
-            with suppress(TriuneError):
+        with suppress(TriuneError):
+            if self._template:
                 self._client.images.cool(self._image)
+            for volume in self._volumes:
+                self._wait(self._client.volumes.remove(volume))
+            for pool in self._pools:
+                self._wait(self._client.pools.remove(pool))
 
     def _weigh(self, found: dict[str, float], name: str, before: frozenset[tuple[int, int]]) -> None:
         time.sleep(_SETTLE_S)
@@ -174,7 +219,7 @@ class InstanceSubject:
         if available is not None and needed > available * _SHARE:
             raise Unsupported("no_room", f"{count} instances do not fit into the host's free memory", hint="Free some.")
 
-    def _launched(self, name: str, command: Sequence[str], *, cold: bool = True) -> dict[str, Any]:
+    def _launched(self, name: str, command: Sequence[str], *, cold: bool = True, **more: Any) -> dict[str, Any]:
         self._made[name] = ""
         operation = self._client.instances.launch(
             name=name,
@@ -185,6 +230,7 @@ class InstanceSubject:
             timeout=_READY_S,
             cold=cold,
             **self._size,
+            **more,
         )
         self._made[name] = operation["id"]
         done = self._wait(operation)

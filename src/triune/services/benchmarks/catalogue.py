@@ -13,11 +13,11 @@ from triune.domain.errors import Invalid
 from triune.services.benchmarks.parsing import Parser
 
 VERSION = 1
-INSIDE, SERVED, BETWEEN, LIFE, CROWD = "inside", "served", "between", "life", "crowd"
+INSIDE, STORED, SERVED, BETWEEN, LIFE, CROWD = "inside", "stored", "served", "between", "life", "crowd"
 HIGHER, LOWER = "higher", "lower"
 
 _NONE = Parser()
-_TOKEN = re.compile(r"\{(seconds|cpus|address|folder|bind)\}")
+_TOKEN = re.compile(r"\{(seconds|cpus|address|folder|path|bind)\}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +39,7 @@ class Benchmark:
     unserve: tuple[str, ...] = ()
     port: int = 0
     figure: str = ""
+    form: str = ""
     count: int = 1
     rounds: int = 0
     parser: Parser = _NONE
@@ -143,6 +144,7 @@ def _mistakes(data: Mapping[str, Any]) -> Iterator[str]:
 def _needed(where: str) -> tuple[str, ...]:
     words = {
         INSIDE: ("command", "parser"),
+        STORED: ("command", "parser", "form"),
         SERVED: ("command", "parser", "serve", "unserve", "port"),
         BETWEEN: ("command", "parser", "serve", "unserve", "port"),
         LIFE: ("figure",),

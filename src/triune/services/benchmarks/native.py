@@ -27,7 +27,7 @@ from triune.host.run import environment, run
 from triune.services.benchmarks import memory
 from triune.services.benchmarks.answering import answers
 from triune.services.benchmarks.catalogue import filled
-from triune.services.benchmarks.subject import FOLDER, NATIVE, About, Output
+from triune.services.benchmarks.subject import FOLDER, NATIVE, About, Output, Stored
 
 PREFIX = "triune-bench-"
 _LOOPBACK = "127.0.0.1"
@@ -100,6 +100,11 @@ class Native:
             _end(process)
         taken = time.monotonic() - begun
         return Output(process.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace"), taken)
+
+    def stored(self, form: str) -> Stored:
+        """A file in the plain folder, whatever the form: what the forms are compared with."""
+        del form
+        return Stored(f"{FOLDER}/stored", self.run)
 
     def life(self, wanted: frozenset[str]) -> Mapping[str, float]:
         """A process instead of an instance: nothing boots, so there is no `ready`."""

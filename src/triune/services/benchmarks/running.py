@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from triune.domain.errors import Failed, NotFound, TriuneError
+from triune.domain.errors import Failed, NotFound, TriuneError, Unsupported
 from triune.services.benchmarks import results
 from triune.services.benchmarks.catalogue import (
     BETWEEN,
@@ -17,12 +17,13 @@ from triune.services.benchmarks.catalogue import (
     INSIDE,
     LIFE,
     SERVED,
+    STORED,
     Benchmark,
     Catalogue,
     Suite,
     filled,
 )
-from triune.services.benchmarks.subject import FOLDER, NATIVE, Output, Subject
+from triune.services.benchmarks.subject import FOLDER, NATIVE, Output, Stored, Subject
 
 _SAVE_EVERY_S = 2.0
 _PREPARE_S = 300.0
@@ -187,7 +188,7 @@ class Run:
         """Round by round, benchmark by benchmark, subject by subject: what drifts hits all alike."""
         life = tuple(found for found in self.plan.benchmarks if found.where == LIFE)
         groups: list[tuple[Benchmark, ...]] = [
-            (found,) for found in self.plan.benchmarks if found.where in (INSIDE, SERVED)
+            (found,) for found in self.plan.benchmarks if found.where in (INSIDE, STORED, SERVED)
         ]
         groups += [life] if life else []
         crowds: dict[int, list[Benchmark]] = {}
@@ -242,6 +243,12 @@ class Run:
         except NotFound as error:
             self._lost.add(name)
             self._warn(f"{turn.subject.about.title} is left out from round {turn.number} on: {error.message}")
+        except Unsupported as error:
+            # By its kind: nothing went wrong, and it is not tried again.
+            self._failures[key] = _MOST_FAILURES
+            self.data["problems"].append(
+                {"benchmark": first.id, "subject": name, "round": turn.number, "message": error.message}
+            )
         except TriuneError as error:
             self._failures[key] = self._failures.get(key, 0) + 1
             row = {"benchmark": first.id, "subject": name, "round": turn.number, "message": error.message}
@@ -259,16 +266,17 @@ class Run:
 
     def _command(self, turn: _Turn, benchmark: Benchmark) -> None:
         subject = turn.subject
+        place = subject.stored(benchmark.form) if benchmark.where == STORED else Stored("", subject.run)
         values = {
             "seconds": self.plan.suite.seconds, "cpus": self.plan.cpus, "address": subject.address,
-            "folder": FOLDER,
+            "folder": FOLDER, "path": place.path,
         }  # fmt: skip
-        prepared = (subject.about.name, benchmark.prepare)
+        prepared = (f"{subject.about.name} {benchmark.form}", benchmark.prepare)
         if benchmark.prepare and prepared not in self._prepared:
-            _require(subject.run(filled(benchmark.prepare, values), _PREPARE_S), "prepare")
+            _require(place.run(filled(benchmark.prepare, values), _PREPARE_S), "prepare")
             self._prepared.add(prepared)
-        if benchmark.where == INSIDE:
-            output = subject.run(filled(benchmark.command, values), _COMMAND_S + self.plan.suite.seconds)
+        if benchmark.where in (INSIDE, STORED):
+            output = place.run(filled(benchmark.command, values), _COMMAND_S + self.plan.suite.seconds)
         else:
             output = self._asked(turn, benchmark, values)
         _require(output, benchmark.command[0])

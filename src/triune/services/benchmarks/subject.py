@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,6 +34,14 @@ class About:
     label: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Where a form of storage is: a file or device, and what runs commands that see it."""
+
+    path: str
+    run: Callable[[Sequence[str], float], Output]
+
+
 class Subject(Protocol):
     """A place that programs of the image run in. Commands and lives may raise any TriuneError."""
 
@@ -53,6 +61,10 @@ class Subject(Protocol):
 
     def run(self, argv: Sequence[str], timeout: float) -> Output:
         """Run a command in it to its end."""
+        ...
+
+    def stored(self, form: str) -> Stored:
+        """A place with storage of this form; the same at every call. Raises Unsupported where it cannot have it."""
         ...
 
     def life(self, wanted: frozenset[str]) -> Mapping[str, float]:

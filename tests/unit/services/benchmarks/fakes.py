@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from triune.domain.errors import Failed
-from triune.services.benchmarks.subject import EMULATED, NATIVE, About, Output
+from triune.domain.errors import Failed, Unsupported
+from triune.services.benchmarks.subject import EMULATED, NATIVE, About, Output, Stored
 
 WORDS = {
     "native": ("native", ""),
@@ -47,6 +47,11 @@ class FakeSubject:
         self.count += 1
         value = self.figures[(self.count - 1) % len(self.figures)]
         return Output(0, f"events per second: {value}\nversion 7\n", "", 0.1)
+
+    def stored(self, form: str) -> Stored:
+        if form != "tree":
+            raise Unsupported("no_form", f"{self.name} has no {form}", hint="")
+        return Stored("/there/file", self.run)
 
     def life(self, wanted: frozenset[str]) -> Mapping[str, float]:
         self.log.append(f"{self.name}: life")

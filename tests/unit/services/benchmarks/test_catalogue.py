@@ -36,6 +36,8 @@ RECORDED = {
     "disk.random.write.1": ("fio-write", 5897.1),
     "disk.random.write.32": ("fio-write", 5897.1),
     "disk.fsync": ("fio-write", 159.2436),
+    **{f"disk.{form}.read": ("fio", 62319.68) for form in ("tree", "qcow2", "raw", "btrfs")},
+    **{f"disk.{form}.fsync": ("fio-write", 159.2436) for form in ("tree", "qcow2", "raw", "btrfs")},
     "disk.create": ("stress-ng-dentry", 102.458),
     "net.receive": ("iperf3", 17129.95),
     "net.send": ("iperf3", 17129.95),

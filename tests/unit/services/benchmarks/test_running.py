@@ -185,3 +185,20 @@ def test_every_pair_of_kinds_is_measured_both_ways(tmp_path: Path) -> None:
     assert found["benchmarks"][0]["title"] == "bulk TCP from Alpha machines, emulated (no KVM on this host)"
     clients = [line.partition(":")[0] for line in log if "iperf3 -c" in line]
     assert clients == ["alpha", "beta"]
+
+
+def test_a_form_that_a_subject_cannot_have_is_told_once(tmp_path: Path) -> None:
+    log: list[str] = []
+
+    class Stores(FakeSubject):
+        def run(self, argv: Any, timeout: float) -> Any:
+            out = super().run(argv, timeout)
+            return type(out)(0, '{"jobs": [{"read": {"iops": 7}}]}', "", 0.1)
+
+    run, told = made(tmp_path, ["disk.tree.read", "disk.raw.read"], rounds=3)
+    run.measure([Stores("beta", log)])
+    found = load(run.path)
+    assert found.samples("disk.tree.read", "beta") == (7.0,) * 3
+    assert [row["message"] for row in found["problems"]] == ["beta has no raw"]
+    assert told.problems == []
+    assert sum("--rw=write" in line and "--filename=/there/file" in line for line in log) == 1
