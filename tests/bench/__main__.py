@@ -22,7 +22,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from tests.bench import backups, incus, kvm_snapshots, lxc_snapshots, rescue, warm
+from tests.bench import backups, fleet, incus, kvm_snapshots, lxc_snapshots, rescue, warm
 from tests.live.daemon import CACHE, TRIUNE, Daemon
 from tests.live.system_fixtures import IMAGE, built_image
 
@@ -379,6 +379,7 @@ def measure_all(daemon: Daemon) -> list[Row]:
         rows += kvm_warm(daemon)
         rows += copies()
         rows += rescue.rows(CACHE / "bench-rescue")
+        rows += fleet.rows()
     finally:
         daemon.remove_all(PREFIX)
     return rows

@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -257,13 +258,13 @@ def show(found: Plan, data: Mapping[str, Any]) -> None:
     sys.stdout.write(table(rows, _FIGURES, limit=limit, colour=colour))
     for row in data["engines"]:
         if row["blocked"]:
-            print(f"{row['engine']} can't run it: {clean(row['blocked'])}")
+            _say(f"{row['engine']} can't run it: {clean(row['blocked'])}")
     _tell_raises(data["engines"])
     if data["mix"]:
         _show_mix(data["mix"], limit, colour)
     _tell_risk(found, data)
     for note in _notes(found, data):
-        print(f"note: {clean(note)}")
+        _say(f"note: {clean(note)}")
 
 
 def _row(found: Plan, row: Mapping[str, Any]) -> dict[str, str]:
@@ -289,7 +290,13 @@ def _tell_raises(engines: Sequence[Mapping[str, Any]]) -> None:
         first = row["limits"][0]
         if first["raised"] and not row["blocked"] and first["name"] not in told:
             told.add(first["name"])
-            print(f"{first['what']} bind before memory: {first['raised']} raises that.")
+            _say(f"{first['what']} bind before memory: {first['raised']} raises that.")
+
+
+def _say(text: str) -> None:
+    """A sentence, wrapped where the terminal is narrow."""
+    limit = width(sys.stdout)
+    print(text if limit is None else textwrap.fill(text, limit, break_long_words=False, break_on_hyphens=False))
 
 
 def _show_mix(mix: Mapping[str, Any], limit: int | None, colour: bool) -> None:
@@ -310,7 +317,8 @@ def _tell_risk(found: Plan, data: Mapping[str, Any]) -> None:
     ]
     busy = f"if each is busy {found.budget.busy:.0%} of its time, independently of the others"
     if told:
-        print(f"\nRisk, the share of time in which more is asked than there is ({busy}): {'; '.join(told)}")
+        print()
+        _say(f"Risk, the share of time in which more is asked than there is ({busy}): {'; '.join(told)}")
     elif found.budget.cpu_overcommit > 1 or found.budget.memory_overcommit > 1:
         print(
             "\nThe risk of this overcommit is not known: --workload says no cpus and memory"

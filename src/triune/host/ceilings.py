@@ -46,7 +46,7 @@ def ceilings(root: Path = Path("/")) -> tuple[Ceiling, ...]:
         ),
         _ceiling(
             "inotify",
-            "inotify instances of one user id",
+            "inotify instances",
             fs / "inotify/max_user_instances",
             0,
             "sysctl fs.inotify.max_user_instances=8192",
