@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from triune.services.placement.trial import Bounds, Filled
 
 _MIX_SEEN = 6
+_RANDOM = ("disk.random.read.32", "disk.random.write.32")
 _MOST = 10**6
 
 
@@ -68,7 +69,12 @@ def plan(asked: Asked, host: Mapping[str, Any] | None = None) -> Plan:
     host = host_facts() if host is None else host
     planned = asked.memory is not None or asked.cpus is not None
     data = Path(host["data"]) if host else None
-    known, notes = figures(data / trying.FOLDER if data else None, _benched(data, host), planned=planned)
+    benched = _benched(data, host)
+    known, notes = figures(data / trying.FOLDER if data else None, benched, planned=planned)
+    rate = None if planned else _requests(benched)
+    if rate is not None and asked.iops is None:
+        asked = replace(asked, iops=rate)
+        notes = (*notes, f"the disks take {rate:,.0f} requests a second, measured here by triune bench")
     if not host:
         notes = ("no daemon answers: figures are published, disk is not counted", *notes)
     budget = _budget(asked, host)
@@ -99,6 +105,15 @@ def _benched(data: Path | None, host: Mapping[str, Any]) -> Mapping[str, Any]:
     from triune.services.benchmarks.results import FOLDER
 
     return measured(data / FOLDER, host.get("hostname")) if data else {}
+
+
+def _requests(benched: Mapping[str, Any]) -> float | None:
+    """Requests a second that this host's disks take natively, reading or writing; None where it was not measured."""
+    from triune.services.benchmarks.subject import NATIVE
+
+    there = benched.get(NATIVE, {})
+    rates = [there[name]["median"] for name in _RANDOM if name in there and there[name]["unit"] == "IOPS"]
+    return float(min(rates)) if rates else None
 
 
 def _budget(asked: Asked, host: Mapping[str, Any]) -> Budget:
@@ -226,7 +241,8 @@ def amount(value: float, unit: str) -> str:
     """Of a limit, for people."""
     if unit == "bytes":
         return format_size(int(value))
-    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:,.2g}"
+    said = f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:,.2g}"
+    return f"{said} CPUs" if unit == "cpus" else said
 
 
 _FIGURES = (

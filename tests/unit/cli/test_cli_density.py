@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from triune.cli import trying
+from triune.cli import fitting, trying
 from triune.cli.root import main
 from triune.domain.errors import Failed, Invalid, Unreachable, Unsupported
 from triune.services.placement.figures import published
@@ -174,3 +174,10 @@ def test_a_fill_is_predicted_from_the_figures() -> None:
     each = figure.memory_each
     assert trying.predicted(known, [name], Bounds(most=9, seconds=1, memory=1 << 62)) == (9, 9 * each)
     assert trying.predicted(known, [name], Bounds(most=9, seconds=1, memory=each * 2 + 1)) == (3, 3 * each)
+
+
+def test_disk_requests_as_benchmarks_found_them() -> None:
+    found = {"median": 900.0, "unit": "IOPS"}
+    there = {"native": {"disk.random.read.32": found, "disk.random.write.32": {**found, "median": 400.0}}}
+    assert fitting._requests(there) == 400.0
+    assert fitting._requests({}) is None

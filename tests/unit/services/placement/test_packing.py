@@ -66,7 +66,7 @@ def require_kept(places: Places) -> None:
         assert sum(map(len, words)) == len(frozenset().union(*words)), "two of a word on one host"
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(problem=problems(), seed=st.integers(0, 99), noise=st.sampled_from([0.0, 0.5]), pool=st.sampled_from([3, 1024]))
 def test_no_host_is_overfull_and_all_rules_are_kept(problem: Problem, seed: int, noise: float, pool: int) -> None:
     places = Places(problem)
@@ -78,7 +78,7 @@ def test_no_host_is_overfull_and_all_rules_are_kept(problem: Problem, seed: int,
     require_kept(places)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(problem=problems())
 def test_what_is_improved_stays_placed_and_keeps_the_rules(problem: Problem) -> None:
     first = improving.start(problem)
@@ -92,7 +92,7 @@ def test_what_is_improved_stays_placed_and_keeps_the_rules(problem: Problem) -> 
     assert len(unplaced(better)) == len(unplaced(first))
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(problem=problems())
 def test_who_has_no_host_fits_none_as_they_stand(problem: Problem) -> None:
     places = improving.start(problem)
