@@ -26,19 +26,20 @@ LACKING = {"module", "sysrq", "release-agent", "disk"}
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
     with separate_daemon("aud", PREFIX, 181) as made:
-        machine = made.begin("launch", IMAGE, MACHINE, "--engine", "kvm")
-        options = ("--publish", "18181:80", "--env", "DB_PASSWORD=hunter2hunter2")
-        made.launch(IMAGE, APP, "docker", *options, command=SLEEP)
-        made.launch(IMAGE, TIGHT_APP, "docker", "--profile", "hardened", command=SLEEP)
-        made.launch(IMAGE, SYSTEM, "lxc")
-        made.launch(IMAGE, TIGHT_SYSTEM, "lxc", "--profile", "hardened")
-        _run_loose()
         try:
-            assert machine.wait(200) == 0
+            machine = made.begin("launch", IMAGE, MACHINE, "--engine", "kvm")
+            options = ("--publish", "18181:80", "--env", "DB_PASSWORD=hunter2hunter2")
+            made.launch(IMAGE, APP, "docker", *options, command=SLEEP)
+            made.launch(IMAGE, TIGHT_APP, "docker", "--profile", "hardened", command=SLEEP)
+            made.launch(IMAGE, SYSTEM, "lxc")
+            made.launch(IMAGE, TIGHT_SYSTEM, "lxc", "--profile", "hardened")
+            _run_loose()
+            assert machine.wait(300) == 0
             made.run("launch", IMAGE, TIGHT_MACHINE, "--engine", "kvm", "--profile", "hardened", "--no-start")
             yield made
         finally:
             _remove_loose()
+            made.remove_all(PREFIX)
 
 
 def _client() -> Any:
