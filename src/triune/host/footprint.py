@@ -2,6 +2,7 @@
 
 A process is an instance's where the instance's name, or the id that its control group is called by, is in its control
 group, its command or its HOSTNAME: that finds what is inside, and its guardians outside (monitor, shim, emulator).
+Where no control group is its own, page tables and stacks are taken for the kernel's part.
 PSS shares each page out among those who map it (proc_pid_smaps_rollup), so sums over several instances count a shared
 page once.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from triune.host import cgroup
 
 _PROC = Path("/proc")
 _ID = re.compile(r"[0-9a-f]{32,64}")
+_WORD = re.compile(r"[\w-]+")
 _STACK = 16 * 1024
 _MOST_FDS = 4096
 
@@ -51,10 +53,9 @@ def measure(names: Iterable[str], proc: Path = _PROC) -> Footprint:
     """The footprint of the running instances of these names. Needs root; what ends meanwhile is left out."""
     words = set(names)
     seen = list(_processes(proc))
-    mine = [one for one in seen if _has(one, words)]
-    ids = {found for one in mine for found in _ID.findall(one.groups)}
-    mine += [one for one in seen if one not in mine and _has(one, ids)]
-    return _sum(proc, [one.pid for one in mine], words | ids)
+    mine = [one for one in seen if _has(one.text, words) or _has(one.groups, words)]
+    words |= {found for one in mine for found in _ID.findall(one.groups)}
+    return _sum(proc, [one.pid for one in seen if _has(one.text, words) or _has(one.groups, words)], words)
 
 
 def _processes(proc: Path) -> Iterable[_Seen]:
@@ -77,27 +78,28 @@ def _hostname(folder: Path) -> str:
     return ""
 
 
-def _has(one: _Seen, words: Iterable[str]) -> bool:
-    return any(
-        re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text) for word in words for text in (one.text, one.groups)
-    )
+def _has(text: str, words: Set[str]) -> bool:
+    """Whether a name, or an id, stands in it; an id also as a part of a word (docker-ID.scope)."""
+    return not (words.isdisjoint(_WORD.findall(text)) and words.isdisjoint(_ID.findall(text)))
 
 
-def _sum(proc: Path, pids: Sequence[int], words: Iterable[str]) -> Footprint:
-    pss = threads = files = inotify = estimate = 0
+def _sum(proc: Path, pids: Sequence[int], words: Set[str]) -> Footprint:
+    pss = threads = files = inotify = 0
+    kernel: dict[Path | None, int] = {}
     for pid in pids:
         folder = proc / str(pid)
         with contextlib.suppress(OSError):
             pss += _field(folder / "smaps_rollup", "Pss")
             own = _field(folder / "status", "Threads", 1)
             threads += own
-            estimate += _field(folder / "status", "VmPTE") + own * _STACK
+            group = _group(pid, words)
+            kernel[group] = kernel.get(group, 0) + _field(folder / "status", "VmPTE") + own * _STACK
             links = _links(folder / "fd")
             files += len(links)
             inotify += sum(link == "anon_inode:inotify" for link in links)
     return Footprint(
         pss=pss,
-        kernel=max(estimate, _kernel(pids, words)),
+        kernel=sum((_charged(group) if group else 0) or estimate for group, estimate in kernel.items()),
         processes=len(pids),
         threads=threads,
         files=files,
@@ -120,22 +122,13 @@ def _links(folder: Path) -> list[str]:
     return found
 
 
-def _kernel(pids: Iterable[int], words: Iterable[str]) -> int:
-    """Kernel memory charged to the control groups that are called by one of these words, each counted once."""
-    tops: set[Path] = set()
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            found = cgroup.group_of(pid).folder("memory")
-            if found is not None and (top := _top(found[1], words)) is not None:
-                tops.add(top)
-    return sum(_charged(folder) for folder in tops)
-
-
-def _top(folder: Path, words: Iterable[str]) -> Path | None:
-    """The outermost folder above (or at) this one that is called by a word."""
-    for place in (*reversed(folder.parents), folder):
-        if any(re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", place.name) for word in words):
-            return place
+def _group(pid: int, words: Set[str]) -> Path | None:
+    """The outermost control group of memory around a process that is called by one of these words."""
+    with contextlib.suppress(OSError):
+        found = cgroup.group_of(pid).folder("memory")
+        if found is not None:
+            places = (*reversed(found[1].parents), found[1])
+            return next((place for place in places if _has(place.name, words)), None)
     return None
 
 

@@ -27,14 +27,15 @@ def test_who_belongs_to_an_instance(tmp_path: Path) -> None:
     process(tmp_path, 10, "/sbin/init", "lxc.payload.web/init.scope", pss=100, inotify=2)
     process(tmp_path, 11, "[lxc monitor] /var/lib/lxc web", "lxc.monitor.web", pss=10)
     process(tmp_path, 12, "sleep 9", f"docker/{ID}", pss=1000, env="A=1\0HOSTNAME=web\0")
+    process(tmp_path, 17, "child", f"system.slice/docker-{ID}.scope/sub", pss=7)
     process(tmp_path, 13, f"shim -id {ID} -address x", "init.scope", pss=5000)
     process(tmp_path, 14, "/sbin/init", "lxc.payload.web-2", pss=70000)
     process(tmp_path, 15, "vi web-notes webby my-web", "user", pss=900000, env="HOSTNAME=host\0")
     process(tmp_path, 16, "", "lxc.payload.web", pss=900000)
     found = measure(["web"], tmp_path)
-    assert found.pss == (100 + 10 + 1000 + 5000) * 1024
-    assert (found.processes, found.threads, found.files, found.inotify) == (4, 12, 6, 2)
-    assert found.kernel == 4 * (40 * 1024 + 3 * 16 * 1024)
+    assert found.pss == (100 + 10 + 1000 + 5000 + 7) * 1024
+    assert (found.processes, found.threads, found.files, found.inotify) == (5, 15, 7, 2)
+    assert found.kernel == 5 * (40 * 1024 + 3 * 16 * 1024)
     assert measure(["none"], tmp_path).memory == 0
 
 

@@ -24,6 +24,10 @@ PREFIX = "density"
 _SETTLE = 2.0
 _IDLE = 3.0
 _KEEP_FREE = 0.1
+_EACH, _SOMETIMES = (
+    50,
+    10,
+)  # measured after each start, later after every tenth: reading so much of /proc takes its time
 _NAME = re.compile(rf"{PREFIX}-(\d+)-\d+")
 
 Say = Callable[[str], None]
@@ -182,7 +186,8 @@ def fill(starter: Starter, order: Sequence[str], bounds: Bounds, say: Say, avail
                 found.ended, found.error = "error", f"{error.code}: {error.message}"
                 break
             found.started[engine] = found.started.get(engine, 0) + 1
-            found.memory = measure(trial.names).memory
+            if found.count <= _EACH or found.count % _SOMETIMES == 0:
+                found.memory = measure(trial.names).memory
             found.ended = _ended(found, bounds, time.monotonic() - begun, available() < floor)
         time.sleep(_SETTLE)
         found.memory = measure(trial.names[: found.count]).memory
