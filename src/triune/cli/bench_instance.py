@@ -100,18 +100,18 @@ class InstanceSubject:
     def _with_storage(self, form: str) -> Stored:
         name, where = f"{self._prefix}-{form}", f"{self._prefix}-{form}-v"
         if form == _TREE:
-            self._wait(self._client.volumes.create(where, kind=_TREE))
             self._volumes.append(where)
+            self._wait(self._client.volumes.create(where, kind=_TREE))
             self._launched(name, (), volumes=[f"{where}:{_MOUNT}"])
             path = f"{_MOUNT}/stored"
         elif form in _DISKS:
-            self._wait(self._client.volumes.create(where, kind="disk", format=form, size=_DISK))
             self._volumes.append(where)
+            self._wait(self._client.volumes.create(where, kind="disk", format=form, size=_DISK))
             self._launched(name, (), volumes=[where])
             path = self._run_in(name, ["sh", "-c", _FIND_DISK, "sh", str(_DISK // 512)], _READY_S).stdout.strip()
         else:
-            self._wait(self._client.pools.create(where, driver=form, size=_POOL))
             self._pools.append(where)
+            self._wait(self._client.pools.create(where, driver=form, size=_POOL))
             self._launched(name, (), pool=where)
             path = "/stored"
         return Stored(path, lambda argv, timeout: self._run_in(name, argv, timeout))
@@ -184,12 +184,14 @@ class InstanceSubject:
         """Remove all that was made."""
         for name in list(self._made):
             self._remove(name)
-        with suppress(TriuneError):
-            if self._template:
+        if self._template:
+            with suppress(TriuneError):
                 self._client.images.cool(self._image)
-            for volume in self._volumes:
+        for volume in self._volumes:
+            with suppress(TriuneError):
                 self._wait(self._client.volumes.remove(volume))
-            for pool in self._pools:
+        for pool in self._pools:
+            with suppress(TriuneError):
                 self._wait(self._client.pools.remove(pool))
 
     def _weigh(self, found: dict[str, float], name: str, before: frozenset[tuple[int, int]]) -> None:

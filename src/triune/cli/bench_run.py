@@ -6,7 +6,7 @@ import fcntl
 import os
 import secrets
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from triune.domain.limits import Limits
 from triune.domain.units import format_size
 from triune.host.beneath import remove_tree
 from triune.sdk import Client
+from triune.sdk.types import OperationRow
 from triune.services.benchmarks import native, results
 from triune.services.benchmarks.catalogue import catalogue
 from triune.services.benchmarks.conditions import conditions, load, loaded
@@ -181,12 +182,22 @@ def sweep(client: Client, base: Path) -> None:
             continue
         finally:
             os.close(lock)
-        for row in client.instances.list()[0]:
-            if row["name"].startswith(f"{_PREFIX}{place.name}-"):
-                with suppress(TriuneError):
-                    client.operations.result(client.instances.remove(row["name"], force=True)["id"], timeout=60)
+        _remove_all(client, f"{_PREFIX}{place.name}-")
         native.end_group(native.leftovers(place.name))
         remove_tree(place)
+
+
+def _remove_all(client: Client, prefix: str) -> None:
+    """Instances, and then the volumes and pools that they used."""
+    removals: list[tuple[str, Callable[[str], OperationRow]]] = [
+        (row["name"], lambda name: client.instances.remove(name, force=True)) for row in client.instances.list()[0]
+    ]
+    removals += [(volume["name"], client.volumes.remove) for volume in client.volumes.list()]
+    removals += [(pool["name"], client.pools.remove) for pool in client.pools.list()]
+    for name, remove in removals:
+        if name.startswith(prefix):
+            with suppress(TriuneError):
+                client.operations.result(remove(name)["id"], timeout=60)
 
 
 def read(name: str | None) -> results.Result:

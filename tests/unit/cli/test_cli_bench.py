@@ -28,6 +28,8 @@ class Daemon:
         self.free = free
         self.images = self
         self.instances = self
+        self.volumes = self
+        self.pools = self
 
     def host(self) -> dict[str, Any]:
         engines = [

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 _NATIVE = "#555555"
 _ACROSS = 3
+_FINE = (0.2, 0.3, 0.5, 0.7, 0.85, 1, 1.2, 1.5, 2, 3, 5)
+_COARSE = (1e-4, 1e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
 _STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -95,7 +97,9 @@ def _ratios(
     low, high = (pick(found for cell in cells if cell.ratio for found in (cell.ratio.low, cell.ratio.high)) for pick in (min, max))  # fmt: skip  # noqa: E501
     axes.set_xscale("log")
     axes.set_xlim(min(0.8, low * 0.85), max(1.25, high * 1.15))
-    ticks = [tick for tick in (0.02, 0.05, 0.1, 0.2, 0.5, 0.7, 0.85, 1, 1.2, 1.5, 2, 3, 5) if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]]  # fmt: skip  # noqa: E501
+    left, right = axes.get_xlim()
+    steps = _FINE if right < 10 * left else _COARSE
+    ticks = [tick for tick in steps if left <= tick <= right]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.xaxis.set_minor_locator(_none())
     axes.grid(axis="x", color="#e4e4e4", linewidth=0.7)

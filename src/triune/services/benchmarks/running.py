@@ -92,6 +92,8 @@ class Run:
     _begun: float = 0.0
     _saved: float = 0.0
     _costs: dict[tuple[str, str], float] = field(default_factory=dict)
+    _blocks: dict[tuple[str, str], dict[tuple[str, str], None]] = field(default_factory=dict)
+    _decisions: dict[tuple[int, str, str], bool] = field(default_factory=dict)
     _skipped: list[_Turn] = field(default_factory=list)
     _lost: set[str] = field(default_factory=set)
     _failures: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -104,6 +106,8 @@ class Run:
             there = self._opened(subjects)
             self._versions(there)
             turns = self._turns(there)
+            for turn in turns:
+                self._blocks.setdefault(self._block(turn), {})[turn.key] = None
             for index, turn in enumerate(turns):
                 if self._left() <= 0:
                     self._warn(f"cut short after {index} of {len(turns)} steps: its time is up")
@@ -135,18 +139,40 @@ class Run:
         return budget * _SHARE - (self.clock() - self._begun) if budget else float("inf")
 
     def _affords(self, turn: _Turn, rest: Sequence[_Turn]) -> bool:
-        """Whether all that takes less still fits in afterwards; the first round is always taken."""
-        cost = self._costs.get(turn.key)
-        if cost is None:
+        """Whether all that takes less still fits in afterwards; the first round is always taken.
+
+        Subjects of full speed share one decision, as their figures are compared with each other; what is emulated may
+        take many times as long, and stands for itself.
+        """
+        if turn.key not in self._costs or not self.plan.suite.budget:
             return True
-        cheaper = (self._costs.get(other.key, 0.0) for other in rest)
-        return cost + sum(other for other in cheaper if other < cost) <= self._left()
+        decided = (turn.number, *self._block(turn))
+        if decided not in self._decisions:
+            price = self._price(turn)
+            mine = [other for other in rest if (other.number, *self._block(other)) == decided]
+            cheaper = [other for other in rest if self._price(other) < price]
+            need = sum(self._costs.get(other.key, 0.0) for other in (*mine, *cheaper))
+            self._decisions[decided] = need <= self._left()
+        return self._decisions[decided]
+
+    def _block(self, turn: _Turn) -> tuple[str, str]:
+        """What is taken or left out together."""
+        about = turn.subject.about
+        return turn.benchmarks[0].id, about.name if about.label else ""
+
+    def _price(self, turn: _Turn) -> float:
+        """What a whole block took in its last round."""
+        block = self._block(turn)
+        return sum(self._costs.get(key, 0.0) for key in self._blocks[block])
 
     def _tell_skipped(self) -> None:
-        for key in dict.fromkeys(turn.key for turn in self._skipped):
-            times = sum(turn.key == key for turn in self._skipped)
-            what = f"{_what(next(turn for turn in self._skipped if turn.key == key))} takes {self._costs[key]:.0f} s"
-            self._warn(f"{what}: left out in {times} of {self.plan.rounds} rounds, for time")
+        if not self._skipped:
+            return
+        slow = sorted({turn.key: turn for turn in self._skipped}.values(), key=lambda turn: -self._costs[turn.key])
+        told = "; ".join(f"{_what(turn)}, {self._costs[turn.key]:.0f} s" for turn in slow[:3])
+        self._warn(
+            f"time was short: {len(self._skipped)} steps were left out after round 1, the slowest first ({told})"
+        )
 
     def _opened(self, subjects: Sequence[Subject]) -> list[Subject]:
         there: list[Subject] = []
