@@ -18,7 +18,6 @@ from triune.services.benchmarks.answering import answers
 from triune.services.benchmarks.catalogue import filled
 from triune.services.benchmarks.subject import EMULATED, About, Output, Stored
 
-_READY_S = 240.0
 _STOP_S = 60.0
 _SETTLE_S = 1.0
 # What an emulated machine may take to boot under load, where its launch cannot be cancelled any more.
@@ -32,7 +31,10 @@ _FIND_DISK = 'for disk in /sys/block/*; do [ "$(cat $disk/size)" = "$1" ] && ech
 
 
 class InstanceSubject:
-    """`engine` is its row of GET /v1/host; names of instances begin with `prefix`; `size` has cpus and memory."""
+    """`engine` is its row of GET /v1/host; names of instances begin with `prefix`; `size` has cpus and memory.
+
+    `patience` is how long anything may take to become ready, in seconds.
+    """
 
     def __init__(
         self,
@@ -43,12 +45,14 @@ class InstanceSubject:
         image: str,
         size: Mapping[str, Any],
         service: Mapping[str, Any],
+        patience: float,
     ) -> None:
         self._client = client
         self._engine = engine
         self._image = image
         self._size = size
         self._service = service
+        self._patience = patience
         self._prefix = f"{prefix}-{engine['name']}"
         # Names of what was made, and the operation that makes it while that is under way.
         self._made: dict[str, str] = {}
@@ -108,7 +112,7 @@ class InstanceSubject:
             self._volumes.append(where)
             self._wait(self._client.volumes.create(where, kind="disk", format=form, size=_DISK))
             self._launched(name, (), volumes=[where])
-            path = self._run_in(name, ["sh", "-c", _FIND_DISK, "sh", str(_DISK // 512)], _READY_S).stdout.strip()
+            path = self._run_in(name, ["sh", "-c", _FIND_DISK, "sh", str(_DISK // 512)], self._patience).stdout.strip()
         else:
             self._pools.append(where)
             self._wait(self._client.pools.create(where, driver=form, size=_POOL))
@@ -148,7 +152,7 @@ class InstanceSubject:
         try:
             done = self._launched(name, filled(self._service["command"], {"bind": "0.0.0.0"}))  # noqa: S104 - inside
             found = _figures(done)
-            if answers(str(done["result"]["addresses"][0]), self._service, _READY_S):
+            if answers(str(done["result"]["addresses"][0]), self._service, self._patience):
                 found["answering"] = time.monotonic() - begun
             if "memory" in wanted:
                 self._weigh(found, name, before)
@@ -229,7 +233,7 @@ class InstanceSubject:
             engine=self.about.name,
             command=list(command),
             wait="ready",
-            timeout=_READY_S,
+            timeout=self._patience,
             cold=cold,
             **self._size,
             **more,
@@ -240,7 +244,7 @@ class InstanceSubject:
         return done
 
     def _wait(self, operation: Any) -> dict[str, Any]:
-        done = self._client.operations.wait(operation["id"], timeout=_READY_S)
+        done = self._client.operations.wait(operation["id"], timeout=self._patience)
         outcome(done)
         return dict(done)
 

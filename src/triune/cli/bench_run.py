@@ -28,6 +28,7 @@ from triune.services.benchmarks.running import Plan, Run, Watcher, blank
 from triune.services.benchmarks.subject import NATIVE, Subject
 
 _SPACE = 3 * 2**30
+_PATIENCE_S = 240.0
 _WORK = "work"
 _PREFIX = "bench-"
 
@@ -144,7 +145,15 @@ class Bench:
         row = next(row for row in self._host["engines"] if row["name"] == name)
         size = {"cpus": self._plan.cpus, "memory": self._plan.memory}
         image, service = self._image or self._plan.known.image["name"], self._plan.known.service
-        return InstanceSubject(self._client, row, prefix=_PREFIX + self._id, image=image, size=size, service=service)
+        return InstanceSubject(
+            self._client,
+            row,
+            prefix=_PREFIX + self._id,
+            image=image,
+            size=size,
+            service=service,
+            patience=min(_PATIENCE_S, self._plan.suite.budget / 3 or _PATIENCE_S),
+        )
 
     def _native(self, name: str, work: Path, tree: str, limits: Limits | None) -> native.Native:
         return native.Native(f"{self._id}-{name}", work / name, Path(tree), self._plan.known.service, limits)
