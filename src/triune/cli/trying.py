@@ -6,7 +6,7 @@ import contextlib
 import os
 import platform
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,13 +40,16 @@ class OnDaemon:
     def start(self, name: str, engine: str) -> None:
         """Launch and wait; cancelled where the wait ends otherwise."""
         command = list(_IDLE) if engine in self._apps else []
-        operation = self.client.instances.launch(
-            name=name, image=self.image, engine=engine, command=command, timeout=_PATIENCE
-        )
+        operation = None
         try:
+            with _deferred():  # an answer that is lost would leave a launch that nobody cancels
+                operation = self.client.instances.launch(
+                    name=name, image=self.image, engine=engine, command=command, timeout=_PATIENCE
+                )
             outcome(self.client.operations.wait(operation["id"]))
         except BaseException:
-            self._cancel(operation["id"])
+            if operation is not None:
+                self._cancel(operation["id"])
             raise
 
     def _cancel(self, operation: str) -> None:
@@ -92,6 +95,24 @@ def starter(host: Mapping[str, Any], image: str) -> OnDaemon:
     client.images.get(image)
     signal.signal(signal.SIGTERM, _interrupt)
     return OnDaemon(client, image, host)
+
+
+@contextlib.contextmanager
+def _deferred() -> Iterator[None]:
+    """Interrupts come at its end."""
+    seen: list[int] = []
+    kept = {
+        number: signal.signal(number, lambda number, _: seen.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+    if seen:
+        raise KeyboardInterrupt
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -181,3 +183,31 @@ def test_disk_requests_as_benchmarks_found_them() -> None:
     there = {"native": {"disk.random.read.32": found, "disk.random.write.32": {**found, "median": 400.0}}}
     assert fitting._requests(there) == 400.0
     assert fitting._requests({}) is None
+
+
+def test_an_interrupt_during_the_request_cancels_the_launch() -> None:
+    class Fake:
+        cancelled: list[str] = []
+
+        @property
+        def instances(self) -> Fake:
+            return self
+
+        operations = instances
+
+        def launch(self, **_: object) -> dict[str, str]:
+            os.kill(os.getpid(), signal.SIGINT)
+            return {"id": "op"}
+
+        def cancel(self, operation: str) -> None:
+            self.cancelled.append(operation)
+
+        def wait(self, operation: str, *, timeout: float) -> None:
+            assert timeout
+
+    before = signal.getsignal(signal.SIGINT)
+    starter = trying.OnDaemon(Fake(), "debian/12", {"engines": []})  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        starter.start("a", "b")
+    assert Fake.cancelled == ["op"]
+    assert signal.getsignal(signal.SIGINT) is before
