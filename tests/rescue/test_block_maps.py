@@ -15,6 +15,7 @@ from triune.disks.vmfs.blocks import FileContent
 from triune.disks.vmfs.volume import VmfsVolume
 from triune.domain.errors import Conflict, NotFound
 from triune.domain.rescue import Status
+from triune.services.rescue.finding import scan_volumes
 from triune.services.rescue.opening import open_volumes
 
 LARGE, SPARSE = "large-flat.vmdk", "normal-flat.vmdk"
@@ -65,6 +66,16 @@ def test_a_pointer_block_of_nonsense_is_missing(name: str) -> None:
     found = volume.find(SPARSE)
     assert found.status == Status.PARTIAL
     assert found.missing
+
+
+@pytest.mark.parametrize(("name", "meta"), [("vmfs5", 512), ("vmfs6", 4096)])
+def test_a_small_file_that_one_bit_makes_a_large_one_is_no_hole(name: str, meta: int) -> None:
+    inside, _ = map_of(volume_of(name), "small")
+    changes = {inside.lock.place + meta + 0x44: struct.pack("<I", 4304)}
+    volume = volume_of(name, changes)
+    for found in (volume.find("small"), scan_volumes([volume.space.segments[0].source])[0].find("small")):
+        assert found.status == Status.PARTIAL
+        assert found.missing == ((0, inside.length),)
 
 
 def test_a_list_that_points_beyond_the_volume_is_missing() -> None:

@@ -121,6 +121,8 @@ class FileContent:
     @cached_property
     def doubts(self) -> tuple[str, str]:
         """What the count says against the map's holes, and against all of it; empty where it says nothing."""
+        if self.descriptor.small_for(self._geometry):
+            return "", f"its layout does not have blocks of {self.descriptor.block_size} bytes"
         census, wanted = self.census, self.descriptor.blocks
         if not census.complete:
             return "", "it has more pointer blocks than are looked at"

@@ -76,6 +76,11 @@ class Descriptor:
     parent: int
     raw: bytes
 
+    def small_for(self, geometry: Geometry) -> bool:
+        """Whether its blocks are smaller than those that its layout takes: so its layout is another's."""
+        whole = self.layout in (Layout.BLOCKS, Layout.POINTERS, Layout.POINTERS2, Layout.DOUBLE)
+        return whole and self.block_size < geometry.file_block
+
     @property
     def folder(self) -> bool:
         """A directory, be it the volume's own."""

@@ -189,6 +189,8 @@ def judge(descriptor: Descriptor, content: Content, tally: Tally, doubts: Doubts
     if descriptor.layout == Layout.RESIDENT:
         _judge_resident(found, descriptor, maps.geometry)
         return found
+    if descriptor.small_for(maps.geometry):
+        found.add(0, descriptor.length, f"its layout does not have blocks of {descriptor.block_size} bytes")
     _judge_counts(found, descriptor, tally)
     fewer = tally.blocks < descriptor.blocks
     for run in content.runs():
