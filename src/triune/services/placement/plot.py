@@ -32,7 +32,7 @@ def plot(path: Path, found: Sequence[Line], engines: Sequence[str], mix: Mapping
 
     fits = {engine: alone(found, engine)["fits"] for engine in engines}
     order = sorted((engine for engine in engines if fits[engine] > 0), key=lambda engine: -fits[engine])
-    figure, axes = plt.subplots(figsize=(7.5, 4.8))
+    figure, axes = plt.subplots(figsize=(9.2, 4.8))
     try:
         _draw(axes, found, order, fits, mix)
         axes.set_title(title, fontsize=10, loc="left")
@@ -57,14 +57,24 @@ def _draw(
         _frontier(axes, found, first, second, beside, colour, f"{beside[third]:,.0f} {third}" if third else first)
     if mix and (mix.get(first) or (second and mix.get(second))):
         told = ", ".join(f"{count:,} {name}" for name, count in mix.items())
-        axes.plot(mix.get(first, 0), mix.get(second or "", 0), "o", color="black", zorder=5, label=f"asked: {told}")
+        axes.plot(
+            mix.get(first, 0),
+            mix.get(second or "", 0),
+            "o",
+            color="black",
+            zorder=5,
+            clip_on=False,
+            label=f"asked: {told}",
+        )
     axes.set_xlabel(f"{first} instances")
     axes.set_ylabel(f"{second} instances" if second else "")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, title="beside" if third else None, fontsize=9, loc="upper right")
+    axes.legend(
+        frameon=False, title="beside" if third else None, fontsize=9, loc="upper left", bbox_to_anchor=(1.01, 1.0)
+    )
 
 
 def _frontier(
