@@ -253,6 +253,9 @@ class InstanceSubject:
         if self._made.get(name):
             with suppress(TriuneError):
                 self._client.operations.cancel(self._made[name])
+            with suppress(TriuneError):
+                # Before it has ended there may be nothing to remove yet, and something a moment later.
+                self._client.operations.wait(self._made[name], timeout=_REMOVAL_S)
         deadline = time.monotonic() + _REMOVAL_S
         while time.monotonic() < deadline:
             try:
