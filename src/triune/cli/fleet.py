@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from triune.cli.looking import read
 from triune.cli.tables import Column, structured, table
 from triune.cli.text import clean, colours, paint, width
 from triune.domain.errors import Failed, Invalid
@@ -37,8 +37,8 @@ def show_fleet(hosts: str, instances: str, *, effort: float, extra: Sequence[str
 
     if hosts == instances == "-":
         raise Invalid("bad_row", "hosts and instances can't both come from stdin", hint="Name a file for one of them.")
-    where = read_hosts(hosts, _read(hosts))
-    rows = read_instances(instances, _read(instances))
+    where = read_hosts(hosts, read(hosts, code="bad_file", most=_LARGEST))
+    rows = read_instances(instances, read(instances, code="bad_file", most=_LARGEST))
     found = place(where, rows, _extra(extra), effort)
     summary = found.summary()
     if form == "table":
@@ -58,20 +58,6 @@ def show_fleet(hosts: str, instances: str, *, effort: float, extra: Sequence[str
             f"{missing[0]['reason']}",
             hint="See the reason of each in --format json; the others are placed.",
         )
-
-
-def _read(name: str) -> bytes:
-    try:
-        if name == "-":
-            raw = sys.stdin.buffer.read(_LARGEST + 1)
-        else:
-            with Path(name).open("rb") as file:
-                raw = file.read(_LARGEST + 1)
-    except OSError as error:
-        raise Invalid("bad_file", f"can't read {name}: {error.strerror}", hint="Name a readable file.") from None
-    if len(raw) > _LARGEST:
-        raise Invalid("bad_file", f"{name} is larger than 1 GiB", hint="Is it the right file?")
-    return raw
 
 
 def _extra(pairs: Sequence[str]) -> Mapping[str, int]:

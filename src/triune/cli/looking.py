@@ -10,6 +10,7 @@ import click
 
 from triune.cli.text import clean
 from triune.domain.errors import Invalid
+from triune.domain.units import format_size
 from triune.domain.workload import KEYS
 from triune.sdk import Client
 
@@ -78,18 +79,18 @@ def _require_bounded(name: str, data: object) -> None:
             rest += value
 
 
-def read(name: str) -> bytes:
-    """A file's bytes, - is stdin. Raises Invalid."""
+def read(name: str, *, code: str = "bad_workload", most: int = _LARGEST) -> bytes:
+    """A file's bytes, `most` at most; - is stdin. Raises Invalid(code)."""
     try:
         if name == "-":
-            raw = sys.stdin.buffer.read(_LARGEST + 1)
+            raw = sys.stdin.buffer.read(most + 1)
         else:
             with Path(name).open("rb") as file:
-                raw = file.read(_LARGEST + 1)
+                raw = file.read(most + 1)
     except OSError as error:
-        raise Invalid("bad_workload", f"can't read {name}: {error.strerror}", hint="Name a readable file.") from None
-    if len(raw) > _LARGEST:
-        raise Invalid("bad_workload", f"{name} is larger than 1 MiB", hint="Is it the right file?")
+        raise Invalid(code, f"can't read {name}: {error.strerror}", hint="Name a readable file.") from None
+    if len(raw) > most:
+        raise Invalid(code, f"{name} is larger than {format_size(most)}", hint="Is it the right file?")
     return raw
 
 

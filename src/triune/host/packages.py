@@ -5,16 +5,26 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
 from triune.domain.errors import TriuneError
+from triune.domain.isolation import Component
 from triune.host.run import run
 
 _DOC = Path("/usr/share/doc")
 _CVE = re.compile(r"CVE-\d{4}-\d{4,7}")
 _MOST = 1 << 23  # of a changelog
 _NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+", re.ASCII)
+
+
+def component(name: str, version: str, packages: Iterable[str]) -> Component:
+    """A program of this version, and the first of these packages that is installed: the one that brought it."""
+    for package in packages:
+        if found := installed(package):
+            return Component(name=name, version=version, package=package, package_version=found, told=mended(package))
+    return Component(name=name, version=version)
 
 
 def installed(package: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from triune.domain import capabilities, seccomp, secrets
 from triune.domain.errors import NotFound, TriuneError
-from triune.domain.isolation import Component, Exposure, HostMount, Isolation
+from triune.domain.isolation import Exposure, HostMount, Isolation
 from triune.engines.docker import containers, ports, spec
 from triune.engines.docker.client import DockerClient
 from triune.engines.docker.containers import Described
@@ -75,22 +75,11 @@ class DockerAuditing:
         versions = {"Docker": version.get("Version"), "containerd": told.get("containerd"), "runc": told.get("runc")}
         socket = doors.socket_file(Path(self._client.socket_path))
         return Exposure(
-            components=tuple(_component(name, str(number)) for name, number in versions.items() if number),
+            components=tuple(
+                packages.component(name, str(number), _PACKAGES[name]) for name, number in versions.items() if number
+            ),
             doors=(*((socket,) if socket else ()), *doors.ports(_PORTS, "dockerd", guarded=_WITH_TLS)),
         )
-
-
-def _component(name: str, version: str) -> Component:
-    for package in _PACKAGES[name]:
-        if installed := packages.installed(package):
-            return Component(
-                name=name,
-                version=version,
-                package=package,
-                package_version=installed,
-                told=packages.mended(package),
-            )
-    return Component(name=name, version=version)
 
 
 def _process(pid: int) -> confinement.Confinement | None:

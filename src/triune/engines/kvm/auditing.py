@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from triune.domain import secrets
-from triune.domain.isolation import Component, Door, Exposure, HostMount, Isolation
+from triune.domain.isolation import Door, Exposure, HostMount, Isolation
 from triune.engines.kvm import mark as marks
 from triune.engines.kvm import process
 from triune.engines.kvm.client import Client, library
@@ -53,7 +53,9 @@ class KvmAuditing:
         numbers = self._client.call(lambda c: {"QEMU": c.getVersion(), "libvirt": c.getLibVersion()}, seconds=1.8)
         files = (_socket(path) for path in _SOCKETS)
         return Exposure(
-            components=tuple(_component(name, number) for name, number in numbers.items()),
+            components=tuple(
+                packages.component(name, _version(number), _PACKAGES[name]) for name, number in numbers.items()
+            ),
             doors=(*(door for door in files if door), *doors.ports(_PORTS, "libvirtd", guarded=_WITH_TLS)),
         )
 
@@ -69,18 +71,9 @@ def _socket(path: str) -> Door | None:
     return replace(door, guarded=said[-1:] != ["none"]) if door else None
 
 
-def _component(name: str, number: int) -> Component:
-    version = f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
-    for package in _PACKAGES[name]:
-        if installed := packages.installed(package):
-            return Component(
-                name=name,
-                version=version,
-                package=package,
-                package_version=installed,
-                told=packages.mended(package),
-            )
-    return Component(name=name, version=version)
+def _version(number: int) -> str:
+    """libvirt's way of one number for three."""
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
 
 
 def _confined(pid: int | None) -> confinement.Confinement | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from triune.domain import capabilities, seccomp, secrets
 from triune.domain.errors import Failed
 from triune.domain.instance import State
-from triune.domain.isolation import Component, Exposure, HostMount, IdRange, Isolation
+from triune.domain.isolation import Exposure, HostMount, IdRange, Isolation
 from triune.engines.lxc import layers, seed, spec
 from triune.engines.lxc import mark as marks
 from triune.engines.lxc.client import Client
@@ -69,13 +69,7 @@ class LxcAuditing:
 
     def exposure(self) -> Exposure:
         """liblxc; it has no daemon."""
-        version = self._client.version()
-        for package in _PACKAGES:
-            if installed := packages.installed(package):
-                told = packages.mended(package)
-                part = Component(name="LXC", version=version, package=package, package_version=installed, told=told)
-                return Exposure(components=(part,))
-        return Exposure(components=(Component(name="LXC", version=version),))
+        return Exposure(components=(packages.component("LXC", self._client.version(), _PACKAGES),))
 
 
 def facts(

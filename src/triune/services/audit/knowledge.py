@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from typing import Any
 
 from triune.services.audit.conditions import problems
+from triune.services.packaged import packaged
 
 VERSION = 1
 FACTS = frozenset((
@@ -109,14 +109,7 @@ def knowledge() -> Knowledge:
 
 
 def _load(name: str) -> Mapping[str, Any]:
-    import yaml
-
-    text = resources.files(__package__).joinpath("rules", name).read_text(encoding="utf-8")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    data = yaml.load(text, Loader=loader)  # noqa: S506 - the safe loader, in C where there is one
-    if not isinstance(data, Mapping) or data.get("version") != VERSION:
-        raise ValueError(f"{name} is no file of rules of version {VERSION}")
-    return data
+    return packaged(__package__, VERSION, "rules", name)
 
 
 def knowing(

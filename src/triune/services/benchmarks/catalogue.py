@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from typing import Any
 
 from triune.domain.errors import Invalid
 from triune.services.benchmarks.parsing import Parser
+from triune.services.packaged import packaged
 
 VERSION = 1
 INSIDE, STORED, SERVED, BETWEEN, LIFE, CROWD = "inside", "stored", "served", "between", "life", "crowd"
@@ -100,11 +100,7 @@ def _meant(found: Benchmark, word: str) -> bool:
 @cache
 def catalogue() -> Catalogue:
     """The one that came with this version. Raises ValueError where it is broken."""
-    import yaml
-
-    text = resources.files(__package__).joinpath("catalogue.yaml").read_text(encoding="utf-8")
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return read(yaml.load(text, Loader=loader))  # noqa: S506 - the safe loader, in C where there is one
+    return read(packaged(__package__, VERSION, "catalogue.yaml"))
 
 
 def read(data: Mapping[str, Any]) -> Catalogue:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib import resources
 from typing import Any
 
 from triune.services.benchmarks.results import Cell, Result
 from triune.services.benchmarks.subject import NATIVE
+from triune.services.packaged import packaged
 
 VERSION = 1
 TOLERANCE = 0.15
@@ -20,13 +20,7 @@ _DENSITY_MIB = 64 * 1024
 @cache
 def published() -> Mapping[str, Any]:
     """`published.yaml`. Raises ValueError where it is of another version."""
-    import yaml
-
-    text = resources.files(__package__).joinpath("published.yaml").read_text(encoding="utf-8")
-    data: Mapping[str, Any] = yaml.safe_load(text)
-    if data.get("version") != VERSION:
-        raise ValueError(f"published.yaml is not of version {VERSION}")
-    return data
+    return packaged(__package__, VERSION, "published.yaml")
 
 
 def beside(result: Result) -> list[dict[str, Any]]:
