@@ -13,6 +13,7 @@ whose listing had no fault, and whose missing bytes are reported as soon as they
 from __future__ import annotations
 
 import argparse
+import resource
 import sys
 import time
 import traceback
@@ -35,6 +36,7 @@ from triune.services.rescue.volume import Volume
 
 MIB = 1 << 20
 CHUNK = 100  # damages between two lines of the report
+MEMORY = 4 << 30  # of address space
 WAYS: dict[str, Callable[..., Sequence[Volume]]] = {
     "opened": subject.opened,
     "read": subject.read,
@@ -359,6 +361,8 @@ def main() -> int:
     parser.add_argument("--volumes", default="vmfs5,vmfs6,vmfs5-resource-optimized,vmfs6-resource-optimized")
     parser.add_argument("--ways", default="read")
     given = parser.parse_args()
+    # A damage that makes us take all memory is a crash of ours, not of the machine.
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     volumes = [small(name) for name in given.volumes.split(",")]
     begun = time.monotonic()
     total = Tally()
