@@ -59,6 +59,18 @@ def test_a_pointer_block_of_zeros_makes_every_hole_doubtful(name: str, path: str
         read(volume.open(found), was.offset, 512)
 
 
+def test_a_pointer_behind_the_end_excuses_no_hole() -> None:
+    inside, places = map_of(volume_of("vmfs5"), SPARSE)
+    behind = inside.lock.place + 1024 + 4 * 200
+    assert inside.length <= 200 << 30
+    volume = volume_of("vmfs5", {behind: struct.pack("<I", 0x5700)} | {place: bytes(4096) for place in places})
+    found = volume.find(SPARSE)
+    assert found.status == Status.PARTIAL
+    assert sum(length for _, length in found.missing) == found.size
+    alone = volume_of("vmfs5", {behind: struct.pack("<I", 0x5700)})
+    assert alone.find(SPARSE).status == Status.INTACT
+
+
 @pytest.mark.parametrize("name", ["vmfs5", "vmfs6"])
 def test_a_pointer_block_of_nonsense_is_missing(name: str) -> None:
     _, places = map_of(volume_of(name), SPARSE)

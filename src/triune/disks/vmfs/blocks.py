@@ -38,10 +38,11 @@ _DOUBT = -1  # stands in a table for a pointer that is not believed; no address 
 class Census:
     """What a block map holds: data `blocks`, `large` ones among them, `pointer_blocks`.
 
-    `lost` of the pointer blocks can't be read. `repeated`: a pointer block stands in the map twice. Not `complete`
-    where there are more than anybody counts. `zeroed` blocks are to be read as zeros. `twice` are the numbers of file
-    blocks that the map leads to more than once; `last` is one more than the place of the last block in the file.
-    `extents` are (number, count) of its file blocks, `items` the addresses of its sub-blocks and pointer blocks.
+    `lost` of the pointer blocks before the file's end can't be read. `repeated`: a pointer block stands in the map
+    twice. Not `complete` where there are more than anybody counts. `zeroed` blocks are to be read as zeros. `twice` are
+    the numbers of file blocks that the map leads to more than once; `last` is one more than the place of the last block
+    in the file. `extents` are (number, count) of its file blocks, `items` the addresses of its sub-blocks and pointer
+    blocks.
     """
 
     blocks: int = 0
@@ -102,7 +103,8 @@ class FileContent:
         """All of the map, counted."""
         if self._is_resident or self.descriptor.layout == Layout.NONE:
             return Census()
-        counting = _Counting(self._pointers, self._geometry)
+        end = -(-self.size // self.descriptor.block_size)
+        counting = _Counting(self._pointers, self._geometry, end)
         complete = counting.count(self.descriptor.addresses(self._geometry), self.descriptor.levels, 0)
         return Census(
             counting.blocks,
@@ -297,12 +299,12 @@ class FileContent:
 
 
 class _Counting:
-    """Goes through a block map once."""
+    """Goes through the block map of a file of `end` blocks once."""
 
-    def __init__(self, pointers: Callable[[int, int], Sequence[int]], geometry: Geometry) -> None:
+    def __init__(self, pointers: Callable[[int, int], Sequence[int]], geometry: Geometry, end: int) -> None:
         self.blocks = self.large = self.pointer_blocks = self.lost = self.zeroed = self.last = 0
         self.repeated = False
-        self._pointers, self._geometry = pointers, geometry
+        self._pointers, self._geometry, self._end = pointers, geometry, end
         self.seen: set[int] = set()
         self.items: set[int] = set()
         self.extents: list[tuple[int, int]] = []
@@ -327,7 +329,8 @@ class _Counting:
             try:
                 below = self._pointers(value, level - 1)
             except Damaged:
-                self.lost += 1
+                # One behind the file's end would tell of no missing byte, and explain any hole before it.
+                self.lost += base + index * span < self._end
                 continue
             if not self.count(below, level - 1, base + index * span):
                 return False
