@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from triune.host.setup.machine import Machine
 from triune.host.setup.step import Say
 
 _DOCKER_CONFIG = "/etc/docker/daemon.json"
+_TRIES, _PAUSE = 20, 0.1
 DOCKER_SOCKET = "/run/docker.sock"
 
 
@@ -85,7 +87,7 @@ class LiveRestore:
 
     def gap(self) -> str | None:
         """Whether the daemon, or its file while it does not run, has it off."""
-        info = self.machine.tools.ask(DOCKER_SOCKET, "/info")
+        info = self._info()
         enabled = info.get("LiveRestoreEnabled") if isinstance(info, dict) else None
         if enabled is None:
             enabled = read_config(self.machine).get("live-restore")
@@ -102,6 +104,15 @@ class LiveRestore:
         self.machine.wait(
             lambda: self.gap() is None, "Docker's live-restore", "Restart Docker: systemctl restart docker", 10
         )
+
+    def _info(self) -> Any:
+        """What the daemon says of itself; one that was started a moment ago listens before it answers."""
+        for _ in range(_TRIES):
+            info = self.machine.tools.ask(DOCKER_SOCKET, "/info")
+            if info is not None or self._running() is None:
+                return info
+            time.sleep(_PAUSE)
+        return None
 
     def _running(self) -> int | None:
         """The daemon's pid. Its file may be older than the last boot, and its socket be held by systemd."""

@@ -240,6 +240,13 @@ def test_live_restore_keeps_the_rest_of_the_file(tmp_path: Path) -> None:
     assert step.gap() is None
 
 
+def test_a_daemon_that_does_not_answer_yet_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = CannedMachine(tmp_path, {"run/docker.pid": "7\n", "proc/7/comm": "dockerd\n"})
+    answers = iter([None, {"LiveRestoreEnabled": True}])
+    monkeypatch.setattr(type(machine.tools), "ask", lambda *_: next(answers))
+    assert LiveRestore(machine).gap() is None
+
+
 @pytest.mark.parametrize(("comm", "told"), [("dockerd", True), ("sleep", False)])
 def test_only_docker_itself_is_told_to_read_its_file(tmp_path: Path, comm: str, told: bool) -> None:
     # SIGHUP ends what does not expect it, and a pid file left behind may name anything.
