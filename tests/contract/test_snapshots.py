@@ -15,9 +15,6 @@ from triune.domain.operation import Silent
 from triune.domain.snapshot import Consistency, Snapshot
 from triune.engines.base import ClonePlan, Cloning, Command, Engine, Snapshots
 
-# Each boots a machine several times, emulated where KVM can't be had.
-pytestmark = pytest.mark.timeout(600)
-
 SILENT = Silent()
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 

@@ -14,7 +14,7 @@ from triune.host.setup.machine import Machine
 from triune.host.setup.step import Say
 
 _DOCKER_CONFIG = "/etc/docker/daemon.json"
-_TRIES, _PAUSE = 20, 0.1
+_COMES_UP, _PAUSE = 2.0, 0.1  # seconds
 DOCKER_SOCKET = "/run/docker.sock"
 
 
@@ -107,12 +107,12 @@ class LiveRestore:
 
     def _info(self) -> Any:
         """What the daemon says of itself; one that was started a moment ago listens before it answers."""
-        for _ in range(_TRIES):
+        until = time.monotonic() + _COMES_UP  # one that hangs has taken as long for its first answer
+        while True:
             info = self.machine.tools.ask(DOCKER_SOCKET, "/info")
-            if info is not None or self._running() is None:
+            if info is not None or self._running() is None or time.monotonic() > until:
                 return info
             time.sleep(_PAUSE)
-        return None
 
     def _running(self) -> int | None:
         """The daemon's pid. Its file may be older than the last boot, and its socket be held by systemd."""

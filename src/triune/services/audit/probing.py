@@ -20,7 +20,6 @@ _MOST = 64 << 10
 # Perl is in every Debian; Python is where Perl is not; a shell can try a part.
 _LANGUAGES = (("perl", "probe.pl", "-e"), ("python3", "probe.python", "-c"), ("sh", "probe.sh", "-c"))
 _LOOK = "for name in perl python3; do command -v $name >/dev/null 2>&1 && echo $name; done; echo sh"
-_REFUSED = frozenset({errno.EPERM, errno.EACCES, errno.EROFS})
 _ABSENT = frozenset({-1, errno.ENOSYS, errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ENOSPC, errno.EUSERS})
 _UNTRIED = -2
 
