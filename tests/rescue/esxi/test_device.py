@@ -268,6 +268,7 @@ def test_a_key_of_another_kind_is_a_changed_key(host: Host, opened: Open) -> Non
     with pytest.raises(Denied) as refused:
         opened(accept_new=True)
     assert refused.value.code == "host_changed"
+    assert "now it is ecdsa-sha2-nistp256 SHA256:" in str(refused.value)
 
 
 def test_one_more_kind_of_key_is_no_change(host: Host, opened: Open) -> None:

@@ -97,9 +97,7 @@ class Login(asyncssh.SSHClient):
 async def connect(address: Address, access: Access, password: str | None) -> asyncssh.SSHClientConnection:
     """A connection. Raises PasswordWanted, Denied and Unreachable."""
     login = Login(address, access, password)
-    options: dict[str, Any] = {}
-    if algorithms := _algorithms(access.known.keys(address.host, address.service_port)):
-        options["server_host_key_algs"] = algorithms
+    kinds = _algorithms(access.known.keys(address.host, address.service_port))
     try:
         connection, _ = await asyncssh.create_connection(
             lambda: login,
@@ -113,10 +111,10 @@ async def connect(address: Address, access: Access, password: str | None) -> asy
             connect_timeout=access.patience.connecting,
             login_timeout=_LOGIN_SECONDS,
             keepalive_interval=_ALIVE_SECONDS,
-            **options,
+            server_host_key_algs=kinds,
         )
     except (asyncssh.Error, OSError, TimeoutError, ValueError) as error:
-        raise _explained(error, address, login, password, pinned=bool(options)) from None
+        raise _explained(error, address, login, password) from None
     return connection
 
 
@@ -126,12 +124,14 @@ def _nobody(host: str, addr: str, port: int | None) -> tuple[list[Any], list[Any
     return [], [], []
 
 
-def _algorithms(keys: list[str]) -> list[str]:
-    """Those of the accepted keys, so that a host with several kinds of keys shows the kind that is known."""
-    found: list[str] = []
-    for kind in dict.fromkeys(key.split()[0] for key in keys):
-        found += ["rsa-sha2-512", "rsa-sha2-256"] if kind == _RSA else [kind]
-    return found
+def _algorithms(keys: list[str]) -> str:
+    """Those of the accepted keys first, so that a host with several kinds of keys shows the kind that is known.
+
+    The others stay behind them: a host that has lost the known kind must show its new key to be called changed.
+    """
+    kinds = dict.fromkeys(key.split()[0] for key in keys)
+    first = ["rsa-sha2-512,rsa-sha2-256" if kind == _RSA else kind for kind in kinds]
+    return f"^{','.join(first)}" if first else "default"
 
 
 def _exported(key: asyncssh.SSHKey) -> str:
@@ -139,9 +139,7 @@ def _exported(key: asyncssh.SSHKey) -> str:
     return " ".join(key.export_public_key("openssh").decode().split()[:2])
 
 
-def _explained(
-    error: Exception, address: Address, login: Login, password: str | None, *, pinned: bool
-) -> TriuneError | PasswordWanted:
+def _explained(error: Exception, address: Address, login: Login, password: str | None) -> TriuneError | PasswordWanted:
     where = f"{address.host}:{address.service_port}"
     if login.problem is not None:
         return login.problem
@@ -153,9 +151,6 @@ def _explained(
             f"{where} does not let {address.user} in",
             hint="Check user and password, or the keys of your agent. Five wrong passwords lock an ESXi account.",
         )
-    if pinned and isinstance(error, asyncssh.KeyExchangeFailed):
-        known = login._access.known
-        return known.changed("host key", address.host, address.service_port, "of another kind", "known_hosts")
     reason = getattr(error, "reason", "") or getattr(error, "strerror", None) or str(error) or "no answer in time"
     return Unreachable(
         "host_unreachable",
