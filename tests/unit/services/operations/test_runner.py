@@ -264,8 +264,14 @@ def test_leftovers_go_before_the_next_operation_begins(house: House) -> None:
 
 def test_leftovers_are_not_removed_under_a_running_operation(house: House) -> None:
     leave(house, "instances/a")
-    gate = threading.Event()
-    operation = house.operations.submit("start", "instances/a", lambda task: gate.wait(5), locks=["instances/a"])
+    started, gate = threading.Event(), threading.Event()
+
+    def work(task: Task) -> None:
+        started.set()
+        gate.wait(60)
+
+    operation = house.operations.submit("start", "instances/a", work, locks=["instances/a"])
+    assert started.wait(60)  # it has tried to undo them itself, in vain
     house.operations.handlers["thing"] = house.undone.append
     house.operations.settle()
     assert house.undone == []
