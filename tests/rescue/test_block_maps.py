@@ -140,11 +140,10 @@ def test_what_lies_behind_the_end_of_a_truncated_image_is_missing() -> None:
 def test_a_map_that_leads_to_a_free_block_proves_nothing(name: str) -> None:
     healthy = volume_of(name)
     inside, _ = map_of(healthy, "bigger")
-    assert healthy.allocation is not None
     free = next(
         block
         for block in range(100, 2048)
-        for _, why in healthy.allocation.doubts(inside.address, block, 1)
+        for _, why in healthy.allocations[address.Kind.FILE_BLOCK].doubts(inside.address, block, 1)
         if "free" in why
     )
     volume = volume_of(name, {entry_of(healthy, inside, 5): block_address(healthy, free)})
@@ -153,14 +152,62 @@ def test_a_map_that_leads_to_a_free_block_proves_nothing(name: str) -> None:
     assert "free" in found.reasons[0]
 
 
+@pytest.mark.parametrize("name", ["vmfs3", "vmfs6"])
+def test_a_small_file_whose_sub_block_is_free_proves_nothing(name: str) -> None:
+    healthy = volume_of(name)
+    small = next(
+        found
+        for found in healthy.walk()
+        if found.kind == "file" and kinds_of(healthy, found.path) == {address.Kind.SUB_BLOCK}
+    )
+    inside, _ = map_of(healthy, small.path)
+    value = free_item(healthy, inside, inside.addresses(healthy.geometry)[0])
+    volume = volume_of(name, {entry_of(healthy, inside, 0): packed(healthy, value)})
+    found = volume.find(small.path)
+    assert found.missing == ((0, small.size),)
+    assert "sub-block that is free" in found.reasons[0]
+
+
+@pytest.mark.parametrize("name", ["vmfs5", "vmfs6"])
+def test_a_map_that_leads_to_a_free_pointer_block_proves_nothing(name: str) -> None:
+    healthy = volume_of(name)
+    inside, _ = map_of(healthy, LARGE)
+    value = free_item(healthy, inside, inside.addresses(healthy.geometry)[0])
+    volume = volume_of(name, {entry_of(healthy, inside, 0): packed(healthy, value)})
+    found = volume.find(LARGE)
+    assert found.missing[0][0] == 0
+    assert any("block that is free" in reason for reason in found.reasons)
+
+
+def kinds_of(volume: VmfsVolume, path: str) -> set[address.Kind]:
+    """Of what a file's list points to."""
+    inside, _ = map_of(volume, path)
+    if inside.layout == descriptor.Layout.RESIDENT:
+        return set()
+    return {address.decode(value, volume.geometry).kind for value in inside.addresses(volume.geometry) if value}
+
+
+def free_item(volume: VmfsVolume, inside: descriptor.Descriptor, like: int) -> int:
+    """The address of an item that nobody uses, in the cluster of another one."""
+    for bits in range(1, 16):
+        value = like ^ bits << (56 if volume.geometry.wide else 28)
+        where = address.decode(value, volume.geometry)
+        if volume.allocations[where.kind].doubt(inside.address, where):
+            return value
+    raise AssertionError("every item of that cluster is used")
+
+
+def packed(volume: VmfsVolume, value: int) -> bytes:
+    return struct.pack("<Q" if volume.geometry.wide else "<I", value)
+
+
 def test_a_map_that_leads_to_another_files_cluster_proves_nothing() -> None:
     healthy = volume_of("vmfs6")
     inside, _ = map_of(healthy, "bigger")
-    assert healthy.allocation is not None
     foreign = next(
         block
         for block in range(2048)
-        for _, why in healthy.allocation.doubts(inside.address, block, 1)
+        for _, why in healthy.allocations[address.Kind.FILE_BLOCK].doubts(inside.address, block, 1)
         if "another" in why
     )
     volume = volume_of("vmfs6", {entry_of(healthy, inside, 5): block_address(healthy, foreign)})

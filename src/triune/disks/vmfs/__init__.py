@@ -13,7 +13,7 @@ count or a place that a volume names.
     lock         what every descriptor and cluster begins with; names its own place
     address      what points to blocks, sub-blocks, pointer blocks and descriptors
     resource     the files that hold these: `.fdc.sf`, `.sbc.sf`, `.pbc.sf` and more
-    allocation   which file blocks are in use, and whose they are
+    allocation   which blocks are in use, and whose they are
     descriptor   a file's metadata
     resolver     where blocks and resources are
     blocks       a file's bytes, by way of its block map

@@ -9,13 +9,13 @@ from __future__ import annotations
 import threading
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from triune.disks.content import Run
 from triune.disks.source import Held
-from triune.disks.vmfs.address import Kind, decode
+from triune.disks.vmfs.address import Address, Kind, decode
 from triune.disks.vmfs.allocation import Allocation
 from triune.disks.vmfs.damaged import Damaged
 from triune.disks.vmfs.descriptor import Descriptor, Layout, numbers
@@ -63,7 +63,7 @@ class FileContent:
 
     With `counted`, the map is counted before it is used, and what the count speaks against is missing: an FD tells how
     many blocks its map has (so it was in every file of every volume looked at). Fewer make holes doubtful, more make
-    all of it doubtful; such runs keep their source, and say why. So do blocks that `allocation` speaks against.
+    all of it doubtful; such runs keep their source, and say why. So do blocks that `allocations` speak against.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class FileContent:
         resolver: Resolver,
         *,
         counted: bool = False,
-        allocation: Allocation | None = None,
+        allocations: Mapping[Kind, Allocation] | None = None,
     ) -> None:
         self.descriptor, self.resolver, self._counted = descriptor, resolver, counted
-        self._allocation = allocation
+        self._allocations = allocations or {}
         self._geometry = resolver.geometry
         self._tables: OrderedDict[tuple[int, int], Sequence[int] | Damaged] = OrderedDict()
         self._lock = threading.Lock()
@@ -229,12 +229,17 @@ class FileContent:
             yield Run(offset, length, why=f"a {address} is where data should be")
         elif address.zeroed:
             yield Run(offset, length)
-        elif address.kind == Kind.FILE_BLOCK and (count > 1 or self._allocation is not None):
+        elif address.kind == Kind.FILE_BLOCK and (count > 1 or Kind.FILE_BLOCK in self._allocations):
             yield from self._file_blocks(address.item, offset, length)
         else:
-            begin = offset % _size(address.kind, self._geometry)
+            begin, why = offset % _size(address.kind, self._geometry), self._doubt(address)
             for run in self.resolver.runs(address, begin, length):
-                yield replace(run, offset=run.offset - begin + offset)
+                yield replace(run, offset=run.offset - begin + offset, why=run.why or why)
+
+    def _doubt(self, address: Address) -> str:
+        """What speaks against a sub-block or pointer block of the map."""
+        allocation = self._allocations.get(address.kind) if address.kind != Kind.FILE_BLOCK else None
+        return allocation.doubt(self.descriptor.address, address) if allocation else ""
 
     def _file_blocks(self, first: int, offset: int, length: int) -> Iterator[Run]:
         """`length` bytes at `offset` of the file, from file block `first` on and those that follow it."""
@@ -247,7 +252,8 @@ class FileContent:
             yield Run(offset + there, length - there, why=f"file block {first} is shorter")
             return
         blocks = -(-(within_first + length) // size)
-        parts = self._allocation.doubts(self.descriptor.address, first, blocks) if self._allocation else ((blocks, ""),)
+        allocation = self._allocations.get(Kind.FILE_BLOCK)
+        parts = allocation.doubts(self.descriptor.address, first, blocks) if allocation else ((blocks, ""),)
         place, end = first * size + within_first, offset + length
         for count, why in self._apart(first, parts):
             first += count
@@ -293,6 +299,8 @@ class FileContent:
         allowed = _POINTERS if geometry.wide else _POINTERS_NARROW
         if address.kind not in allowed:
             raise Damaged(f"a {address} is where a pointer block should be")
+        if why := self._doubt(address):
+            raise Damaged(why)
         table = numbers(read(self.resolver, address, 0, geometry.pointer_block), geometry)
         kinds = _DATA if below == 0 else allowed
         return believed(table, kinds, self.resolver)

@@ -42,6 +42,7 @@ _FILES = (
     (Kind.DESCRIPTOR, addresses.DESCRIPTORS, ".fdc.sf"),
     (Kind.JOURNAL_BLOCK, addresses.JOURNAL, ".jbc.sf"),
 )
+_IN_MAPS = frozenset({Kind.POINTER_BLOCK2, Kind.POINTER_BLOCK, Kind.SUB_BLOCK})
 _KINDS = {
     FileType.FOLDER: FileKind.FOLDER,
     FileType.FILE: FileKind.FILE,
@@ -81,7 +82,7 @@ class VmfsVolume:
         self._blocks_left = _MOST_BLOCKS
         self._claims = Claims()
         self._pages: dict[int, bytes] = {}
-        self.allocation: Allocation | None = None
+        self.allocations: dict[Kind, Allocation] = {}
         self.space = self._whole(space)
         self.resources = Resources(self.geometry, self.space, self._files())
         self.root = self.descriptor(addresses.ROOT)
@@ -221,7 +222,7 @@ class VmfsVolume:
         except TriuneError as error:
             self.warn(f".fbb.sf can't be read: {getattr(error, 'why', '') or error.message}")
             return space
-        self.allocation = Allocation(head, content, self.geometry)
+        self.allocations[Kind.FILE_BLOCK] = Allocation(Kind.FILE_BLOCK, head, content, self.geometry)
         size = head.count * self.geometry.file_block
         if space.size < size <= MOST_BYTES:
             if not self.superblock.lvm_uuid:
@@ -244,6 +245,8 @@ class VmfsVolume:
                 content = FileContent(inside, Resources(self.geometry, self.space, dict(files)), counted=True)
                 head = resource.parse(read_content(content, 0, resource.HEADER_SIZE), self.geometry)
                 files[kind] = ResourceFile(head, content)
+                if kind in _IN_MAPS:
+                    self.allocations[kind] = Allocation(kind, head, content, self.geometry)
                 if kind == Kind.SUB_BLOCK and not self.geometry.wide:
                     self._compare_density(head.per_cluster)
             except TriuneError as error:
@@ -256,7 +259,7 @@ class VmfsVolume:
             self.warn("the superblock and .sbc.sf tell of different addresses of sub-blocks")
 
     def _content(self, inside: Descriptor) -> FileContent:
-        return FileContent(inside, self.resources, counted=True, allocation=self.allocation)
+        return FileContent(inside, self.resources, counted=True, allocations=self.allocations)
 
     def _own_descriptor(self, value: int) -> Descriptor:
         """One of the first FDs, at their fixed place."""
