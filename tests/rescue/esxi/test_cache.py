@@ -70,7 +70,9 @@ def test_only_one_process_has_it(tmp_path: Path) -> None:
     cache.close()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(damage=st.lists(st.tuples(st.integers(0, 4096 * 2 + 4 * BLOCK), st.binary(min_size=1, max_size=64)), max_size=6))
 def test_damage_costs_blocks_but_never_gives_wrong_ones(tmp_path: Path, damage: list[tuple[int, bytes]]) -> None:
     cache = BlockCache(tmp_path, "x", 1 << 30, 4 * BLOCK)

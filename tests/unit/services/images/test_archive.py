@@ -152,7 +152,9 @@ def test_init_is_found_inside_only(tmp_path: Path) -> None:
     assert find_init(tree) == "/sbin/init"
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60, deadline=None
+)
 @given(st.binary(max_size=3000), st.integers(0, 3000))
 def test_nonsense_gives_domain_errors_only(tmp_path: Path, data: bytes, where: int) -> None:
     base = archive(tmp_path / "b.tar", entry("d", DIR), entry("d/f", data=b"x" * 700)).read_bytes()

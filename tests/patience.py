@@ -1,0 +1,51 @@
+"""Waiting in tests, on machines that are busy and now and then stand still for seconds.
+
+No test asserts `PATIENCE`: it only ends one that would hang. What a test asserts of time it measures with `Awake`, or
+proves otherwise (what came before what, how often something was asked, the processor's time).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+PATIENCE = 60.0
+_TICK = 0.01
+_COUNTED = 0.05
+
+
+def until(condition: Callable[[], object], what: str = "") -> None:
+    """Wait for what another thread or process does."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, what or "it did not come about"
+        time.sleep(_TICK)
+
+
+class Awake:
+    """A stopwatch that counts the seconds in which this process ran or could have run, not those in which the machine
+    stood still.
+    """
+
+    def __enter__(self) -> Awake:
+        """Begin."""
+        self.seconds = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._count, name="awake", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End."""
+        self._over.set()
+        self._thread.join()
+
+    def _count(self) -> None:
+        at, used = time.monotonic(), time.process_time()
+        while not self._over.is_set():
+            self._over.wait(_TICK)
+            now, using = time.monotonic(), time.process_time()
+            # A thread that works for long without letting go of the interpreter is counted by what it uses.
+            self.seconds += min(now - at, _COUNTED + using - used)
+            at, used = now, using
