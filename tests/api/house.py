@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tests.api.fakes import FakeNetworks, FakeShaper
+from tests.patience import PATIENCE, until
 from triune.api.server import make_server, open_socket
 from triune.app import Settings, Triune
 from triune.engines.fake.engine import FakeEngine
@@ -46,6 +47,24 @@ def add_image(data: Path, name: str = "debian/12") -> None:
     store.set_name(name, digest)
 
 
+class Held:
+    """A call that has to wait: `begun` says that it came, `let_go` lets it do its work."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self._go = threading.Event()
+
+    def let_go(self) -> None:
+        """It goes on."""
+        self._go.set()
+
+    def wait(self, *given: object) -> None:
+        """What the call does first. An operation may be cancelled meanwhile, if one is among the arguments."""
+        self.begun.set()
+        check = next((one.check for one in given if hasattr(one, "check")), lambda: None)
+        until(lambda: self._go.wait(0.01) or check(), "nobody let it go")
+
+
 class House:
     """`client` speaks to it; `triune` is what it serves; `run` starts the command line against it."""
 
@@ -68,9 +87,7 @@ class House:
         self._thread = threading.Thread(target=self.server.run, args=([listener],), name="server")
         self._thread.start()
         self.client = Client(str(self.socket))
-        deadline = time.monotonic() + 10
-        while not self.server.started and time.monotonic() < deadline:
-            time.sleep(0.005)
+        until(lambda: self.server.started)
 
     @property
     def env(self) -> dict[str, str]:
@@ -87,12 +104,43 @@ class House:
         """Launch through the API and wait."""
         image = image or ("docker:nginx" if engine == "docker" else "debian/12")
         operation = self.client.instances.launch(name=name, image=image, engine=engine, **request)
-        self.client.operations.result(operation["id"], timeout=10)
+        self.client.operations.result(operation["id"], timeout=PATIENCE)
+
+    @property
+    def streams(self) -> set[Any]:
+        """Sessions, logs and events that clients have open."""
+        return self.server.config.app.state.opened._stops  # type: ignore[union-attr]
+
+    @contextmanager
+    def held(self, thing: object, name: str) -> Iterator[Held]:
+        """What is called on an engine, or on a facet of it, waits until it is let go or nobody looks any more."""
+        original, held = getattr(thing, name), Held()
+
+        def call(*args: Any, **named: Any) -> Any:
+            held.wait(*args, *named.values())
+            return original(*args, **named)
+
+        setattr(thing, name, call)
+        try:
+            yield held
+        finally:
+            held.let_go()
+            delattr(thing, name)
+
+    def settle(self) -> None:
+        """Wait until everything that was begun has ended, and has let go of what it held."""
+        for operation in list(self.triune.operations._live):
+            self.triune.operations.wait(operation, PATIENCE)
+        for thread in threading.enumerate():  # what follows an engine's event, aside of it
+            if thread.name.endswith(("-up", "-limits", "-traffic", "-gone", "-renamed")):
+                thread.join(PATIENCE)
 
     def clear(self) -> None:
         """Remove all instances and bring all engines up."""
-        for operation in self.triune.operations.list(running=True):
-            self.triune.operations.wait(operation.id, 10)
+        for stop in list(self.streams):  # their clients are gone; the server hears of that a moment later
+            stop()
+        until(lambda: not self.streams)
+        self.settle()
         for engine in ENGINES:
             self.engine(engine)._down = False
             self.engine(engine).latency = 0.0
@@ -104,20 +152,20 @@ class House:
         self.shaper.shaped.clear()
         self.shaper.reason, self.shaper.failure = "", None
 
-    def run(self, *argv: str, stdin: bytes = b"", timeout: float = 20) -> subprocess.CompletedProcess[bytes]:
+    def run(self, *argv: str, stdin: bytes = b"", timeout: float = PATIENCE) -> subprocess.CompletedProcess[bytes]:
         """Run `triune …` against it."""
         return command(argv, env=self.env, stdin=stdin, timeout=timeout)
 
     def close(self) -> None:
         """End it."""
         self.server.stop()
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
         self.triune.close()
 
 
 def command(
-    argv: Sequence[str], *, env: dict[str, str], stdin: bytes = b"", timeout: float = 20
+    argv: Sequence[str], *, env: dict[str, str], stdin: bytes = b"", timeout: float = PATIENCE
 ) -> subprocess.CompletedProcess[bytes]:
     """Run `triune …`."""
     return subprocess.run([str(TRIUNE), *argv], env=env, input=stdin, capture_output=True, timeout=timeout, check=False)

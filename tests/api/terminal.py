@@ -10,6 +10,7 @@ import termios
 import time
 
 from tests.api.house import TRIUNE, House
+from tests.patience import PATIENCE
 
 
 class Terminal:
@@ -26,17 +27,26 @@ class Terminal:
         self.said = b""
 
     def expect(self, wanted: bytes) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         while wanted not in self.said:
             ready, _, _ = select.select([self.master], [], [], max(0, deadline - time.monotonic()))
             assert ready, (wanted, self.said)
             self.said += os.read(self.master, 65536)
 
+    def shows(self, data: bytes, wanted: bytes) -> None:
+        """Type it again and again, until what is wanted appears."""
+        deadline = time.monotonic() + PATIENCE
+        while wanted not in self.said:
+            assert time.monotonic() < deadline, (wanted, self.said)
+            self.type(data)
+            if select.select([self.master], [], [], 0.5)[0]:
+                self.said += os.read(self.master, 65536)
+
     def type(self, data: bytes) -> None:
         os.write(self.master, data)
 
     def end(self) -> int:
-        code = self.process.wait(10)
+        code = self.process.wait(PATIENCE)
         assert termios.tcgetattr(self.slave) == self.before, "the terminal must be as it was"
         os.close(self.slave)
         os.close(self.master)

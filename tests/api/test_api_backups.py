@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 
 from tests.api.house import House
 from tests.api.test_api_openapi import check, document
+from tests.patience import PATIENCE, until
 from triune.api.backup_schemas import Backup
 from triune.domain.errors import Conflict, Denied, Failed, Invalid, NotFound, Unsupported
 from triune.domain.operation import Operation
@@ -38,7 +38,7 @@ class Repo:
         self.client = house.client.backups
 
     def result(self, operation: Any) -> dict[str, Any]:
-        found = self.house.client.operations.result(operation["id"], timeout=60)
+        found = self.house.client.operations.result(operation["id"], timeout=PATIENCE)
         assert isinstance(found, dict)
         return found
 
@@ -109,20 +109,20 @@ def test_the_command_line(repo: Repo, tmp_path: Path) -> None:
     repo.house.launch("web", settings={"log": "one"})
     repo.house.launch("db", "docker")
     run = repo.house.run
-    done = run("backup", "create", "--all", *repo.options, timeout=60)
+    done = run("backup", "create", "--all", *repo.options)
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.decode().splitlines()] == ["db", "web"]
     rows = json.loads(run("backup", "list", *repo.options, "--format", "json").stdout)
     assert {row["instance"] for row in rows} == {"web", "db"}
     assert run("backup", "cat", "web", "/log", *repo.options).stdout == b"one"
-    told = json.loads(run("backup", "verify", *repo.options, "--format", "json", timeout=60).stdout)
+    told = json.loads(run("backup", "verify", *repo.options, "--format", "json").stdout)
     assert (told["ok"], told["backups"], told["damaged"]) == (True, 2, [])
     (tmp_path / "out").mkdir()
-    done = run("backup", "extract", "web", "/log", "--to", str(tmp_path / "out"), *repo.options, timeout=60)
+    done = run("backup", "extract", "web", "/log", "--to", str(tmp_path / "out"), *repo.options)
     assert (done.returncode, (tmp_path / "out/log").read_text()) == (0, "one"), done.stderr
-    done = run("backup", "restore", "web", "--name", "web3", *repo.options, timeout=60)
+    done = run("backup", "restore", "web", "--name", "web3", *repo.options)
     assert (done.returncode, b"web3 is restored, stopped" in done.stdout) == (0, True), done.stderr
-    done = run("backup", "prune", "--keep-last", "1", *repo.options, "--yes", timeout=60)
+    done = run("backup", "prune", "--keep-last", "1", *repo.options, "--yes")
     assert (done.returncode, done.stdout) == (0, b"0 backups are removed\n")
 
 
@@ -222,7 +222,7 @@ def test_a_schedule_of_every_instance(repo: Repo) -> None:
         schedules.create(None, every="2d", action="backup")
     repo.house.launch("all")
     gone = repo.house.client.instances.remove("all", force=True)
-    repo.house.client.operations.result(gone["id"], timeout=10)
+    repo.house.client.operations.result(gone["id"], timeout=PATIENCE)
     assert len(schedules.list("backup")) == 2, "an instance that goes takes only schedules of its own along"
 
 
@@ -230,7 +230,7 @@ def ended(repo: Repo, schedule: str) -> Operation:
     """A run of it, as the daemon begins one."""
     triune = repo.house.triune
     begun = triune.backups.scheduled(triune.schedules.get(schedule))
-    return triune.operations.wait(begun.id, 60)
+    return triune.operations.wait(begun.id, PATIENCE)
 
 
 @stores
@@ -273,11 +273,9 @@ def test_one_that_is_busy_gets_its_turn_last(repo: Repo) -> None:
     begun = triune.backups.scheduled(triune.schedules.get(made["name"]))
     with pytest.raises(Conflict, match="busy"):
         triune.backups.scheduled(triune.schedules.get(made["name"]))
-    deadline = time.monotonic() + 60
-    while triune.operations.get(begun.id).text != "waiting for a" and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until(lambda: triune.operations.get(begun.id).text == "waiting for a")
     locks.release(holder)
-    run = triune.operations.wait(begun.id, 60)
+    run = triune.operations.wait(begun.id, PATIENCE)
     assert (run.state.value, list(run.result["backups"])) == ("done", ["b", "a"])
 
 
@@ -286,13 +284,13 @@ def test_cancelling_the_whole_cancels_the_part(repo: Repo) -> None:
     repo.house.launch("web")
     made = repo.house.client.schedules.create(None, every="1d", action="backup", **repo.where)
     triune = repo.house.triune
-    begun = triune.backups.scheduled(triune.schedules.get(made["name"]))
-    while not any(one.kind == "backup" for one in triune.operations.list(running=True)):
-        time.sleep(0.02)
-    triune.operations.cancel(begun.id)
-    assert triune.operations.wait(begun.id, 30).state.value == "cancelled"
-    part = next(one for one in triune.operations.list() if one.kind == "backup")
-    assert triune.operations.wait(part.id, 30).state.value == "cancelled"
+    with repo.house.held(repo.house.engine("lxc").archiving, "open") as archive:
+        begun = triune.backups.scheduled(triune.schedules.get(made["name"]))
+        assert archive.begun.wait(PATIENCE)
+        triune.operations.cancel(begun.id)
+        assert triune.operations.wait(begun.id, PATIENCE).state.value == "cancelled"
+        part = next(one for one in triune.operations.list() if one.kind == "backup")
+        assert triune.operations.wait(part.id, PATIENCE).state.value == "cancelled"
 
 
 @stores
@@ -302,6 +300,6 @@ def test_a_run_of_a_schedule_lets_old_ones_go(repo: Repo) -> None:
     made = repo.house.client.schedules.create("web", every="1d", keep={"last": 1}, action="backup", **repo.where)
     triune = repo.house.triune
     operation = triune.backups.scheduled(triune.schedules.get(made["name"]))
-    assert triune.operations.wait(operation.id, 60).state.value == "done"
+    assert triune.operations.wait(operation.id, PATIENCE).state.value == "done"
     assert len(repo.client.list(**repo.where)) == 1
     repo.house.client.schedules.remove(made["name"])

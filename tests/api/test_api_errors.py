@@ -13,11 +13,14 @@ import httpx
 import pytest
 
 from tests.api.house import House
+from tests.patience import PATIENCE
 
 
 @pytest.fixture
 def http(house: House) -> Iterator[httpx.Client]:
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(house.socket)), base_url="http://triune") as client:
+    with httpx.Client(
+        transport=httpx.HTTPTransport(uds=str(house.socket)), base_url="http://triune", timeout=PATIENCE
+    ) as client:
         yield client
 
 
@@ -108,7 +111,7 @@ def test_ten_megabytes_of_nonsense(http: httpx.Client, house: House) -> None:
     assert response.status_code in (400, 422)
     with socket.socket(socket.AF_UNIX) as raw:
         raw.connect(str(house.socket))
-        raw.settimeout(10)
+        raw.settimeout(PATIENCE)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             raw.sendall(nonsense)
     assert http.get("/v1").status_code == 200
@@ -161,19 +164,25 @@ def test_a_head_that_does_not_come_is_waited_for_so_long(house: House, monkeypat
     with contextlib.ExitStack() as stack:
         for beginning in beginnings:
             slow = stack.enter_context(socket.socket(socket.AF_UNIX))
-            slow.settimeout(5)
+            slow.settimeout(PATIENCE)
             slow.connect(str(house.socket))
             slow.sendall(beginning)
             assert slow.recv(100) == b""
         # A connection that is in use stays, also between two requests and while the second's head comes slowly.
+        # No clock runs while it rests, however short: a moment is set then, and much while a head is under way.
+        monkeypatch.setattr(house.server.config, "timeout_keep_alive", 10 * PATIENCE)
+        monkeypatch.setattr("triune.api.server._HEAD", PATIENCE)
         kept = stack.enter_context(socket.socket(socket.AF_UNIX))
-        kept.settimeout(5)
+        kept.settimeout(PATIENCE)
         kept.connect(str(house.socket))
-        for pause in (0.0, 0.3, 0.1):
-            time.sleep(pause)
+        for _ in range(3):
             kept.sendall(b"GET /nothing HTTP/1.1\r\n")
             time.sleep(0.1)
             kept.sendall(b"Host: x\r\n\r\n")
             assert whole(kept).startswith(b"HTTP/1.1 404 ")
+            monkeypatch.setattr("triune.api.server._HEAD", 0.05)
+            time.sleep(0.2)
+            monkeypatch.setattr("triune.api.server._HEAD", PATIENCE)
+        monkeypatch.setattr("triune.api.server._HEAD", 0.2)
         kept.sendall(b"GET /v1")
         assert kept.recv(100) == b""

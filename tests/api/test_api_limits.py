@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.api.house import House
 from tests.api.test_api_instances import etag
+from tests.patience import until
 from triune.domain.errors import Conflict, Failed, Invalid, Stale, TriuneError, Unsupported
 from triune.domain.limits import FIELDS
 
@@ -28,13 +27,6 @@ def limits(house: House, name: str) -> dict[str, Any]:
 
 def shaped(house: House) -> list[tuple[int | None, int | None]]:
     return list(house.shaper.shaped.values())
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert condition()
 
 
 def test_at_launch_by_every_way_of_saying_it(house: House) -> None:
@@ -79,7 +71,7 @@ def test_what_the_engine_forgets_is_set_again_after_every_start(house: House) ->
     from triune.domain.operation import Silent
 
     engine.start("web", Silent())  # by another tool
-    wait_for(lambda: shaped(house) == [(None, 10**6)] and engine.find("web").limits == {"iops.read": 100})
+    until(lambda: shaped(house) == [(None, 10**6)] and engine.find("web").limits == {"iops.read": 100})
     change(house, "web", iops_read=None)
     house.client.operations.result(house.client.instances.restart("web")["id"])
     assert engine.find("web").limits == {}

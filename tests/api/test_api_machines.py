@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.api.house import House
+from tests.patience import PATIENCE
 from tests.unit.services.machines.made import flat
 from triune.domain.errors import Conflict, Failed, Invalid, NotFound, TriuneError, Unsupported
 from triune.services.machines.origin import open_file
@@ -52,7 +53,7 @@ def test_an_import(house: House, vmx: Path) -> None:
         disk = {"slot": "scsi0:0", "bus": "sata", "socket": str(export.socket), "export": export.name}
         card = {"slot": "ethernet0", "mac": "00:50:56:00:00:09", "model": "e1000"}
         operation = house.client.machines.import_machine("web", body(disks=[disk], cards=[card], tpm=True))
-        result = house.client.operations.result(operation["id"], timeout=20)
+        result = house.client.operations.result(operation["id"], timeout=PATIENCE)
     assert (result["up"], result["sign"], result["engine"]) == (True, "agent", "kvm")
     assert result["disks"][0]["equal"] is True
     assert result["disks"][0]["size"] == len(DATA)
@@ -75,7 +76,7 @@ def test_what_is_refused_at_once(house: House, tmp_path: Path) -> None:
     assert isinstance(refused(house, cards=[{"slot": "a", "network": "none-such"}]), NotFound)
     twice = [{"slot": "a", "socket": "/x", "export": "d"}] * 2
     assert refused(house, disks=twice).code == "disks_unclear"
-    house.client.operations.result(house.client.instances.launch(name="web", image="debian/12")["id"], timeout=10)
+    house.client.operations.result(house.client.instances.launch(name="web", image="debian/12")["id"], timeout=PATIENCE)
     assert isinstance(refused(house), Conflict)
 
 
@@ -85,7 +86,7 @@ def test_a_source_that_breaks_off_leaves_nothing(house: House, vmx: Path) -> Non
         disk = {"slot": "scsi0:0", "socket": str(export.socket), "export": "another"}
         operation = house.client.machines.import_machine("web", body(disks=[disk]))
         with pytest.raises(Failed):
-            house.client.operations.result(operation["id"], timeout=20)
+            house.client.operations.result(operation["id"], timeout=PATIENCE)
     with pytest.raises(NotFound):
         house.client.instances.get("web")
 

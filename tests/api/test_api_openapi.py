@@ -19,6 +19,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from tests.api.house import House
+from tests.patience import PATIENCE
 from triune.api.app import create_app
 from triune.api.schemas import Problem
 from triune.domain.errors import KINDS
@@ -90,7 +91,9 @@ def test_replies_are_what_the_document_says(house: House) -> None:
 def test_a_problem_is_what_the_document_says(house: House) -> None:
     openapi = document(house)
     schema = {"$ref": "#/components/schemas/Problem", "components": openapi["components"]}
-    client = httpx.Client(transport=httpx.HTTPTransport(uds=str(house.socket)), base_url="http://triune")
+    client = httpx.Client(
+        transport=httpx.HTTPTransport(uds=str(house.socket)), base_url="http://triune", timeout=PATIENCE
+    )
     for method, path in (("GET", "/v1/instances/none"), ("POST", "/v1/instances"), ("PUT", "/v1"), ("GET", "/x")):
         reply = client.request(method, path)
         jsonschema.Draft202012Validator(schema).validate(reply.json())

@@ -8,13 +8,13 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, unix_connect
 
 from tests.api.house import House
+from tests.patience import PATIENCE, until
 from triune.domain.errors import Conflict, Invalid, NotFound, TriuneError
 from triune.engines.fake.session import LocalSession
 from triune.sdk.session import SUBPROTOCOL, Session
@@ -27,13 +27,6 @@ def collected(session: Session) -> dict[int, bytes]:
     while (found := session.read()) is not None:
         said[found[0]] += found[1]
     return said
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -103,27 +96,25 @@ def test_a_client_that_does_not_read_stops_the_command_not_the_daemon(
     house: House, sessions: list[LocalSession]
 ) -> None:
     session = house.client.instances.exec("web", ["sh", "-c", "while :; do echo xxxxxxxxxxxxxxxxxxxxxxxx; done"])
-    wait_until(lambda: sessions)
+    until(lambda: sessions)
     time.sleep(0.5)
-    begun = time.perf_counter()
-    house.client.version()
-    assert time.perf_counter() - begun < 1
+    house.client.version()  # nobody reads the session: what waited for it would wait for ever
     session.close()
-    wait_until(lambda: sessions[0].process.poll() is not None)
+    until(lambda: sessions[0].process.poll() is not None)
 
 
 @pytest.mark.parametrize("argv", [["sleep", "60"], ["cat"], ["sh", "-c", "while :; do echo x; done"]])
 def test_a_client_that_goes_away_ends_the_command(house: House, sessions: list[LocalSession], argv: list[str]) -> None:
     session = house.client.instances.exec("web", argv)
-    wait_until(lambda: sessions)
+    until(lambda: sessions)
     session._connection.socket.close()
-    wait_until(lambda: sessions[0].process.poll() is not None)
+    until(lambda: sessions[0].process.poll() is not None)
     house.client.operations.result(house.client.instances.remove("web", force=True)["id"])
 
 
 def test_a_client_that_goes_away_while_the_command_reads_nothing(house: House, sessions: list[LocalSession]) -> None:
     session = house.client.instances.exec("web", ["sleep", "60"])
-    wait_until(lambda: sessions)
+    until(lambda: sessions)
 
     def write() -> None:
         with contextlib.suppress(TriuneError):
@@ -135,9 +126,9 @@ def test_a_client_that_goes_away_while_the_command_reads_nothing(house: House, s
     assert writer.is_alive(), "there must be back-pressure"
     session._connection.socket.shutdown(2)
     session._connection.socket.close()
-    wait_until(lambda: sessions[0].process.poll() is not None)
+    until(lambda: sessions[0].process.poll() is not None)
     session.close()
-    writer.join(10)
+    writer.join(PATIENCE)
     assert not writer.is_alive()
 
 
@@ -152,7 +143,7 @@ def test_a_command_that_ends_without_reading_its_input(house: House, sessions: l
     writer.start()
     assert collected(session) == {1: b"", 2: b""}
     assert session.exit_code == 3
-    writer.join(10)
+    writer.join(PATIENCE)
     assert not writer.is_alive()
 
 
@@ -166,7 +157,6 @@ def test_a_terminal_and_its_size(house: House, sessions: list[LocalSession]) -> 
         said += found[1]
     assert b"30 100" in said
     session.resize(120, 40)
-    time.sleep(0.1)
     session.write(b"stty size; exit 5\n")
     said = collected(session)[1]
     assert b"40 120" in said
@@ -232,7 +222,7 @@ def test_a_client_that_sends_more_than_its_window_is_cut_off(house: House, sessi
         with pytest.raises(ConnectionClosed):
             for _ in range(100):
                 connection.send(bytes(64 * 1024))
-    wait_until(lambda: sessions[0].process.poll() is not None)
+    until(lambda: sessions[0].process.poll() is not None)
 
 
 def test_another_subprotocol_is_refused(house: House) -> None:
@@ -254,5 +244,5 @@ def test_many_sessions_at_once(house: House, sessions: list[LocalSession]) -> No
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE)
     assert sorted(code for code in codes if code is not None) == list(range(24))

@@ -14,6 +14,7 @@ import pytest
 
 from tests.api.house import TRIUNE, House
 from tests.api.test_api_openapi import check, document
+from tests.patience import PATIENCE
 from triune.domain.errors import Conflict, Invalid, NotFound, Unsupported
 
 pytestmark = pytest.mark.heavy  # many commands
@@ -31,7 +32,7 @@ def no_schedules(house: House) -> None:
 
 def taken(house: House, instance: str, name: str | None = None, **more: object) -> str:
     operation = house.client.snapshots.create(instance, name, **more)  # type: ignore[arg-type]
-    return str(house.client.operations.result(operation["id"], timeout=10)["name"])
+    return str(house.client.operations.result(operation["id"], timeout=PATIENCE)["name"])
 
 
 def test_replies_are_what_the_document_says(house: House) -> None:
@@ -40,7 +41,7 @@ def test_replies_are_what_the_document_says(house: House) -> None:
     call = house.client.transport.call
     made = call("POST", "/v1/instances/web/snapshots", {"name": "one", "expires": "7d", "comment": "c"})
     check(openapi, "post", "/v1/instances/{name}/snapshots", 202, made)
-    house.client.operations.result(made["id"], timeout=10)
+    house.client.operations.result(made["id"], timeout=PATIENCE)
     check(openapi, "get", "/v1/instances/{name}/snapshots", 200, call("GET", "/v1/instances/web/snapshots"))
     one = call("GET", "/v1/instances/web/snapshots/one")
     check(openapi, "get", "/v1/instances/{name}/snapshots/{snapshot}", 200, one)
@@ -162,7 +163,7 @@ def at_the_prompt(house: House, answer: bytes, *argv: str) -> tuple[int, bytes]:
     ours, theirs = pty.openpty()
     process = subprocess.Popen([str(TRIUNE), *argv], env=house.env, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
-    seen, deadline, answered = b"", time.monotonic() + 20, False
+    seen, deadline, answered = b"", time.monotonic() + PATIENCE, False
     while time.monotonic() < deadline:
         if select.select([ours], [], [], 0.1)[0]:
             try:
@@ -174,7 +175,7 @@ def at_the_prompt(house: House, answer: bytes, *argv: str) -> tuple[int, bytes]:
             answered = True
     os.close(ours)
     assert answered, seen
-    return process.wait(10), seen
+    return process.wait(PATIENCE), seen
 
 
 @pytest.mark.parametrize(("answer", "back"), [(b"y\n", True), (b"n\n", False)])
@@ -234,7 +235,7 @@ def test_a_schedule_takes_and_thins_out(house: House) -> None:
     house.client.schedules.create("web", every=60, keep=2)
     for _ in range(4):
         one = house.triune.schedules.get("web-1m")
-        house.client.operations.result(house.triune.schedules.actions["snapshot"](one).id, timeout=10)
+        house.client.operations.result(house.triune.schedules.actions["snapshot"](one).id, timeout=PATIENCE)
     rows = house.client.snapshots.list("web")
     assert [row["schedule"] for row in rows] == ["", "web-1m", "web-1m"]
     kinds = [(row["kind"], row["data"].get("schedule")) for row in house.client.operations.list(limit=3)]

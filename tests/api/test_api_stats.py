@@ -10,12 +10,14 @@ import signal
 import termios
 import time
 from collections.abc import Iterator
+from datetime import datetime, tzinfo
 
 import pytest
 import yaml
 
 from tests.api.house import House
 from tests.api.terminal import Terminal
+from triune.api.routes import instances
 from triune.domain.instance import Stats
 
 pytestmark = pytest.mark.heavy  # live tables take their time
@@ -26,9 +28,22 @@ KEYS = [
 ]
 
 
+class Clock:
+    """A second passes from one sample to the next, however long they take."""
+
+    def __init__(self) -> None:
+        self.at = time.time()
+
+    def now(self, zone: tzinfo) -> datetime:
+        self.at += 1
+        return datetime.fromtimestamp(self.at - 1, zone)
+
+
 @pytest.fixture
 def busy(house: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
     """Three instances whose counters grow at known rates."""
+    clock = Clock()
+    monkeypatch.setattr(instances, "datetime", clock)
     monkeypatch.setenv("TERM", "xterm")
     house.launch("one", memory="64MiB")
     house.launch("two", "kvm", memory="64MiB")
@@ -37,7 +52,7 @@ def busy(house: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
     for engine, (name, share, mib) in rates.items():
 
         def stats(name: str = name, share: float = share, mib: int = mib) -> dict[str, Stats]:
-            now = time.time()
+            now = clock.at
             return {
                 name: Stats(
                     cpu_time_s=now * share,

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.api.house import House
+from tests.patience import PATIENCE
 from triune.domain.errors import TriuneError
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="pools belong to root")
@@ -33,7 +34,7 @@ def empty(house: House) -> None:
 
 
 def done(house: House, operation: Any) -> Any:
-    return house.client.operations.result(operation["id"], timeout=20)
+    return house.client.operations.result(operation["id"], timeout=PATIENCE)
 
 
 def refused(code: str, call: Any, *args: Any, **options: Any) -> TriuneError:

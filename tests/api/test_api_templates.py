@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.api.house import House
+from tests.patience import PATIENCE
 from triune.domain.errors import Failed, Invalid, NotFound, Unsupported
 
 IMAGE = "debian/12"
@@ -24,9 +25,8 @@ def warm_house(tmp_path: Path) -> Iterator[House]:
 
 def launched(house: House, name: str, **request: Any) -> dict[str, Any]:
     operation = house.client.instances.launch(name=name, image=IMAGE, engine="kvm", **request)
-    result: dict[str, Any] = house.client.operations.result(operation["id"], timeout=10)
-    for running in house.triune.operations.list(running=True):
-        house.triune.operations.wait(running.id, 10)
+    result: dict[str, Any] = house.client.operations.result(operation["id"], timeout=PATIENCE)
+    house.settle()  # a template is made in the background
     return result
 
 
@@ -85,7 +85,7 @@ def test_a_template_that_fails_is_no_failure(warm_house: House) -> None:
 
 def test_warm_now_and_no_more(house: House) -> None:
     client = house.client
-    result = client.operations.result(client.images.warm(IMAGE, memory="128MiB")["id"], timeout=10)
+    result = client.operations.result(client.images.warm(IMAGE, memory="128MiB")["id"], timeout=PATIENCE)
     assert result["name"] == IMAGE
     assert launched(house, "one", memory="128MiB")["warm"] is True
     client.images.cool(IMAGE)
@@ -96,9 +96,9 @@ def test_warm_now_and_no_more(house: House) -> None:
 
 def test_templates_go_with_their_image(warm_house: House) -> None:
     house, client = warm_house, warm_house.client
-    client.operations.result(client.images.warm(IMAGE)["id"], timeout=10)
+    client.operations.result(client.images.warm(IMAGE)["id"], timeout=PATIENCE)
     assert house.engine("kvm").templates is not None
-    client.operations.result(client.images.remove(IMAGE)["id"], timeout=10)
+    client.operations.result(client.images.remove(IMAGE)["id"], timeout=PATIENCE)
     assert client.images.templates() == []
 
 
