@@ -14,6 +14,7 @@ import click
 import pytest
 
 from tests.meta.sources import ROOT, documents, modules, tree
+from tests.patience import PATIENCE
 
 HEAVY = ("rich", "fastapi", "docker", "libvirt", "lxc", "pydantic", "uvicorn", "sqlite3", "yaml", "asyncio")
 PROGRAM = """
@@ -28,7 +29,7 @@ sys.exit(status)
 
 def imported(*argv: str) -> set[str]:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *argv], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", PROGRAM, *argv], capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stdout + done.stderr
     line = next(line for line in reversed(done.stdout.splitlines()) if line.startswith("IMPORTED"))

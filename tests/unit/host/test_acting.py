@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from tests.patience import PATIENCE
 
 from triune.host.acting import as_owner
 
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_files_are_anothers_and_the_rights_are_roots(tmp_path: Path) -> None:
     (tmp_path / "private").mkdir(mode=0o700)
     turn = threading.Event()
-    other = threading.Thread(target=lambda: (turn.wait(10), (tmp_path / "beside").touch()))
+    other = threading.Thread(target=lambda: (turn.wait(PATIENCE), (tmp_path / "beside").touch()))
     other.start()  # one that is made later has its maker's
     with as_owner(12345, 23456):
         made = tmp_path / "private/made"

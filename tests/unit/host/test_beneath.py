@@ -84,12 +84,10 @@ def test_magic_links_are_refused(tree: Path) -> None:
 def test_only_regular_files_are_read_and_no_more_than_asked(tree: Path) -> None:
     os.mkfifo(tree / "pipe")
     with Root(tree) as root:
-        begin = time.monotonic()
         with pytest.raises(OSError):
-            root.read_bytes("pipe")
+            root.read_bytes("pipe")  # to open it would wait for a writer, for ever
         with pytest.raises(OSError):
             root.read_bytes("etc")
-        assert time.monotonic() - begin < 1
         assert root.read_bytes("etc/hosts", 3) == b"ins"
         assert root.names("etc") == ["hosts"]
         assert root.exists("etc/hosts") and not root.exists("etc/none")
@@ -118,7 +116,7 @@ def test_a_folder_swapped_for_a_link_while_we_write(tree: Path, outside: Path) -
     try:
         with Root(tree) as root:
             deadline = time.monotonic() + 1.5
-            while time.monotonic() < deadline:
+            while not written or time.monotonic() < deadline:
                 try:
                     root.mkdirs("etc/sub")
                     root.write_bytes("etc/sub/file", b"x")

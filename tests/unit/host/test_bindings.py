@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from tests.patience import PATIENCE
 
 from triune.host import bindings
 
@@ -21,7 +22,7 @@ def test_threads_that_load_at_once_all_get_the_whole_module(tmp_path: Path, monk
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE)
     sys.modules.pop("slowbinding", None)
     assert found == [True] * 4
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from tests.patience import PATIENCE
 
 from triune.host.fuse import Node, Server, attach_by_helper
 from triune.host.run import run
@@ -135,7 +136,7 @@ def mounted(tmp_path: Path) -> Iterator[Path]:
     thread.start()
     yield folder
     run(["fusermount3", "-u", folder])
-    thread.join(10)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
 
 

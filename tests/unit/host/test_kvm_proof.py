@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.patience import PATIENCE
 
 from triune.host import kvm
 
@@ -126,7 +127,9 @@ def test_a_plain_model_that_hangs_is_told_as_such(tmp_path: Path, monkeypatch: p
     tried = fake_qemu(tmp_path, monkeypatch, f'{MSR} "kvm qemu64") exec sleep 60 ;;')
     device = tmp_path / "kvm"
     device.touch()
-    proof = kvm.prove(cache=None, timeout=0.5, device=device)
+    guest = kvm._guest
+    monkeypatch.setattr(kvm, "_guest", lambda *what: guest(*what[:2], 0.5 if what[1] == "qemu64" else PATIENCE))
+    proof = kvm.prove(cache=None, device=device)
     assert (proof.usable, proof.code) == (False, "guest_hung")
     assert tried.read_text().splitlines() == ["kvm host", "kvm qemu64", "tcg max"]
 

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
+from tests.patience import PATIENCE
 
 from triune.engines.docker import commands
 from triune.engines.docker.stream import RawStream
@@ -42,7 +43,7 @@ def test_a_stream_of_docker() -> None:
     stream = RawStream(near, 200, None, b"")
     assert stream.recv(0.01) is None
     far.sendall(b"still there")
-    assert stream.recv(0.5) == b"still there"
+    assert stream.recv(PATIENCE) == b"still there"
     stream.close()
     assert stream.recv(0.01) == b""
     far.close()
@@ -66,7 +67,7 @@ def test_hanging_up_on_a_process() -> None:
     high = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, _HIGH)
     try:
         commands._end(process.pid, high)
-        assert process.wait(5) == -1
+        assert process.wait(PATIENCE) == -1
     finally:
         process.kill()
         for fd in (low, high):

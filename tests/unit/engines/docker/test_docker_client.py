@@ -11,15 +11,17 @@ import os
 import socket
 import tarfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from tests.patience import PATIENCE, until
 
 from triune.domain.errors import Failed, Invalid, TriuneError, Unreachable, Unsupported
 from triune.domain.operation import Silent
+from triune.engines.docker import client as module
 from triune.engines.docker import images
 from triune.engines.docker.client import DockerClient
 from triune.engines.docker.engine import DockerEngine
@@ -70,9 +72,54 @@ def scripted(answers: dict[str, str], hung: threading.Event | None = None) -> An
     return answer
 
 
-def hang(connection: socket.socket) -> None:
-    with connection:
-        time.sleep(30)
+class Hung:
+    """Answers nothing until the test is over."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+
+    def __call__(self, connection: socket.socket) -> None:
+        with connection:
+            self.over.wait(PATIENCE)
+
+
+@pytest.fixture
+def hung() -> Iterator[Hung]:
+    made = Hung()
+    yield made
+    assert not made.over.is_set()
+    made.over.set()
+
+
+QUICK, SIGN_OF_LIFE = module._QUICK, module._SIGN_OF_LIFE
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what is meant to hang is given up soon."""
+    monkeypatch.setattr(module, "_QUICK", PATIENCE)
+    monkeypatch.setattr(module, "_SIGN_OF_LIFE", PATIENCE)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, float]]:
+    """As the code is, once called; returns the seconds that each thread's requests might take, by its name."""
+    asked: dict[str, float] = {}
+
+    def start() -> dict[str, float]:
+        monkeypatch.setattr(module, "_QUICK", QUICK)
+        monkeypatch.setattr(module, "_SIGN_OF_LIFE", SIGN_OF_LIFE)
+        session = DockerClient._session
+
+        def noted(self: DockerClient, timeout: float, version: tuple[int, int]) -> object:
+            name = threading.current_thread().name
+            asked[name] = asked.get(name, 0.0) + timeout
+            return session(self, timeout, version)
+
+        monkeypatch.setattr(DockerClient, "_session", noted)
+        return asked
+
+    return start
 
 
 def test_no_socket(tmp_path: Path) -> None:
@@ -89,52 +136,60 @@ def test_a_socket_nobody_listens_on(tmp_path: Path) -> None:
         DockerEngine(f"unix://{tmp_path}/d.sock").list()
 
 
-def test_a_hung_engine_is_unreachable_within_two_seconds(served: Callable[[Answer], str]) -> None:
-    engine = DockerEngine(served(hang))
+def test_a_hung_engine_is_unreachable_within_two_seconds(
+    served: Callable[[Answer], str], hung: Hung, hasty: Callable[[], dict[str, float]]
+) -> None:
+    engine, asked = DockerEngine(served(hung)), hasty()
     calls = (engine.list, engine.stats, lambda: engine.delete("x"), lambda: engine.start("x", Silent()))
 
-    def attempt(call: Callable[[], object]) -> float:
-        begin = time.monotonic()
+    def attempt(call: Callable[[], object]) -> None:
         with pytest.raises(Unreachable):
             call()
-        return time.monotonic() - begin
 
-    with ThreadPoolExecutor(len(calls)) as pool:
-        assert max(pool.map(attempt, calls)) < 2.0
+    with ThreadPoolExecutor(len(calls), thread_name_prefix="asking") as pool:
+        list(pool.map(attempt, calls))
+    assert 0 < max(asked.values()) < 2.0
 
 
-def test_watching_a_hung_engine_ends_when_told(served: Callable[[Answer], str]) -> None:
+def test_watching_a_hung_engine_ends_when_told(
+    served: Callable[[Answer], str], hung: Hung, hasty: Callable[[], dict[str, float]]
+) -> None:
+    hasty()
     events: list[str] = []
-    watch = DockerEngine(served(hang)).watch(lambda event: events.append(event.action))
-    time.sleep(1.0)
+    watch = DockerEngine(served(hung)).watch(lambda event: events.append(event.action))
+    until(lambda: events)
     watch.close()
     assert events == ["engine-down"]
 
 
 def test_an_engine_that_hangs_after_it_answered(
-    served: Callable[[Answer], str], monkeypatch: pytest.MonkeyPatch
+    served: Callable[[Answer], str], hasty: Callable[[], dict[str, float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("triune.engines.docker.client._SILENCE", 0.2)
+    now = 1000.0
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
     hung = threading.Event()
     answers = {"/version": '{"ApiVersion": "1.41", "Version": "20.10"}', "/json": "[]", "/_ping": "OK"}
     engine = DockerEngine(served(scripted(answers, hung)))
     assert engine.list() == []
     hung.set()
-    begin = time.monotonic()
+    asked = hasty()
     with pytest.raises(Unreachable):
         engine.list()
-    assert time.monotonic() - begin < 2.0
+    waited = sum(asked.values())
+    assert 0 < waited < 2.0
     with pytest.raises(Unreachable) as caught:
         engine.list()
-    assert time.monotonic() - begin < 2.0, "the next one is answered at once"
+    assert sum(asked.values()) == waited, "the next one is answered at once"
     assert caught.value.hint
     hung.clear()
-    time.sleep(0.3)
+    now += module._SILENCE
+    monkeypatch.setattr(module, "_QUICK", PATIENCE)
     assert engine.list() == []
 
 
-def test_a_busy_engine_is_waited_for(served: Callable[[Answer], str]) -> None:
+def test_a_busy_engine_is_waited_for(served: Callable[[Answer], str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The list takes longer than the short time-out, but the engine gives signs of life."""
+    pinged = threading.Event()
 
     def answer(connection: socket.socket) -> None:
         with connection:
@@ -143,13 +198,20 @@ def test_a_busy_engine_is_waited_for(served: Callable[[Answer], str]) -> None:
                 if path.endswith(b"/version"):
                     connection.sendall(reply('{"ApiVersion": "1.41", "Version": "20.10"}'))
                 elif b"/containers/json" in path:
-                    time.sleep(1.4)
+                    pinged.wait(PATIENCE)
                     with contextlib.suppress(BrokenPipeError):
                         connection.sendall(reply("[]"))
                 else:
+                    pinged.set()
                     connection.sendall(reply("OK"))
 
-    assert DockerEngine(served(answer)).list() == []
+    engine = DockerEngine(served(answer))
+    pinged.set()
+    assert engine.list() == []
+    pinged.clear()
+    monkeypatch.setattr(module, "_QUICK", 0.3)
+    assert engine.list() == []
+    assert pinged.is_set()
 
 
 def test_agrees_on_an_api_both_know(served: Callable[[Answer], str]) -> None:

@@ -10,6 +10,8 @@ import threading
 import tty
 from importlib import resources
 
+from tests.patience import PATIENCE
+
 from triune.engines.base import Command
 from triune.engines.kvm.pump import PumpSession, greet, orders
 
@@ -33,7 +35,7 @@ class Rig:
         self._thread.start()
         if stale:
             self.host.sendall(stale)
-        decoder = greet(self.host, TOKEN.encode(), 10)
+        decoder = greet(self.host, TOKEN.encode(), PATIENCE)
         os.close(slave)
         self.host.sendall(orders(command, {}))
         self.session = PumpSession(
@@ -72,12 +74,12 @@ class Rig:
 
     def cut(self) -> None:
         self._stop.set()
-        self._thread.join(5)
+        self._thread.join(PATIENCE)
 
     def finish(self) -> None:
         self.session.close()
         self.cut()
-        self.process.wait(10)
+        self.process.wait(PATIENCE)
 
 
 def run(command: Command, stdin: bytes = b"") -> tuple[int, bytes, bytes]:

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from tests.patience import PATIENCE
 
 from triune.domain.errors import Failed, Invalid
 from triune.engines.kvm import identity
@@ -76,7 +77,7 @@ def _tell(folder: Path, answer: bytes) -> bytes:
         guest = threading.Thread(target=serve)
         guest.start()
         try:
-            identity.tell(str(path), "web", "TOKEN", Identity(hostname="web", machine_id=_ID), timeout=5)
+            identity.tell(str(path), "web", "TOKEN", Identity(hostname="web", machine_id=_ID), timeout=PATIENCE)
         finally:
-            guest.join(5)
+            guest.join(PATIENCE)
     return heard[0]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.patience import until
 
 from triune.domain.errors import Failed
 from triune.engines.kvm import restore
@@ -54,13 +54,10 @@ def test_the_head_and_then_the_memory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("most", [0, 10, 5000])
 def test_a_reader_that_breaks_off_leaves_nobody_waiting(tmp_path: Path, most: int) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with pytest.raises(Failed):
         run(tmp_path, Libvirt(most), bytes(8 << 20))
-    deadline = time.monotonic() + 5  # threads of other tests come and go meanwhile
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert threading.active_count() <= before
+    until(lambda: set(threading.enumerate()) <= before)
     assert not (tmp_path / "fifo").exists()
 
 

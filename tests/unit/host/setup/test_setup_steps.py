@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.patience import PATIENCE
 from tests.trees import DEBIAN_12, UBUNTU_24, CannedTools, plant
 
 from triune.domain.errors import Conflict, Denied, Failed, Invalid, Unsupported
@@ -255,7 +256,7 @@ def test_only_docker_itself_is_told_to_read_its_file(tmp_path: Path, comm: str, 
         tree = {"run/docker.pid": f"{process.pid}\n", f"proc/{process.pid}/comm": f"{comm}\n"}
         LiveRestore(CannedMachine(tmp_path, tree)).fill(quiet)
         if told:
-            assert process.wait(5) == -signal.SIGHUP
+            assert process.wait(PATIENCE) == -signal.SIGHUP
         else:
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(0.3)
@@ -279,19 +280,18 @@ def test_waiting_ends(tmp_path: Path) -> None:
 
 def test_a_daemon_that_dies_at_once_is_not_waited_for(tmp_path: Path) -> None:
     pid = Machine().spawn(["false"], str(tmp_path / "log"))
-    began = time.monotonic()
     with pytest.raises(Failed) as caught:
-        Machine().wait(lambda: False, "it", "Read the log.", 30, pid)
-    assert time.monotonic() - began < 10
+        Machine().wait(lambda: False, "it", "Read the log.", 10 * PATIENCE, pid)
     assert caught.value.message == "it ended as soon as it was started"
 
 
 def test_the_age_of_a_process() -> None:
+    before = time.time()
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
         started = Machine().started(child.pid)
         assert started is not None
-        assert abs(started - time.time()) < 5
+        assert before - 2 < started < time.time() + 2
     finally:
         child.communicate(b"\n")
     assert Machine().started(child.pid) is None
@@ -301,7 +301,7 @@ def test_a_spawned_daemon_logs_in_its_own_session(tmp_path: Path) -> None:
     log = tmp_path / "deep" / "it.log"
     code = "import os; print(os.getsid(0) == os.getpid())"
     Machine().spawn([sys.executable, "-c", code], str(log))
-    Machine().wait(lambda: log.exists() and log.read_text() == "True\n", "it", "", 10)
+    Machine().wait(lambda: log.exists() and log.read_text() == "True\n", "it", "", PATIENCE)
 
 
 # --- Triune itself

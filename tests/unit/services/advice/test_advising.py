@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.patience import PATIENCE
 
 from triune.domain.errors import Invalid, Unsupported
 from triune.domain.workload import parse
@@ -42,7 +43,7 @@ def test_the_evaluation_is_large_and_has_every_engine() -> None:
 
 
 def test_the_tables_of_the_document_are_up_to_date() -> None:
-    done = subprocess.run([sys.executable, "tools/advice_docs.py", "--check"], cwd=ROOT, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "tools/advice_docs.py", "--check"], cwd=ROOT, check=False, timeout=PATIENCE)
     assert done.returncode == 0, "run: make docs"
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.patience import PATIENCE
 
 from triune.services.audit import probing
 from triune.services.audit.knowledge import knowledge
@@ -23,7 +24,7 @@ def ran(*argv: str) -> dict[str, int]:
         extra_groups=[] if user else None,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
         cwd="/",
     )

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from tests.patience import PATIENCE
 from tests.unit.services.images.stubs import MemoryStore, stub_engines
 
 from triune.domain.errors import Conflict, Denied, Failed, Invalid, NotFound, TriuneError, Unsupported
@@ -521,13 +522,13 @@ def test_two_changes_of_one_name_at_once(case: Case, monkeypatch: pytest.MonkeyP
 
     def build(store: ImageStore, name: str, options: BuildOptions, progress: object) -> Manifest:
         begun.set()
-        assert go.wait(10)
+        assert go.wait(PATIENCE)
         return fake_build(store, name, options, progress)
 
     monkeypatch.setattr(module, "build_image", build)
     thread = threading.Thread(target=lambda: case.images.build("debian/12", BuildOptions(), Silent()))
     thread.start()
-    assert begun.wait(10)
+    assert begun.wait(PATIENCE)
     with pytest.raises(Conflict) as caught:
         case.images.remove("debian/12")
     assert code(caught) == "image_busy"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from tests.patience import PATIENCE
 
 from triune.domain.errors import Failed
 from triune.services.images import streams
@@ -39,7 +40,7 @@ def test_a_tar_that_complains_at_length_does_not_hang(tmp_path: Path, monkeypatc
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(PATIENCE)
     assert outcome, "it hangs"
     assert isinstance(outcome[0], Failed)
     assert "last words" in outcome[0].message

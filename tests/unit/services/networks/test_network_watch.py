@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable, Mapping
 
 import pytest
+from tests.patience import PATIENCE
 
 from triune.domain.errors import Failed
 from triune.services.networks.watch import Pace, Watcher
@@ -45,6 +46,6 @@ def test_a_failure_does_not_end_it() -> None:
     watcher = Watcher(networks, "triune-nowhere", Pace(debounce=0.0, check_every=0.05))
     watcher.start()
     try:
-        assert all(networks.mended.acquire(timeout=5) for _ in range(3))
+        assert all(networks.mended.acquire(timeout=PATIENCE) for _ in range(3))
     finally:
         watcher.close()

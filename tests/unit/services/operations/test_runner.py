@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.patience import PATIENCE, until
 
 from triune.domain.errors import Conflict, Failed, NotFound
 from triune.domain.operation import OperationState
@@ -55,7 +56,7 @@ def test_a_finished_operation_keeps_its_steps_and_result_over_a_restart(house: H
         return {"answer": 42}
 
     operation = house.operations.submit("launch", "instances/a", work)
-    done = house.operations.wait(operation.id, 5)
+    done = house.operations.wait(operation.id, PATIENCE)
     assert (done.state, done.result) == (OperationState.DONE, {"answer": 42})
     house.close()
     house.open()
@@ -71,7 +72,7 @@ def test_failure_undoes_intents_in_reverse_order(house: House) -> None:
         task.intend("thing", redo=True, n=3)
         raise Failed("broken", "it broke", hint="mend it")
 
-    done = house.operations.wait(house.operations.submit("launch", "instances/a", work).id, 5)
+    done = house.operations.wait(house.operations.submit("launch", "instances/a", work).id, PATIENCE)
     assert done.state is OperationState.FAILED
     assert done.error is not None
     assert (done.error["code"], done.error["hint"]) == ("broken", "mend it")
@@ -84,7 +85,7 @@ def test_what_is_kept_is_not_undone(house: House) -> None:
         task.keep()
         raise Failed("late", "too late to undo")
 
-    done = house.operations.wait(house.operations.submit("launch", "instances/a", work).id, 5)
+    done = house.operations.wait(house.operations.submit("launch", "instances/a", work).id, PATIENCE)
     assert done.state is OperationState.FAILED
     assert house.undone == []
 
@@ -94,7 +95,7 @@ def test_an_unexpected_exception_is_told_and_undone(house: House) -> None:
         task.intend("thing", n=1)
         raise ZeroDivisionError("oops")
 
-    done = house.operations.wait(house.operations.submit("launch", "instances/a", work).id, 5)
+    done = house.operations.wait(house.operations.submit("launch", "instances/a", work).id, PATIENCE)
     assert done.error is not None
     assert done.error["code"] == "internal"
     assert "ZeroDivisionError" in done.error["message"]
@@ -106,7 +107,7 @@ def test_what_cannot_be_undone_is_told_and_tried_again_later(house: House) -> No
         task.intend("thing", stubborn=True)
         raise Failed("broken", "it broke")
 
-    done = house.operations.wait(house.operations.submit("launch", "instances/a", work).id, 5)
+    done = house.operations.wait(house.operations.submit("launch", "instances/a", work).id, PATIENCE)
     assert done.error is not None
     assert done.error["details"]["leftovers"][0]["reason"] == "it will not go"
     handled = []
@@ -118,15 +119,15 @@ def test_what_cannot_be_undone_is_told_and_tried_again_later(house: House) -> No
 
 def test_a_busy_resource_names_the_action_that_holds_it(house: House) -> None:
     gate = threading.Event()
-    first = house.operations.submit("stop", "instances/a", lambda task: gate.wait(5), locks=["instances/a"])
+    first = house.operations.submit("stop", "instances/a", lambda task: gate.wait(PATIENCE), locks=["instances/a"])
     with pytest.raises(Conflict) as caught:
         house.operations.submit("delete", "instances/a", lambda task: None, locks=["instances/b", "instances/a"])
     assert "stop" in caught.value.message
     assert first.id in caught.value.hint
     gate.set()
-    house.operations.wait(first.id, 5)
+    house.operations.wait(first.id, PATIENCE)
     again = house.operations.submit("delete", "instances/a", lambda task: None, locks=["instances/b", "instances/a"])
-    assert house.operations.wait(again.id, 5).state is OperationState.DONE
+    assert house.operations.wait(again.id, PATIENCE).state is OperationState.DONE
 
 
 def test_cancelling_undoes_and_releases(house: House) -> None:
@@ -135,14 +136,14 @@ def test_cancelling_undoes_and_releases(house: House) -> None:
     def work(task: Task) -> None:
         task.intend("thing", n=1)
         started.set()
-        for _ in range(500):
+        while True:
             task.report(None)
             threading.Event().wait(0.01)
 
     operation = house.operations.submit("image-build", "images/x", work, locks=["images/x"])
-    started.wait(5)
+    assert started.wait(PATIENCE)
     house.operations.cancel(operation.id)
-    done = house.operations.wait(operation.id, 5)
+    done = house.operations.wait(operation.id, PATIENCE)
     assert done.state is OperationState.CANCELLED
     assert house.undone == [{"n": 1}]
     with pytest.raises(Conflict):
@@ -179,7 +180,7 @@ def test_what_could_not_be_recorded_as_kept_is_undone(house: House) -> None:
         store.full = True
         task.keep()
 
-    done = house.operations.wait(house.operations.submit("launch", "instances/a", work).id, 5)
+    done = house.operations.wait(house.operations.submit("launch", "instances/a", work).id, PATIENCE)
     assert (done.state, house.undone) == (OperationState.FAILED, [{"n": 1}])
 
 
@@ -196,14 +197,14 @@ def test_an_end_that_the_full_disk_refused_is_recorded_before_anything_new_begin
         task.keep()
 
     first = house.operations.submit("launch", "instances/a", fails, locks=["instances/a"])
-    assert house.operations.wait(first.id, 5).state is OperationState.FAILED
+    assert house.operations.wait(first.id, PATIENCE).state is OperationState.FAILED
     assert house.operations.get(first.id).state is OperationState.FAILED
     assert house.operations.list(running=True) == []
     with pytest.raises(Failed):
         house.operations.submit("launch", "instances/a", works, locks=["instances/a"])
     store.full = False
     second = house.operations.submit("launch", "instances/a", works, locks=["instances/a"])
-    assert house.operations.wait(second.id, 5).state is OperationState.DONE
+    assert house.operations.wait(second.id, PATIENCE).state is OperationState.DONE
     house.undone.clear()
     house.close()
     house.open()
@@ -224,7 +225,7 @@ def test_an_end_that_the_full_disk_refused_is_told_all_the_same(house: House) ->
     operation = house.operations.submit("launch", "instances/a", fails)
     told: list[str] = []
     while not told or told[-1] != "operation.failed":
-        event = heard.get(5)
+        event = heard.get(PATIENCE)
         assert event is not None
         told.append(event.type)
     assert house.operations.get(operation.id).state is OperationState.FAILED
@@ -249,7 +250,7 @@ def leave(house: House, resource: str) -> None:
         task.intend("thing", stubborn=True)
         raise Failed("broken", "it broke")
 
-    house.operations.wait(house.operations.submit("launch", resource, work, locks=[resource]).id, 5)
+    house.operations.wait(house.operations.submit("launch", resource, work, locks=[resource]).id, PATIENCE)
 
 
 def test_leftovers_go_before_the_next_operation_begins(house: House) -> None:
@@ -258,7 +259,7 @@ def test_leftovers_go_before_the_next_operation_begins(house: House) -> None:
     house.operations.handlers["thing"] = lambda data: order.append("undone")
     for resource in ("instances/b", "instances/a"):
         operation = house.operations.submit("launch", resource, lambda task: order.append(task.operation.resource))
-        house.operations.wait(operation.id, 5)
+        house.operations.wait(operation.id, PATIENCE)
     assert order == ["instances/b", "undone", "instances/a"]
 
 
@@ -268,15 +269,15 @@ def test_leftovers_are_not_removed_under_a_running_operation(house: House) -> No
 
     def work(task: Task) -> None:
         started.set()
-        gate.wait(60)
+        gate.wait(PATIENCE)
 
     operation = house.operations.submit("start", "instances/a", work, locks=["instances/a"])
-    assert started.wait(60)  # it has tried to undo them itself, in vain
+    assert started.wait(PATIENCE)  # it has tried to undo them itself, in vain
     house.operations.handlers["thing"] = house.undone.append
     house.operations.settle()
     assert house.undone == []
     gate.set()
-    house.operations.wait(operation.id, 5)
+    house.operations.wait(operation.id, PATIENCE)
     house.operations.settle()
     assert house.undone == [{"stubborn": True}]
 
@@ -288,7 +289,7 @@ def test_leftovers_of_what_was_made_again_are_forgotten(house: House) -> None:
         task.intend("thing", stubborn=True)
         task.keep()
 
-    house.operations.wait(house.operations.submit("launch", "instances/a", again, locks=["instances/a"]).id, 5)
+    house.operations.wait(house.operations.submit("launch", "instances/a", again, locks=["instances/a"]).id, PATIENCE)
     house.operations.handlers["thing"] = house.undone.append
     house.operations.settle()
     assert house.undone == []
@@ -300,10 +301,10 @@ def test_what_finishes_in_any_case_says_that_it_cannot_be_cancelled(house: House
     def work(task: Task) -> None:
         task.shield()
         shielded.set()
-        gate.wait(5)
+        gate.wait(PATIENCE)
 
     operation = house.operations.submit("delete", "instances/a", work)
-    assert shielded.wait(5)
+    assert shielded.wait(PATIENCE)
     assert not house.operations.get(operation.id).may_cancel
     with pytest.raises(Conflict) as caught:
         house.operations.cancel(operation.id)
@@ -317,12 +318,12 @@ def test_a_daemon_that_ends_does_not_wait_until_what_was_kept_is_ready(house: Ho
     def work(task: Task) -> None:
         task.keep()
         kept.set()
-        for _ in range(1000):
+        while True:
             task.check()
             threading.Event().wait(0.01)
 
     operation = house.operations.submit("launch", "instances/a", work)
-    assert kept.wait(5)
+    assert kept.wait(PATIENCE)
     house.operations.close()
     assert house.operations.get(operation.id).state is OperationState.INTERRUPTED
 
@@ -331,12 +332,8 @@ def test_the_history_of_a_daemon_that_runs_for_long_is_pruned(house: House, monk
     monkeypatch.setattr("triune.services.operations.runner._HISTORY", 5)
     monkeypatch.setattr("triune.services.operations.runner._PRUNE_EVERY", 10)
     for number in range(10):
-        house.operations.wait(house.operations.submit("start", f"instances/{number}", lambda task: None).id, 5)
-    for _ in range(200):
-        if len(house.operations.list()) == 5:
-            break
-        threading.Event().wait(0.01)
-    assert len(house.operations.list()) == 5
+        house.operations.wait(house.operations.submit("start", f"instances/{number}", lambda task: None).id, PATIENCE)
+    until(lambda: len(house.operations.list()) == 5)
 
 
 def test_numbers_of_events_that_the_full_disk_refused_do_not_come_again(house: House) -> None:
@@ -365,13 +362,13 @@ def crash(house: House, *, redo: bool = False, keep: bool = False) -> str:
         if keep:
             task.keep()
         reached.set()
-        forever.wait(20)
+        forever.wait(PATIENCE)
 
     operation = house.operations.submit("launch", "instances/a", work, locks=["instances/a"])
-    assert reached.wait(5)
+    assert reached.wait(PATIENCE)
     snapshot = [(entry.key, entry.value) for entry in house.store.scan("operations/")]
     forever.set()
-    house.operations.wait(operation.id, 5)
+    house.operations.wait(operation.id, PATIENCE)
     house.close()
     house.open()
     from triune.store import Put
@@ -405,7 +402,7 @@ def test_history_pages_newest_first(house: House) -> None:
     ids = []
     for number in range(5):
         operation = house.operations.submit("start", f"instances/{number}", lambda task: None)
-        house.operations.wait(operation.id, 5)
+        house.operations.wait(operation.id, PATIENCE)
         ids.append(operation.id)
         threading.Event().wait(0.002)
     first = house.operations.list(limit=3)
@@ -432,7 +429,7 @@ def test_a_full_disk_is_told_as_one(house: House) -> None:
     def fails(task: Task) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/srv/instances/a")
 
-    done = house.operations.wait(house.operations.submit("launch", "instances/a", fails).id, 5)
+    done = house.operations.wait(house.operations.submit("launch", "instances/a", fails).id, PATIENCE)
     assert done.error is not None
     assert (done.error["code"], done.error["kind"]) == ("no_space", "Failed")
     assert "/srv/instances/a" in done.error["message"] and done.error["hint"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.patience import PATIENCE, until
 
 from triune.domain.errors import Conflict, Failed, Invalid, NotFound
 from triune.domain.operation import Operation
@@ -52,7 +53,7 @@ class Rig:
         self.now += timedelta(**later)
         sleep = self.schedules.tick()
         for operation in self.operations.list(running=True):
-            self.operations.wait(operation.id, 5)
+            self.operations.wait(operation.id, PATIENCE)
         return sleep
 
     def failures(self) -> list[str]:
@@ -166,7 +167,7 @@ def test_a_run_that_a_restart_interrupted_is_a_failure(rig: Rig) -> None:
     rig.now += timedelta(hours=1)
     rig.schedules.tick()
     (operation,) = rig.operations.list()
-    rig.operations.wait(operation.id, 5)
+    rig.operations.wait(operation.id, PATIENCE)
     entry = rig.store.get(f"operations/{operation.id}")
     assert entry is not None
     from triune.store import Put
@@ -219,9 +220,7 @@ def test_the_thread_does_it_by_itself(rig: Rig) -> None:
     rig.schedules.create("web-1m", "snapshot", "web", every=60)
     rig.now += timedelta(minutes=1)
     rig.schedules.start()
-    deadline = time.monotonic() + 5
-    while not (rig.runs and done) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: rig.runs and done)
     assert (rig.runs, done) == (["web"], [1])
 
 

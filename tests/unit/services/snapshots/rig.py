@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.api.fakes import FakeNetworks, FakeShaper
+from tests.patience import PATIENCE
 
 from triune.domain.errors import TriuneError, from_dict
 from triune.domain.image import OciForm
@@ -71,7 +72,7 @@ class Rig:
 
     def done(self, operation: Operation) -> Any:
         """Wait for it; its result, or its error raised."""
-        ended = self.operations.wait(operation.id, 10)
+        ended = self.operations.wait(operation.id, PATIENCE)
         assert ended.state.ended
         if ended.error:
             raise from_dict(dict(ended.error))

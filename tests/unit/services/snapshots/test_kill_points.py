@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.patience import PATIENCE
 from tests.unit.services.snapshots.rig import Rig
 
 pytestmark = pytest.mark.heavy  # a process per step
@@ -51,7 +52,7 @@ ALL = [(action, point) for action, points in POINTS.items() for point in points.
 @pytest.mark.parametrize(("action", "point"), ALL, ids=lambda word: word)
 def test_a_kill_leaves_it_as_before_or_as_asked(tmp_path: Path, action: str, point: str) -> None:
     argv = [sys.executable, "-c", PROGRAM, str(tmp_path), action, f"{action}:{point}"]
-    killed = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    killed = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert killed.returncode == -signal.SIGKILL, killed.stderr or "the point was never passed"
     rig = Rig(tmp_path)
     rig.recover()

@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from tests.patience import PATIENCE
 from tests.unit.services.snapshots.rig import START, Rig, broken
 
 from triune.domain.errors import Conflict, Failed, Invalid, NotFound, Unsupported
@@ -212,7 +213,7 @@ def test_an_expired_one_that_is_needed_is_tried_again_later(rig: Rig) -> None:
 def settle(rig: Rig) -> None:
     rig.snapshots.expire()
     for operation in rig.operations.list(running=True):
-        rig.operations.wait(operation.id, 10)
+        rig.operations.wait(operation.id, PATIENCE)
 
 
 def test_a_busy_instance_is_left_alone(rig: Rig) -> None:
