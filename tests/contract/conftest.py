@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.contract.adapters import ADAPTERS, PREFIX, Adapter
+from tests.patience import PATIENCE
 from triune.domain.operation import Silent
 from triune.engines.base import Command, Engine, Session
 
@@ -81,7 +82,7 @@ def finish(session: Session, stdin: bytes = b"", *, close: bool = True) -> Ended
     while (part := session.read()) is not None:
         parts[part[0]].append(part[1])
     code = session.wait()
-    writer.join(10)
+    writer.join(PATIENCE)
     session.close()
     return Ended(code, b"".join(parts[1]), b"".join(parts[2]))
 

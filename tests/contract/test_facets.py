@@ -13,6 +13,7 @@ import pytest
 
 from tests.contract.adapters import Adapter
 from tests.contract.conftest import Ended
+from tests.patience import PATIENCE, until
 from triune.domain.errors import Conflict, Failed, Invalid, NotFound
 from triune.domain.instance import State
 from triune.domain.operation import Silent
@@ -96,7 +97,7 @@ class TestCommands:
         reader.start()
         time.sleep(0.3)
         session.close()
-        reader.join(5)
+        reader.join(PATIENCE)
         assert ended == [None]
         assert session.wait() > 128
         listing = run("sh", "-c", "for f in /proc/[0-9]*/cmdline; do cat $f 2>/dev/null; echo; done")
@@ -208,15 +209,13 @@ class TestLogs:
         return b"".join(engine.logs.read(name, tail=tail, follow=False, stop=lambda: False))
 
     def test_all_and_the_last_lines(self, engine: Engine, chatty: str) -> None:
-        deadline = time.monotonic() + 5
-        while b"line 3" not in self.read(engine, chatty, None) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        until(lambda: b"line 3" in self.read(engine, chatty, None))
         assert self.read(engine, chatty, None).splitlines() == [b"line 1", b"line 2", b"line 3"]
         assert self.read(engine, chatty, 2).splitlines() == [b"line 2", b"line 3"]
         assert self.read(engine, chatty, 0) == b""
 
     def test_survive_a_stop(self, engine: Engine, chatty: str) -> None:
-        time.sleep(0.3)
+        until(lambda: b"line 3" in self.read(engine, chatty, None))
         engine.stop(chatty, timeout=0, force=True, progress=Silent())
         assert b"line 3" in self.read(engine, chatty, None)
 
@@ -236,7 +235,7 @@ class TestLogs:
         time.sleep(0.3)
         assert not done.is_set()
         over.set()
-        assert done.wait(5)
+        assert done.wait(PATIENCE)
 
 
 class TestConsole:
@@ -256,7 +255,7 @@ class TestConsole:
         session.resize(100, 30)
         time.sleep(0.3)
         session.close()
-        assert ended.wait(5)
+        assert ended.wait(PATIENCE)
         assert state(engine, running) is State.RUNNING
 
     def test_needs_a_running_instance(self, engine: Engine, created: str) -> None:

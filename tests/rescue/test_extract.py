@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE, until
 from tests.rescue.fakes import Bytes, FakeVolume, Runs, plain
 from triune.disks.content import Run
 from triune.domain.errors import Cancelled, Conflict, Failed
@@ -185,9 +186,9 @@ def test_sixty_terabytes_of_holes(roomy: Path) -> None:
     data = noise(MIB)
     volume = FakeVolume()
     volume.add("thin", Runs(size, [Run(at, MIB, Bytes(data)) for at in (0, size // 3 // MIB * MIB, size - MIB)]))
-    begun = time.monotonic()
+    begun = time.process_time()
     assert pull(volume, roomy).whole
-    assert time.monotonic() - begun < 10
+    assert time.process_time() - begun < 10
     info = (roomy / "thin").stat()
     assert info.st_size == size
     assert info.st_blocks * 512 == 3 * MIB
@@ -317,9 +318,7 @@ def test_killed_and_gone_on(tmp_path: Path) -> None:
     argv = [sys.executable, "-c", KILLED, str(tmp_path), "5"]
     process = subprocess.Popen(argv, cwd=Path(__file__).parents[2])
     journal = tmp_path / ".triune-rescue.jsonl"
-    deadline = time.monotonic() + 20
-    while not (journal.exists() and '"at"' in journal.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until(lambda: journal.exists() and '"at"' in journal.read_text())
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "disk").exists()
@@ -338,13 +337,13 @@ def test_two_at_once_in_one_folder(tmp_path: Path) -> None:
     class Waiting(Bytes):
         def read(self, offset: int, length: int) -> bytes:
             begun.set()
-            held.wait(10)
+            held.wait(PATIENCE)
             return super().read(offset, length)
 
     volume.add("disk", Runs(5, [Run(0, 5, Waiting(b"12345"))]))
     thread = threading.Thread(target=pull, args=(volume, tmp_path))
     thread.start()
-    begun.wait(10)
+    begun.wait(PATIENCE)
     try:
         with pytest.raises(Conflict, match="another extraction"):
             pull(volume, tmp_path)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.rescue.esxi.host import PASSWORD, Host, Manners, serving
 from triune.services.rescue.esxi.access import Access, Passwords, Patience
 from triune.services.rescue.esxi.address import parse_address
@@ -53,7 +54,7 @@ def said() -> list[str]:
 
 @pytest.fixture
 def access(tmp_path: Path, said: list[str]) -> Access:
-    patience = Patience(connecting=5, reading=0.8, tries=4, first_pause=0.01, longest_pause=0.05)
+    patience = Patience(connecting=PATIENCE, reading=PATIENCE, tries=4, first_pause=0.01, longest_pause=0.05)
     return Access(
         passwords=Passwords(ask=lambda who: PASSWORD),
         accept_new=True,

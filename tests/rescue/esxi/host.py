@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import shlex
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import asyncssh
+
+from tests.patience import PATIENCE
 
 DEVICES = "/vmfs/devices/disks"
 USER, PASSWORD = "root", "s3cret-Word"
@@ -186,7 +189,11 @@ class Host:
     def __init__(self, manners: Manners, key: asyncssh.SSHKey | None = None) -> None:
         self.manners = manners
         self.keys = [key or asyncssh.generate_private_key("ssh-ed25519")]
-        self.port = 0
+        # Bound and never listening: nobody else gets the port while the host is away.
+        self._reserved = socket.socket()
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._reserved.bind(("127.0.0.1", 0))
+        self.port = self._reserved.getsockname()[1]
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -196,7 +203,6 @@ class Host:
         """Listen."""
         files = type("Served", (Files,), {"manners": self.manners})
         self._server = self._run(self._listen(files if self.manners.sftp else None))
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def _listen(self, files: Any) -> Any:
         return await asyncssh.create_server(
@@ -207,7 +213,7 @@ class Host:
             process_factory=_shell(self.manners),
             sftp_factory=files,
             encoding=None,
-            login_timeout=10,
+            login_timeout=PATIENCE,
         )
 
     def stop(self) -> None:
@@ -228,15 +234,16 @@ class Host:
         self.stop()
         self._run(_all_ended())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
         self._loop.close()
+        self._reserved.close()
 
     def address(self, device: str) -> str:
         """As the command line takes it."""
         return f"esxi://{USER}@127.0.0.1:{self.port}{DEVICES}/{device}"
 
     def _run(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
 
 
 async def _all_ended() -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.patience import PATIENCE
 from tests.rescue.esxi.host import PASSWORD
 from tests.rescue.samples import CACHE
 
@@ -81,5 +82,5 @@ def simulated() -> Iterator[Simulated]:
         yield Simulated(host, datastore, Path(folder))
     finally:
         process.stdin.close()
-        process.wait(10)
+        process.wait(PATIENCE)
         process.stdout.close()
