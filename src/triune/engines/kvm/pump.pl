@@ -25,7 +25,7 @@ my ($inbox, $outbox) = ('', $token);
 my %order = (a => [], e => []);
 my ($pid, $status, $stdin, $stdin_queue, $stdin_ended) = (0, undef, undef, '', 0);
 my %source;                                                   # letter => handle of the command's output
-my ($master, $quiet_since) = (undef, 0);
+my ($master, $quiet) = (undef, 0);                            # $quiet: how often in a row its output was asked in vain
 
 sub send_frame { my ($kind, $payload) = @_; $outbox .= $kind . pack('N', length $payload) . $payload; }
 
@@ -176,7 +176,7 @@ sub collect {                                                 # output of the co
     my $count = sysread($source{$letter}, my $data, $CHUNK);
     if (!defined $count) { return if $!{EAGAIN} || $!{EINTR}; $count = 0; }    # EIO: a terminal's other side closed
     if (!$count) { delete $source{$letter}; return; }
-    $quiet_since = time;
+    $quiet = 0;
     send_frame($letter, $data);
 }
 
@@ -201,18 +201,21 @@ while (1) {
     end_stdin() if $stdin && $stdin_ended && !length $stdin_queue;
     if ($pid && !defined $status && waitpid($pid, POSIX::WNOHANG()) == $pid) {
         $status = ($? & 127) ? 128 + ($? & 127) : $? >> 8;
-        $quiet_since = time;
+        $quiet = 0;
     }
-    # A command's children may keep its pipes open for ever: a second of silence after its end is enough.
-    my $over = defined $status && $pid && (!%source || time - $quiet_since > 1);
+    # A command's children may keep its pipes open for ever: a second of silence after its end is enough. What waits
+    # there because the host is slow, or because this machine stood still, is no silence.
+    my $over = defined $status && $pid && (!%source || $quiet > 20);
     if ($over) { send_frame('X', pack('N', $status)); $pid = 0; %source = (); $stdin = undef; }
     my ($reading, $writing) = ('', '');
     vec($reading, fileno $port, 1) = 1;
     vec($writing, fileno $port, 1) = 1 if length $outbox;
-    if (length $outbox < $ROOM) { vec($reading, fileno $source{$_}, 1) = 1 for keys %source; }
+    my $asked = length $outbox < $ROOM;
+    if ($asked) { vec($reading, fileno $source{$_}, 1) = 1 for keys %source; }
     vec($writing, fileno $stdin, 1) = 1 if $stdin && length $stdin_queue;
     my $wait = !$pid ? undef : defined $status ? 0.05 : %source ? 1 : 0.02;
     my $ready = select(my $r = $reading, my $w = $writing, undef, $wait);
+    $quiet++ if $ready == 0 && $asked;
     next if $ready <= 0;
     receive() if vec($r, fileno $port, 1);
     if (length $outbox && vec($w, fileno $port, 1)) {

@@ -31,6 +31,7 @@ class Rig:
         self.host, self.inner = socket.socketpair()
         self.released = threading.Event()
         self._stop = threading.Event()
+        self.slow = threading.Event()  # set, nothing of the guest's is read
         self._thread = threading.Thread(target=self._carry, daemon=True)
         self._thread.start()
         if stale:
@@ -52,7 +53,7 @@ class Rig:
         down, up = b"", b""
         try:
             while not self._stop.is_set():
-                sources = ([self.inner] if len(down) < 65536 else []) + ([self.master] if len(up) < 65536 else [])
+                sources = ([self.inner] if len(down) < 65536 else []) + ([self.master] if len(up) < 65536 and not self.slow.is_set() else [])
                 targets = ([self.master] if down else []) + ([self.inner] if up else [])
                 ready, writable, _ = select.select(sources, targets, [], 0.05)
                 if self.inner in ready:

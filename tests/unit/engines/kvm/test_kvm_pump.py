@@ -68,6 +68,26 @@ def test_a_command_that_does_not_read_does_not_block_its_writer() -> None:
     assert run(Command(argv=("true",)), b"x" * 3_000_000)[0] == 0
 
 
+def test_output_that_waits_for_a_slow_host_is_not_lost(tmp_path: Path) -> None:
+    """The command has ended, and the last of what it wrote lies in its pipe for as long as the host reads nothing."""
+    rig = Rig(sh(f"echo ready; read line; head -c 330000 /dev/zero; echo > {tmp_path}/ended"))
+    assert rig.session.read() == (1, b"ready\n")
+    rig.slow.set()
+    rig.session.write(b"\n")
+    until((tmp_path / "ended").exists)
+    time.sleep(3)
+    rig.slow.clear()
+    size = 0
+    while (got := rig.session.read()) is not None:
+        size += len(got[1])
+    assert size == 330_000
+    rig.finish()
+
+
+def test_a_child_that_keeps_the_output_open_is_not_waited_for() -> None:
+    assert run(sh("echo out; sleep 20 & exit 3"))[:2] == (3, b"out\n")
+
+
 def test_a_terminal_has_its_size_and_gets_resized() -> None:
     rig = Rig(sh("stty size; read line; stty size", terminal=Terminal(columns=100, rows=30)))
     text = b""
@@ -125,7 +145,7 @@ def test_close_from_another_thread_ends_a_blocked_read() -> None:
 
 
 def test_a_pump_that_dies_ends_the_session() -> None:
-    rig = Rig(Command(argv=("sleep", "300")))
+    rig = Rig(Command(argv=("sleep", "60")))
     time.sleep(0.2)
     rig.process.kill()
     rig.process.wait(PATIENCE)
