@@ -82,8 +82,10 @@ class LocalSession:
         for number in (signal.SIGHUP, signal.SIGKILL):
             if self.process.poll() is not None:
                 return
-            with contextlib.suppress(ProcessLookupError):
+            try:
                 os.killpg(self.process.pid, number)
+            except ProcessLookupError:  # it has not made its group yet
+                self.process.send_signal(number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(_GRACE)
 

@@ -28,6 +28,7 @@ Work = Callable[[Task], Any]
 _HISTORY = 2000
 _PRUNE_EVERY = 200
 _WORKERS = 32
+_LETTING_GO = 5.0
 
 
 class Operations:
@@ -69,7 +70,7 @@ class Operations:
         task = Task(operation, self._store, self._events)
         holder = Holder(operation.id, kind)
         self._write_ends()
-        self.locks.acquire(locks, holder)
+        self._acquire(locks, holder)
         try:
             task.save(durable=False)
             self._live[operation.id] = task
@@ -79,6 +80,19 @@ class Operations:
             self.locks.release(holder)
             raise
         return operation
+
+    def _acquire(self, locks: Sequence[str], holder: Holder) -> None:
+        """Take the locks. An operation whose end was told is about to let go of them: whoever heard of that must not
+        find it busy."""
+        try:
+            self.locks.acquire(locks, holder)
+        except Conflict as busy:
+            task = self._live.get(str(busy.details["operation"]))
+            if task is not None and not task.operation.state.ended:
+                raise
+            if task is not None:
+                task.ended.wait(_LETTING_GO)
+            self.locks.acquire(locks, holder)
 
     def _run(self, task: Task, work: Work, holder: Holder) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,8 @@ from triune.domain.image import DiskForm, Form, FormKind, OciForm, TreeForm
 from triune.domain.instance import InstanceSpec, Origin, State
 from triune.domain.network import Network, Nic, parse_publish
 from triune.domain.operation import Silent
-from triune.engines.base import EngineEvent, LaunchPlan
+from triune.engines.base import Command, EngineEvent, LaunchPlan, Terminal
+from triune.engines.fake import session
 from triune.engines.fake.engine import FakeEngine
 
 FORMS: dict[str, Form] = {
@@ -111,6 +113,17 @@ def test_outages_are_told_and_end() -> None:
     watch.close()
     engine.go_down()
     assert [event.action for event in events] == ["engine-down", "engine-up"]
+
+
+def test_a_terminal_closed_at_once_leaves_no_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before setsid(1) has made its group, there is none to signal."""
+    process = subprocess.Popen(["sleep", "60"])
+    monkeypatch.setattr(session, "_popen", lambda *_: process)
+    session.open_session(Command(argv=("sh",), terminal=Terminal())).close()
+    try:
+        assert process.poll() is not None
+    finally:
+        process.kill()
 
 
 def test_missing_facets_have_their_reason() -> None:

@@ -53,7 +53,9 @@ class Rig:
         down, up = b"", b""
         try:
             while not self._stop.is_set():
-                sources = ([self.inner] if len(down) < 65536 else []) + ([self.master] if len(up) < 65536 and not self.slow.is_set() else [])
+                sources = ([self.inner] if len(down) < 65536 else []) + (
+                    [self.master] if len(up) < 65536 and not self.slow.is_set() else []
+                )
                 targets = ([self.master] if down else []) + ([self.inner] if up else [])
                 ready, writable, _ = select.select(sources, targets, [], 0.05)
                 if self.inner in ready:

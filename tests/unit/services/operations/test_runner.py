@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,20 @@ def test_a_busy_resource_names_the_action_that_holds_it(house: House) -> None:
     gate.set()
     house.operations.wait(first.id, PATIENCE)
     again = house.operations.submit("delete", "instances/a", lambda task: None, locks=["instances/b", "instances/a"])
+    assert house.operations.wait(again.id, PATIENCE).state is OperationState.DONE
+
+
+def test_who_hears_of_an_end_does_not_find_it_busy(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = house.operations.locks.release
+    monkeypatch.setattr(house.operations.locks, "release", lambda holder: (time.sleep(0.3), release(holder)))
+    heard = house.events.subscribe()
+    house.operations.submit("stop", "instances/a", lambda task: None, locks=["instances/a"])
+    told = ""
+    while told != "operation.done":
+        event = heard.get(PATIENCE)
+        assert event is not None
+        told = event.type
+    again = house.operations.submit("start", "instances/a", lambda task: None, locks=["instances/a"])
     assert house.operations.wait(again.id, PATIENCE).state is OperationState.DONE
 
 
