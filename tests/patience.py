@@ -15,14 +15,6 @@ _TICK = 0.01
 _COUNTED = 0.05
 
 
-def until(condition: Callable[[], object], what: str = "") -> None:
-    """Wait for what another thread or process does."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, what or "it did not come about"
-        time.sleep(_TICK)
-
-
 class Awake:
     """A stopwatch that counts the seconds in which this process ran or could have run, not those in which the machine
     stood still.
@@ -49,3 +41,12 @@ class Awake:
             # A thread that works for long without letting go of the interpreter is counted by what it uses.
             self.seconds += min(now - at, _COUNTED + using - used)
             at, used = now, using
+
+
+def until(condition: Callable[[], object], what: str = "", *, within: float = PATIENCE, pause: float = _TICK) -> float:
+    """Wait for what another thread or process does; returns the seconds it took, as `Awake` counts them."""
+    with Awake() as awake:
+        while not condition():
+            assert awake.seconds < within, what or f"it did not come about within {within:g} s"
+            time.sleep(pause)
+    return awake.seconds

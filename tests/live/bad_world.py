@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
+from tests import patience
 from tests.live.daemon import CACHE, TRIUNE, Daemon
 from tests.live.system_fixtures import ENGINES
 
@@ -62,12 +62,9 @@ def out(*argv: str, check: bool = True) -> str:
     return subprocess.run(argv, check=check, capture_output=True, text=True, timeout=60).stdout
 
 
-def until(condition: Callable[[], object], within: float = 10) -> None:
+def until(condition: Callable[[], object], within: float = patience.PATIENCE) -> None:
     """Wait for something that others bring about."""
-    deadline = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to be"
-        time.sleep(0.1)
+    patience.until(condition, within=within, pause=0.1)
 
 
 def hosts() -> set[str]:

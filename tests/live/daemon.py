@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.patience import PATIENCE
 from triune.app import Settings, Triune
 
 CACHE = Path(os.environ.get("TRIUNE_TEST_CACHE", "/var/tmp/triune-tests"))
@@ -75,7 +76,7 @@ class Daemon:
             self.process = subprocess.Popen(
                 [TRIUNE, "serve"], env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise AssertionError(f"the daemon ended at start: {self.tail()}")
@@ -92,13 +93,13 @@ class Daemon:
         """End it as an administrator would."""
         if self.process and self.process.poll() is None:
             self.process.terminate()
-            assert self.process.wait(30) == 0, self.tail()
+            assert self.process.wait(PATIENCE) == 0, self.tail()
 
     def kill(self) -> None:
         """End it as the kernel would."""
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
-            self.process.wait(10)
+            self.process.wait(PATIENCE)
 
     def died(self, timeout: float = 90) -> None:
         """Wait until it has killed itself at its crash point."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.patience import PATIENCE, until
 from triune.host.run import environment
 
 SYSTEMD = Path("/run/systemd/system").is_dir()
@@ -29,15 +29,12 @@ def _find(program: str) -> tuple[int, list[str]] | None:
     return None
 
 
-def _wait(what: Callable[[], bool], timeout: float = 40) -> None:
-    deadline = time.monotonic() + timeout
-    while not what():
-        assert time.monotonic() < deadline, "a daemon of the host did not come back"
-        time.sleep(0.1)
+def _wait(what: Callable[[], bool], timeout: float = PATIENCE) -> None:
+    until(what, "a daemon of the host did not come back", within=timeout, pause=0.1)
 
 
 def _answers(*argv: str) -> bool:
-    return subprocess.run(argv, capture_output=True, timeout=20).returncode == 0
+    return subprocess.run(argv, capture_output=True, timeout=PATIENCE).returncode == 0
 
 
 def _stop(program: str, unit: str) -> list[str]:

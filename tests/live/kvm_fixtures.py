@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
 from triune.domain.errors import TriuneError
 from triune.domain.image import DiskForm
 from triune.domain.instance import InstanceSpec
@@ -172,7 +173,7 @@ def drain(session: Session, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
     writer.start()
     while (got := session.read()) is not None:
         outputs[got[0]] += got[1]
-    writer.join(10)
+    writer.join(PATIENCE)
     return session.wait(), bytes(outputs[1]), bytes(outputs[2])
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import Awake
 from triune.domain.errors import TriuneError
 from triune.domain.image import TreeForm
 from triune.domain.instance import InstanceSpec
@@ -115,11 +116,11 @@ def drain(session: Session) -> dict[int, bytes]:
 
 
 def eventually(condition: Callable[[], object], seconds: float = 10.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.05)
+    with Awake() as awake:
+        while awake.seconds < seconds:
+            if condition():
+                return True
+            time.sleep(0.05)
     return bool(condition())
 
 

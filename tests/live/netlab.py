@@ -11,12 +11,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.patience import until
 from triune.domain.network import Nic
 
 PROBE = Path(__file__).with_name("netprobe.py")
@@ -132,8 +132,4 @@ def guest_of(name: str, nic: Nic) -> Guest:
 
 def eventually(what: Callable[[], Any], within: float = 3.0) -> float:
     """Wait until `what()` is true; returns the seconds it took."""
-    begun = time.monotonic()
-    while not what():
-        assert time.monotonic() - begun < within, f"not within {within} s"
-        time.sleep(0.05)
-    return time.monotonic() - begun
+    return until(what, f"not within {within} s", within=within, pause=0.05)

@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from tests.patience import PATIENCE
 from triune.engines.base import Credentials
 
 GOOD = Credentials(username="tdoc", password="correct horse")
@@ -36,7 +37,7 @@ def serve(folder: Path, data: Path, *, private: bool) -> tuple[subprocess.Popen[
     process = subprocess.Popen(
         ["docker-registry", "serve", config], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()

@@ -20,6 +20,7 @@ from tests.live import nasty_tree
 from tests.live.backup_fixtures import IMAGE, PREFIX, Place, pid_of_container, place, stay_behind
 from tests.live.daemon import TRIUNE
 from tests.live.lxc_places import inside, mark_of
+from tests.patience import PATIENCE
 from triune.host import loop
 
 __all__ = ["place"]
@@ -342,7 +343,7 @@ def test_a_cancelled_backup_leaves_nothing(place: Place, container: str) -> None
     until_reading(command)
     command.send_signal(signal.SIGINT)
     command.communicate(timeout=60)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while place.daemon.json("ops", "list", "--running") and time.monotonic() < deadline:
         time.sleep(0.2)
     assert [row["id"] for row in place.backups(container)] == known

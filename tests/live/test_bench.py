@@ -14,6 +14,7 @@ import pytest
 
 from tests.live.daemon import TRIUNE, Daemon
 from tests.live.system_fixtures import IMAGE, separate_daemon
+from tests.patience import PATIENCE
 
 pytestmark = [pytest.mark.live, pytest.mark.lxc, pytest.mark.docker, pytest.mark.timeout(600)]
 
@@ -110,7 +111,7 @@ def test_an_interrupted_run_keeps_what_it_has_and_leaves_nothing_behind(daemon: 
 def test_what_a_killed_run_left_is_removed_by_the_next(daemon: Daemon) -> None:
     process = begun(daemon)
     process.kill()
-    process.communicate(timeout=10)
+    process.communicate(timeout=PATIENCE)
     found = newest(daemon)
     assert left_behind(daemon, found["id"])
     daemon.run(

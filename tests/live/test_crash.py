@@ -10,6 +10,7 @@ import pytest
 from tests.live.daemon import CACHE, Daemon
 from tests.live.system_fixtures import ENGINES, IMAGE, built_image
 from tests.live.traces import traces
+from tests.patience import PATIENCE
 
 pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.net, pytest.mark.timeout(900)]
 
@@ -87,7 +88,7 @@ def crash(daemon: Daemon, point: str, *command: str) -> None:
 
 def settled(daemon: Daemon, clean: dict[str, set[str]], point: str) -> None:
     """Compare with the clean host, giving the kernel a moment to let go of devices."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while (found := traces(daemon, PREFIX)) != clean and time.monotonic() < deadline:
         time.sleep(0.2)
     left = {kind: sorted(found[kind] ^ clean[kind]) for kind in clean if found[kind] != clean[kind]}

@@ -17,6 +17,7 @@ import pytest
 
 from tests.contract.adapters import DockerAdapter
 from tests.contract.conftest import finish
+from tests.patience import PATIENCE, Awake, until
 from triune.domain.errors import Cancelled, Conflict, Failed, Invalid, NotFound, Unsupported
 from triune.domain.instance import Instance, Origin, State, VolumeMount
 from triune.domain.network import Network, Nic, parse_publish
@@ -97,11 +98,8 @@ def nic(last: int) -> Nic:
     return Nic(network=NETWORK, mac=f"02:00:0a:d5:07:{last:02x}", address=f"10.213.7.{last}")
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
+    until(condition, within=seconds, pause=0.05)
 
 
 class TestOrdinaryContainers:
@@ -282,7 +280,7 @@ class TestLife:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(PATIENCE)
         assert errors == []
         assert name not in {one.name for one in engine.list()}
 
@@ -305,9 +303,9 @@ class TestNetwork:
 
     def test_ensure_is_cheap_and_mends(self, engine: DockerEngine, network: Network, name: str) -> None:
         assert engine.bridging is not None
-        begin = time.monotonic()
-        engine.bridging.ensure(network)
-        assert time.monotonic() - begin < 0.5
+        with Awake() as awake:
+            engine.bridging.ensure(network)
+        assert awake.seconds < 0.5
         make(engine, name, nic(9), start=False)
         docker("network", "rm", network.name)
         docker("network", "create", "--subnet", "10.213.99.0/24", network.name)

@@ -14,6 +14,7 @@ import pytest
 
 from tests.live.bare_vm import BareVm, firmware
 from tests.live.image_fixtures import NAME, SHARED, images, shared_cache
+from tests.patience import PATIENCE
 from triune.domain.errors import Failed
 from triune.domain.image import DiskForm, FormKind, OciForm, TreeForm
 from triune.domain.operation import Silent
@@ -172,7 +173,7 @@ def test_a_killed_build_leaves_only_what_sweep_removes(images: Images, tmp_path:
     assert list(alive.sweep()) == []
     process.send_signal(signal.SIGKILL)
     process.wait()
-    end = time.monotonic() + 10
+    end = time.monotonic() + PATIENCE
     while working_below(root) and time.monotonic() < end:
         time.sleep(0.1)
     assert working_below(root) == []

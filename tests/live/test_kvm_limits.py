@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.kvm_fixtures import BOOT, Lab, kvm_form, lab, run  # noqa: F401 - fixtures
+from tests.patience import until
 from triune.domain.errors import Conflict, Invalid, Unsupported
 from triune.domain.instance import VolumeMount
 from triune.domain.limits import FIELDS, Limits
@@ -179,10 +180,7 @@ def test_memory_goes_and_comes_back(lab: Lab, machine: str) -> None:  # noqa: F8
     hog = "$x[$_] = chr(65 + $_ % 26) x 1048576 for 0..300"
     code, _, said = run(lab, machine, "systemd-run", "--quiet", "--scope", "perl", "-e", hog)
     assert code in (137, 143), said
-    deadline = time.monotonic() + 10
-    while not any(event.action == "oom" and event.name == machine for event in heard):
-        assert time.monotonic() < deadline, heard
-        time.sleep(0.1)
+    until(lambda: any(event.action == "oom" and event.name == machine for event in heard))
     watch.close()
     assert set_limits(lab, machine, memory=384 * MIB) == frozenset()
     assert abs(total_memory(lab, machine) - whole) < 4 * MIB

@@ -11,6 +11,7 @@ import pytest
 
 from tests.live.daemon import TRIUNE, Daemon
 from tests.live.system_fixtures import IMAGE, separate_daemon
+from tests.patience import PATIENCE, until
 from triune.host import lxcfs
 from triune.sdk import Client
 
@@ -76,11 +77,8 @@ class Box:
         return float(said.split(", ")[-2].split()[0])
 
 
-def eventually(condition: Callable[[], object], seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def eventually(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
+    until(condition, within=seconds, pause=0.05)
 
 
 @pytest.fixture(scope="module")

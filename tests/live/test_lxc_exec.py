@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.lxc_fixtures import LXC_PATH, Lab, drain, eventually, lab, terminal, tree
+from tests.patience import PATIENCE, Awake
 from triune.domain.errors import Conflict, Invalid, NotFound
 from triune.domain.operation import Silent
 from triune.engines.base import Command
@@ -105,14 +106,14 @@ def test_a_command_that_does_not_read_can_be_closed_while_written_to(lab: Lab, n
     writer.start()
     time.sleep(0.2)
     session.close()
-    writer.join(5)
+    writer.join(PATIENCE)
     assert not writer.is_alive()
 
 
 def test_output_ends_with_the_command_though_its_children_go_on(lab: Lab, name: str) -> None:
-    begin = time.monotonic()
-    code, out, _ = lab.exec(name, "sh", "-c", "sleep 30 & echo done")
-    assert (code, out) == (0, b"done\n") and time.monotonic() - begin < 5
+    with Awake() as awake:
+        code, out, _ = lab.exec(name, "sh", "-c", "sleep 30 & echo done")
+    assert (code, out) == (0, b"done\n") and awake.seconds < 5
 
 
 def test_terminal(lab: Lab, name: str) -> None:
@@ -163,10 +164,10 @@ def test_closing_kills_the_command_and_its_children(lab: Lab, name: str, with_te
     assert eventually(lambda: running_inside(lab, name, f"sleep {mark}"))
     reader = threading.Thread(target=drain, args=(session,))
     reader.start()
-    begin = time.monotonic()
-    session.close()
-    reader.join(5)
-    assert not reader.is_alive() and time.monotonic() - begin < 4
+    with Awake() as awake:
+        session.close()
+        reader.join(PATIENCE)
+    assert not reader.is_alive() and awake.seconds < 4
     assert eventually(lambda: not running_inside(lab, name, f"sleep {mark}"), 3)
     session.close()
 
@@ -204,7 +205,7 @@ def test_console(lab: Lab, name: str) -> None:
     assert lab.engine.console
     session = lab.engine.console.open(name, terminal())
     seen = b""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + PATIENCE
     session.write(b"\n")
     while b"login:" not in seen and time.monotonic() < deadline:
         seen += (session.read() or (1, b""))[1]
@@ -234,9 +235,9 @@ def test_logs(lab: Lab, name: str) -> None:
     reader.start()
     time.sleep(0.3)
     lab.exec(name, "sh", "-c", "echo tlxc-said-this > /dev/console")
-    assert eventually(lambda: b"tlxc-said-this" in b"".join(heard), 5)
+    assert eventually(lambda: b"tlxc-said-this" in b"".join(heard), PATIENCE)
     ended.set()
-    reader.join(5)
+    reader.join(PATIENCE)
     assert not reader.is_alive()
 
 

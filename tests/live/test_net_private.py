@@ -23,6 +23,7 @@ from tests.live.netlab import (
     private_host,
     sh,
 )
+from tests.patience import PATIENCE
 from triune.domain.errors import Conflict
 from triune.domain.network import Nic, parse_publish
 from triune.host import dnsmasq
@@ -215,7 +216,7 @@ def test_an_unknown_name_of_ours_is_not_asked_upstream(lab: Lab) -> None:
 def getent(lab: Lab, name: str) -> list[str]:
     script = 'mount --bind "$0" /etc/hosts && getent ahostsv4 "$1"'
     done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", script, str(lab.hosts), name], capture_output=True, text=True, timeout=20
+        ["unshare", "-m", "sh", "-c", script, str(lab.hosts), name], capture_output=True, text=True, timeout=PATIENCE
     )
     return done.stdout.split()[:1]
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.contract.adapters import TESTS, DockerAdapter
 from tests.live.daemon import Daemon
+from tests.patience import PATIENCE
 from triune.engines.docker.engine import DockerEngine
 
 pytestmark = [pytest.mark.live, pytest.mark.docker]
@@ -181,7 +182,7 @@ def test_a_schedule_survives_a_restart_and_makes_up_for_what_was_missed(daemon: 
     daemon.start()
     import time
 
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         row = daemon.json("snapshot", "schedule", "list")[0]
         if row["last_result"] == "done":

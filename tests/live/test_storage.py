@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.live.daemon import CACHE, Daemon
 from tests.live.system_fixtures import IMAGE, built_image, data_folder
+from tests.patience import PATIENCE, until
 from triune.host import btrfs, loop, overlay
 
 pytestmark = [pytest.mark.live, pytest.mark.net, pytest.mark.timeout(900)]
@@ -137,11 +137,8 @@ def daemon_exec(daemon: Daemon, name: str, *argv: str, cwd: str) -> list[str]:
     return [str(TRIUNE), "exec", name, "--cwd", cwd, "--", *argv]
 
 
-def wait_for(what: object, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+def wait_for(what: Callable[[], object], seconds: float = PATIENCE) -> None:
+    until(what, within=seconds, pause=0.2)
 
 
 @pytest.mark.lxc

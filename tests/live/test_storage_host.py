@@ -14,6 +14,7 @@ import pytest
 from tests import nasty
 from tests.live.daemon import CACHE
 from tests.live.lxc_fixtures import eventually
+from tests.patience import PATIENCE
 from triune.domain.errors import Cancelled, Failed
 from triune.host import btrfs, copytree, loop, overlay, quotas
 from triune.host.beneath import remove_tree
@@ -51,7 +52,7 @@ def mounted(folder: Path) -> Iterator[Path]:
 def wait_until_free(image: Path) -> None:
     """The kernel may hold an unmounted file system for a moment longer, and what copied our mounts meanwhile (a virtual
     machine's namespace, on a host whose root is not shared) as long as it lives."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while loop.devices(image) and not held_elsewhere(image):
         assert time.monotonic() < deadline, "its loop device is still there"
         time.sleep(0.1)

@@ -11,6 +11,7 @@ import pytest
 from tests.live.daemon import Daemon
 from tests.live.netlab import eventually, sh
 from tests.live.system_fixtures import IMAGE, data_folder, separate_daemon
+from tests.patience import PATIENCE
 from triune.host import net, nft, tc
 from triune.host.iptables import comment
 from triune.host.setup.service import COMMAND
@@ -68,7 +69,7 @@ def test_instances_go_on_and_nothing_of_ours_is_left(daemon: Daemon) -> None:
     said = done.stdout.decode()
     assert f"the bridge {BRIDGE} stays until the host restarts, for {DOCKER}, {LXC} are in it" in said, done
     assert daemon.process is not None
-    assert daemon.process.wait(10) == 0
+    assert daemon.process.wait(PATIENCE) == 0
     assert not [one for one in nft.ruleset() if one.get("table", {}).get("name") == TABLE]
     assert not (daemon.data / "network").exists()
     assert f"--interface={BRIDGE}" not in sh("pgrep", "-af", "dnsmasq", check=False)

@@ -8,10 +8,11 @@ import subprocess
 from pathlib import Path
 
 from tests.live.daemon import BRIDGE, TABLE, Daemon
+from tests.patience import PATIENCE
 
 
 def _lines(*argv: str) -> list[str]:
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=PATIENCE)
     return done.stdout.splitlines()
 
 
