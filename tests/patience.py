@@ -20,11 +20,13 @@ class Awake:
     stood still.
     """
 
+    NAME = "awake"
+
     def __enter__(self) -> Awake:
         """Begin."""
         self.seconds = 0.0
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._count, name="awake", daemon=True)
+        self._thread = threading.Thread(target=self._count, name=self.NAME, daemon=True)
         self._thread.start()
         return self
 
@@ -50,3 +52,8 @@ def until(condition: Callable[[], object], what: str = "", *, within: float = PA
             assert awake.seconds < within, what or f"it did not come about within {within:g} s"
             time.sleep(pause)
     return awake.seconds
+
+
+def threads() -> set[threading.Thread]:
+    """Those that run, without the stopwatch's own."""
+    return {thread for thread in threading.enumerate() if thread.name != Awake.NAME}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
 import pytest
 
 from tests.contract.adapters import Adapter
-from tests.patience import Awake, until
+from tests.patience import Awake, threads, until
 from triune.domain.errors import Conflict, Failed, Invalid, NotFound, TriuneError, Unreachable
 from triune.domain.instance import Instance, Origin, State
 from triune.domain.operation import Silent
@@ -274,12 +273,12 @@ class TestWatch:
         assert len(events) == count
 
     def test_close_frees_its_thread(self, engine: Engine) -> None:
-        before = set(threading.enumerate())
+        before = threads()
         for _ in range(3):
             watch = engine.watch(lambda _: None)
             time.sleep(0.05)
             watch.close()
-        until(lambda: set(threading.enumerate()) <= before)
+        until(lambda: threads() <= before)
 
 
 class TestUnreachable:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.patience import PATIENCE, until
+from tests.patience import PATIENCE, threads, until
 
 from triune.engines.base import EngineEvent
 from triune.engines.docker import client
@@ -123,12 +123,12 @@ def test_a_listeners_fault_does_not_end_the_events(tmp_path: Path) -> None:
 
 def test_closing_while_the_engine_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watching, "_FIRST_PAUSE", 10 * PATIENCE)
-    before = set(threading.enumerate())
+    before = threads()
     events: list[EngineEvent] = []
     watch = DockerEngine(f"unix://{tmp_path}/none").watch(events.append)
     until(lambda: events)
     watch.close()  # it pauses now, and must not do so to the end
-    until(lambda: set(threading.enumerate()) <= before)
+    until(lambda: threads() <= before)
 
 
 def test_making_an_engine_imports_no_sdk() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.patience import until
+from tests.patience import threads, until
 
 from triune.domain.errors import Failed
 from triune.engines.kvm import restore
@@ -54,10 +54,10 @@ def test_the_head_and_then_the_memory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("most", [0, 10, 5000])
 def test_a_reader_that_breaks_off_leaves_nobody_waiting(tmp_path: Path, most: int) -> None:
-    before = set(threading.enumerate())
+    before = threads()
     with pytest.raises(Failed):
         run(tmp_path, Libvirt(most), bytes(8 << 20))
-    until(lambda: set(threading.enumerate()) <= before)
+    until(lambda: threads() <= before)
     assert not (tmp_path / "fifo").exists()
 
 
