@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from tests.api.house import House
+from tests.patience import PATIENCE
 from triune.domain.errors import Conflict, Failed, NotFound
 from triune.engines.base import LaunchPlan
 from triune.store import Put
 
 
 def result(house: House, operation: Mapping[str, Any]) -> Any:
-    return house.client.operations.result(operation["id"], timeout=10)
+    return house.client.operations.result(operation["id"], timeout=PATIENCE)
 
 
 def test_undoing_a_launch_leaves_what_another_tool_made_meanwhile(
