@@ -55,6 +55,21 @@ def test_published_ports_are_shown(house: House) -> None:
     assert house.client.instances.get("b")["network"][0]["published"] == ["8081:80"]
 
 
+def test_an_app_container_on_the_hosts_own_network(house: House) -> None:
+    house.launch("own", "docker", network="host")
+    assert house.client.instances.get("own")["addresses"] == []
+    assert "own" not in house.triune.networks.members("triune0")
+    for engine, more, code in (
+        ("lxc", {}, "own_network_only"),
+        ("kvm", {}, "own_network_only"),
+        ("docker", {"publish": ["8080:80"]}, "publish_on_host"),
+        ("docker", {"limits": {"net.in": "1Mbit/s"}}, "limit_without_network"),
+    ):
+        with pytest.raises(TriuneError) as error:
+            house.launch("refused", engine, network="host", **more)
+        assert error.value.code == code
+
+
 def test_a_thousand_in_pages(house: House) -> None:
     engine = house.engine("lxc")
     with engine.changing():

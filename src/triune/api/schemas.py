@@ -50,7 +50,9 @@ class LaunchBody(Body):
     cpus: Annotated[float | None, Field(ge=0.01, le=4096)] = None
     memory: Size | None = None
     disk: Size | None = None
-    network: Annotated[str | None, Field(max_length=63, description="null: none; empty: the host's default")] = ""
+    network: Annotated[
+        str | None, Field(max_length=63, description="null: none; empty: the default one; host: the host's own")
+    ] = ""
     publish: Annotated[list[Text], Field(max_length=256, description="[IP:]HOST:GUEST[/udp]")] = []
     volumes: Annotated[list[Text], Field(max_length=256, description="SOURCE:/path[:ro]; a disk: its name")] = []
     pool: Annotated[str | None, Field(max_length=63, description="Where its root goes; null: the engine's place")] = (

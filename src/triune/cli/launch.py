@@ -30,7 +30,12 @@ from triune.sdk import Client
 @click.option("--memory", metavar="SIZE", help="Memory it may use, like 512MiB.")
 @click.option("--disk", metavar="SIZE", help="Size of its disk, like 10GiB.")
 @click.option("--pool", metavar="POOL", help="Pool that its root goes to.", shell_complete=complete_pools)
-@click.option("--network", metavar="NET", help="Network to join; 'none' for none.", shell_complete=complete_networks)
+@click.option(
+    "--network",
+    metavar="NET",
+    help="Network to join; 'none', or 'host' for the host's own.",
+    shell_complete=complete_networks,
+)
 @click.option("-p", "--publish", metavar="[IP:]HOST:GUEST[/udp]", multiple=True, help="Lead a port of the host to it.")
 @click.option("-v", "--volume", metavar="SOURCE:/PATH[:ro]", multiple=True, help="Show it a folder or a volume.")
 @click.option("-e", "--env", metavar="KEY=VALUE", multiple=True, help="An environment variable.")

@@ -52,12 +52,16 @@ class VolumeMount:
     format: str = ""
 
 
+HOST_NETWORK = "host"
+"""In the place of a network's name: the host's own interfaces, addresses and ports."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceSpec:
     """What a launch asks for. Sizes in bytes; None means the engine's default (often: no limit).
 
-    `network` "" is the host's default network, None is no network at all. `limits` has all but `cpus` and `memory`.
-    `pool` names where the root goes, None is the engine's own place.
+    `network` "" is the host's default network, None is no network at all, `HOST_NETWORK` the host's own. `limits` has
+    all but `cpus` and `memory`. `pool` names where the root goes, None is the engine's own place.
     """
 
     name: str
@@ -74,6 +78,11 @@ class InstanceSpec:
     settings: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     pool: str | None = None
+
+    @property
+    def networked(self) -> bool:
+        """Whether it has a card in a network of ours."""
+        return self.network not in (None, HOST_NETWORK)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,8 +47,8 @@ class Instances:
         """Create, start and wait for an instance.
 
         `request` are the fields of `POST /v1/instances`: `name`, `image`, `engine` ("auto"), `cpus`, `memory`, `disk`
-        (bytes, or text like "512MiB"), `network` (None: no network), `publish` (["8080:80"]), `volumes`
-        (["data:/srv"]), `env`, `command`, `settings`, `limits` ({"io.read": "50MiB/s"}), `user_data`, `wait`
+        (bytes, or text like "512MiB"), `network` (None: no network; "host": the host's own), `publish` (["8080:80"]),
+        `volumes` (["data:/srv"]), `env`, `command`, `settings`, `limits` ({"io.read": "50MiB/s"}), `user_data`, `wait`
         (ready | running | none), `timeout` (seconds), `start`, `cold` (boot it, even where a template is ready),
         `profile` ("hardened"). The key makes repeating safe; a new one is made for each call.
         """

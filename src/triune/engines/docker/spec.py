@@ -14,7 +14,7 @@ from typing import Any
 
 from triune.domain.errors import Invalid, Unsupported
 from triune.domain.image import OciForm
-from triune.domain.instance import InstanceSpec, VolumeMount
+from triune.domain.instance import HOST_NETWORK, InstanceSpec, VolumeMount
 from triune.domain.names import instance_name, single_line
 from triune.domain.network import Nic, Publish
 from triune.engines.base import LaunchPlan
@@ -248,7 +248,7 @@ def network_body(nics: Sequence[Nic], spec: InstanceSpec, abilities: Abilities) 
                 f"{spec.name} has no network, so none of its ports can be published",
                 hint="Leave out --publish, or choose a --network.",
             )
-        return {"HostConfig": {"NetworkMode": "none"}}
+        return {"HostConfig": {"NetworkMode": HOST_NETWORK if spec.network == HOST_NETWORK else "none"}}
     (nic,) = nics
     name = single_line(nic.network.name, "the network's name")
     endpoint: dict[str, Any] = {"IPAMConfig": {"IPv4Address": nic.address}}

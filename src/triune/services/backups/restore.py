@@ -58,7 +58,7 @@ def spec_for(manifest: Manifest, request: RestoreRequest, networks: Networks) ->
     spec = spec_of(manifest.spec, name=request.name, engine=manifest.engine, image=manifest.image)
     if not request.publish:
         spec = replace(spec, publish=())
-    if spec.network is not None and spec.network not in {network.name for network in networks.list()}:
+    if spec.networked and spec.network not in {network.name for network in networks.list()}:
         spec = replace(spec, network=networks.default)
     policy.check(spec)
     return spec
@@ -154,7 +154,7 @@ class Restore:
 
     def _nics(self, spec: InstanceSpec) -> tuple[Nic, ...]:
         networks = self._with.networks
-        if spec.network is None:
+        if spec.network is None or not spec.networked:
             return ()
         self._task.step("network", "reserving an address and a name")
         nic = networks.reserve(spec.network, spec.name)

@@ -242,7 +242,7 @@ class Backups:
         self._instances.inventory.require_free(request.name)
         engine, archiving = self._facet(engine)
         spec = spec_for(manifest, request, self._networks)
-        if spec.network is not None:
+        if spec.networked:
             self._networks.check_ports(spec.name, spec.publish, native=engine.ports is not None)
         parts = Restoring(
             engine=engine,

@@ -11,7 +11,7 @@ from typing import Any
 
 from triune.domain.errors import Conflict, Failed, Invalid, Unsupported
 from triune.domain.image import FormKind
-from triune.domain.instance import InstanceSpec, WaitFor
+from triune.domain.instance import HOST_NETWORK, InstanceSpec, WaitFor
 from triune.domain.network import Nic
 from triune.domain.units import format_size
 from triune.engines.base import Command, Engine, LaunchPlan, Probe
@@ -84,22 +84,19 @@ class Launcher:
         for problem in self._inventory.require_free(spec.name).problems:
             self._probed.pop(problem.engine, None)
         engine, chosen = self._engine(request)
+        _require_shareable(engine, spec)
         spec = profiles.applied(request.profile, spec, engine)
-        self._limits.require(engine, spec.limits, spec.limits.by_key(), networked=spec.network is not None)
+        self._limits.require(engine, spec.limits, spec.limits.by_key(), networked=spec.networked)
         self._storage.volumes.mounts(spec.volumes, spec.name)
         if spec.pool is not None:
             self._storage.pools.place(spec.pool)
         if spec.network == "":
             spec = replace(spec, network=self._networks.default)
-        if spec.network is not None:
+        if spec.network is not None and spec.networked:
             self._networks.get(spec.network)
             self._networks.check_ports(spec.name, spec.publish, native=engine.ports is not None)
         elif spec.publish:
-            raise Invalid(
-                "publish_without_network",
-                f"{spec.name} has no network to publish ports of",
-                hint="Leave --network out, or leave --publish out.",
-            )
+            raise _unpublishable(spec)
         return replace(request, spec=replace(spec, engine=engine.name), checked=checked, chosen=chosen)
 
     def run(self, request: LaunchRequest, task: Task) -> dict[str, Any]:
@@ -188,6 +185,8 @@ class Launcher:
         able = [
             engine for engine in self._engines.values() if engine.form_kind in kinds and self._available(engine) is None
         ]
+        # Where none can share the host's network, the first says so.
+        able = [engine for engine in able if _shareable(engine, spec)] or able
         if able:
             # Only here: the rules are megabytes of memory that most daemons never need.
             from triune.services.advice.choosing import choose
@@ -226,7 +225,7 @@ class Launcher:
             raise Unsupported("engine_unavailable", f"{engine.title} can't be used: {probe.reason}", hint=probe.hint)
 
     def _nics(self, spec: InstanceSpec, task: Task) -> tuple[Nic, ...]:
-        if spec.network is None:
+        if spec.network is None or not spec.networked:
             return ()
         task.step("network", "reserving an address and a name")
         nic = self._networks.reserve(spec.network, spec.name)
@@ -259,6 +258,34 @@ def stored_in(spec: InstanceSpec) -> dict[str, Any]:
 def _is_main(engine: Engine) -> bool:
     """Whether a command is the instance's main process, as an OCI image's is. A system runs it once it is up."""
     return engine.form_kind is FormKind.OCI
+
+
+def _shareable(engine: Engine, spec: InstanceSpec) -> bool:
+    """Whether it can do without a network of its own: an init would set up the host's interfaces as its own."""
+    return spec.network != HOST_NETWORK or _is_main(engine)
+
+
+def _require_shareable(engine: Engine, spec: InstanceSpec) -> None:
+    if not _shareable(engine, spec):
+        raise Unsupported(
+            "own_network_only",
+            f"{spec.name} would be a whole system in {engine.name}, which needs a network of its own",
+            hint="Publish ports instead (--publish), or launch an app container.",
+        )
+
+
+def _unpublishable(spec: InstanceSpec) -> Invalid:
+    if spec.network == HOST_NETWORK:
+        return Invalid(
+            "publish_on_host",
+            f"{spec.name} is on the host's own network, where its ports are the host's",
+            hint="Leave --publish out, or leave --network out.",
+        )
+    return Invalid(
+        "publish_without_network",
+        f"{spec.name} has no network to publish ports of",
+        hint="Leave --network out, or leave --publish out.",
+    )
 
 
 def start_command(engine: Engine, spec: InstanceSpec) -> None:

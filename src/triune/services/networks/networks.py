@@ -17,7 +17,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from triune.domain.errors import Conflict, Failed, NotFound, TriuneError
+from triune.domain.errors import Conflict, Failed, Invalid, NotFound, TriuneError
+from triune.domain.instance import HOST_NETWORK
 from triune.domain.names import instance_name
 from triune.domain.network import Network, Nic, Publish
 from triune.engines.base import Engine
@@ -119,6 +120,10 @@ class Networks:
     def create(self, name: str, subnet: str | None = None) -> Network:
         """Make a further network; its bridge has its name. Raises Invalid, Conflict."""
         net.link_name(instance_name(name))
+        if name in (HOST_NETWORK, "none"):
+            raise Invalid(
+                "reserved_name", f"{name} is what launches without a network say", hint="Choose another name."
+            )
         with self._lock:
             if self._store.get(_CONFIG + name) is not None or net.link(name) is not None:
                 raise Conflict(

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from triune.domain.errors import Conflict, NotFound
-from triune.domain.instance import InstanceSpec, State
+from triune.domain.instance import HOST_NETWORK, InstanceSpec, State
 from triune.domain.names import instance_name, snapshot_name
 from triune.domain.network import Nic
 from triune.domain.operation import Operation
@@ -135,7 +135,7 @@ class Cloner:
         """Where the original is, as far as that network is ours."""
         if intent is not None:
             network: str | None = intent["spec"]["network"]
-            return self._networks.default if network == "" else network
+            return self._networks.default if network == "" else None if network == HOST_NETWORK else network
         ours = {network.name for network in self._networks.list()}
         cards = [str(card.get("network")) for card in engine.get(name).network]
         return next((network for network in cards if network in ours), None)

@@ -60,6 +60,12 @@ def test_the_smallest() -> None:
     }
 
 
+def test_on_the_hosts_own_network() -> None:
+    made = body(plan(network="host"))
+    assert made["HostConfig"]["NetworkMode"] == "host"
+    assert "NetworkingConfig" not in made
+
+
 def test_everything() -> None:
     full = plan(
         (NIC,),
