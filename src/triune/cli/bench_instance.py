@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from triune.domain.errors import Failed, NotFound, TriuneError, Unsupported
+from triune.domain.errors import Failed, Invalid, NotFound, TriuneError, Unsupported
+from triune.domain.instance import HOST_NETWORK
 from triune.sdk import Client
 from triune.sdk.operations import outcome
 from triune.services.benchmarks import memory
 from triune.services.benchmarks.answering import answers
 from triune.services.benchmarks.catalogue import filled
-from triune.services.benchmarks.subject import EMULATED, About, Output, Stored
+from triune.services.benchmarks.subject import EMULATED, HOST, About, Output, Reached, Stored
 
 _STOP_S = 60.0
 _SETTLE_S = 1.0
@@ -24,8 +26,15 @@ _SETTLE_S = 1.0
 _REMOVAL_S = 300.0
 _MOST_OUTPUT = 4 * 2**20
 _SHARE = 0.7
-_TREE, _DISKS, _MOUNT = "tree", ("qcow2", "raw"), "/stored"
+_TREE, _MOUNT = "tree", "/stored"
+# By form: the format of a disk of its own, and the settings of the machine that decide how it is attached.
+_DISKS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "qcow2": ("qcow2", {}),
+    "raw": ("raw", {}),
+    "scsi": ("raw", {"bus": "scsi"}),
+}
 _DISK, _POOL = 192 * 2**20, 3 * 2**30
+_Place = TypeVar("_Place", Stored, Reached)
 # The device of this many sectors: where a disk appears is the system's to choose.
 _FIND_DISK = 'for disk in /sys/block/*; do [ "$(cat $disk/size)" = "$1" ] && echo /dev/${disk##*/}; done'
 
@@ -33,7 +42,8 @@ _FIND_DISK = 'for disk in /sys/block/*; do [ "$(cat $disk/size)" = "$1" ] && ech
 class InstanceSubject:
     """`engine` is its row of GET /v1/host; names of instances begin with `prefix`; `size` has cpus and memory.
 
-    `patience` is how long anything may take to become ready, in seconds.
+    `patience` is how long anything may take to become ready, in seconds. `outside`: the host's address in a network
+    outside of it, "" where there is none; `ports` are those of servers that are reached from there.
     """
 
     def __init__(
@@ -46,6 +56,8 @@ class InstanceSubject:
         size: Mapping[str, Any],
         service: Mapping[str, Any],
         patience: float,
+        outside: str = "",
+        ports: Sequence[int] = (),
     ) -> None:
         self._client = client
         self._engine = engine
@@ -53,10 +65,13 @@ class InstanceSubject:
         self._size = size
         self._service = service
         self._patience = patience
+        self._outside = outside
+        self._ports = ports
         self._prefix = f"{prefix}-{engine['name']}"
         # Names of what was made, and the operation that makes it while that is under way.
         self._made: dict[str, str] = {}
         self._stored: dict[str, Stored | Unsupported] = {}
+        self._reached: dict[str, Reached | Unsupported] = {}
         self._volumes: list[str] = []
         self._pools: list[str] = []
         self._idle_mib = 0.0
@@ -91,15 +106,7 @@ class InstanceSubject:
 
     def stored(self, form: str) -> Stored:
         """An instance of its own, with a volume or a root of this form."""
-        if form not in self._stored:
-            try:
-                self._stored[form] = self._with_storage(form)
-            except Unsupported as error:
-                self._stored[form] = error
-        found = self._stored[form]
-        if isinstance(found, Unsupported):
-            raise found
-        return found
+        return _once(self._stored, form, self._with_storage)
 
     def _with_storage(self, form: str) -> Stored:
         name, where = f"{self._prefix}-{form}", f"{self._prefix}-{form}-v"
@@ -110,8 +117,13 @@ class InstanceSubject:
             path = f"{_MOUNT}/stored"
         elif form in _DISKS:
             self._volumes.append(where)
-            self._wait(self._client.volumes.create(where, kind="disk", format=form, size=_DISK))
-            self._launched(name, (), volumes=[where])
+            kind, settings = _DISKS[form]
+            self._wait(self._client.volumes.create(where, kind="disk", format=kind, size=_DISK))
+            try:
+                self._launched(name, (), volumes=[where], settings=settings)
+            except Invalid as error:
+                # Its settings are those of machines.
+                raise Unsupported("no_form", f"{self.about.title}: {error.message}", hint=error.hint) from None
             path = self._run_in(name, ["sh", "-c", _FIND_DISK, "sh", str(_DISK // 512)], self._patience).stdout.strip()
         else:
             self._pools.append(where)
@@ -119,6 +131,23 @@ class InstanceSubject:
             self._launched(name, (), pool=where)
             path = "/stored"
         return Stored(path, lambda argv, timeout: self._run_in(name, argv, timeout))
+
+    def reached(self, way: str) -> Reached:
+        """An instance of its own, behind its bridge or on the host's network."""
+        if not self._outside:
+            raise Unsupported("no_line", "there is no network outside of the host", hint="Run it with sudo.")
+        return _once(self._reached, way, self._on_network)
+
+    def _on_network(self, way: str) -> Reached:
+        name = f"{self._prefix}-{way}"
+        if way == HOST:
+            self._launched(name, (), network=HOST_NETWORK)
+            return Reached(self._outside, self._outside, lambda argv, timeout: self._run_in(name, argv, timeout))
+        ports = dict(zip(self._ports, _free_ports(self._outside, len(self._ports)), strict=True))
+        publish = [f"{self._outside}:{port}:{inside}" for inside, port in ports.items()]
+        done = self._launched(name, (), publish=publish)
+        inside = str(done["result"]["addresses"][0])
+        return Reached(inside, self._outside, lambda argv, timeout: self._run_in(name, argv, timeout), ports)
 
     def _run_in(self, name: str, argv: Sequence[str], timeout: float) -> Output:
         begun = time.monotonic()
@@ -268,6 +297,30 @@ class InstanceSubject:
                     continue
             break
         self._made.pop(name, None)
+
+
+def _once(made: dict[str, _Place | Unsupported], word: str, make: Callable[[str], _Place]) -> _Place:
+    """What was made for this word before; what can't be is told again, and not tried again."""
+    if word not in made:
+        try:
+            made[word] = make(word)
+        except Unsupported as error:
+            made[word] = error
+    found = made[word]
+    if isinstance(found, Unsupported):
+        raise found
+    return found
+
+
+def _free_ports(address: str, count: int) -> list[int]:
+    """Of the host, that nothing listens on."""
+    with ExitStack() as stack:
+        found = []
+        for _ in range(count):
+            one = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            one.bind((address, 0))
+            found.append(int(one.getsockname()[1]))
+        return found
 
 
 def _figures(done: Mapping[str, Any]) -> dict[str, float]:

@@ -22,8 +22,9 @@ from triune.host.beneath import remove_tree
 from triune.sdk import Client
 from triune.sdk.types import OperationRow
 from triune.services.benchmarks import native, results
-from triune.services.benchmarks.catalogue import catalogue
+from triune.services.benchmarks.catalogue import OUTSIDE, catalogue
 from triune.services.benchmarks.conditions import conditions, load, loaded
+from triune.services.benchmarks.line import Line
 from triune.services.benchmarks.running import Plan, Run, Watcher, blank
 from triune.services.benchmarks.subject import NATIVE, Subject
 
@@ -61,23 +62,32 @@ class Bench:
             watcher.problem(warning)
         results.write(self.path, data)
         with self._workplace() as work, _interruptible():
-            subjects = [self._subject(name, work, tree) for name in wanted]
             client = self._native("client", work, tree, None) if tree and os.geteuid() == 0 else None
-            run = Run(plan=self._plan, data=data, path=self.path, watcher=watcher, client=client)
-            self._measured(run, subjects, client)
+            line = Line(self._id) if client and self._ports() else None
+            outside = self._native("outside", work, str(tree), None, line=line) if line else None
+            subjects = [self._subject(name, work, tree, line) for name in wanted]
+            run = Run(plan=self._plan, data=data, path=self.path, watcher=watcher, client=client, outside=outside)
+            self._measured(run, subjects)
         data["load"]["after"] = load()
         results.write(self.path, data)
         return results.Result(data)
 
-    def _measured(self, run: Run, subjects: Sequence[Subject], client: Subject | None) -> None:
+    def _measured(self, run: Run, subjects: Sequence[Subject]) -> None:
+        clients = [found for found in (run.client, run.outside) if found]
         try:
-            if client is not None:
-                client.open()
+            if run.client is not None:
+                run.client.open()
+            if run.outside is not None:
+                try:
+                    run.outside.open()
+                except TriuneError as error:
+                    run.warn(f"nothing is measured from outside of the host: {error.message}")
+                    run.outside = None
             run.measure(subjects)
         finally:
             run.watcher.step("removing what was made", 1.0)
             with _undisturbed():
-                for subject in (*subjects, *([client] if client else [])):
+                for subject in (*subjects, *clients):
                     subject.close()
 
     def _require_space(self) -> None:
@@ -138,10 +148,15 @@ class Bench:
             )
         return wanted, absent
 
-    def _subject(self, name: str, work: Path, tree: str | None) -> Subject:
+    def _ports(self) -> list[int]:
+        """Of servers that are reached from outside of the host."""
+        return sorted({found.port for found in self._plan.benchmarks if found.where == OUTSIDE})
+
+    def _subject(self, name: str, work: Path, tree: str | None, line: Line | None) -> Subject:
+        served = line.host if line else ""
         if name == NATIVE:
             limits = Limits(cpus=float(self._plan.cpus), memory=self._plan.memory)
-            return self._native(NATIVE, work, str(tree), limits)
+            return self._native(NATIVE, work, str(tree), limits, served=served)
         row = next(row for row in self._host["engines"] if row["name"] == name)
         size = {"cpus": self._plan.cpus, "memory": self._plan.memory}
         image, service = self._image or self._plan.known.image["name"], self._plan.known.service
@@ -153,10 +168,15 @@ class Bench:
             size=size,
             service=service,
             patience=min(_PATIENCE_S, self._plan.suite.budget / 3 or _PATIENCE_S),
+            outside=served,
+            ports=self._ports(),
         )
 
-    def _native(self, name: str, work: Path, tree: str, limits: Limits | None) -> native.Native:
-        return native.Native(f"{self._id}-{name}", work / name, Path(tree), self._plan.known.service, limits)
+    def _native(
+        self, name: str, work: Path, tree: str, limits: Limits | None, *, served: str = "", line: Line | None = None
+    ) -> native.Native:
+        service = self._plan.known.service
+        return native.Native(f"{self._id}-{name}", work / name, Path(tree), service, limits, served=served, line=line)
 
     @contextmanager
     def _workplace(self) -> Iterator[Path]:

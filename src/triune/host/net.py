@@ -153,6 +153,21 @@ def create_bridge(name: str, mac: str) -> None:
          "type", "bridge", "forward_delay", "0", "stp_state", "0"])  # fmt: skip
 
 
+def create_pair(name: str, inside: str, pid: int) -> None:
+    """Make a veth pair with one end here and the other in the network namespace of a process."""
+    run(["ip", "link", "add", "name", link_name(name), "type", "veth",
+         "peer", "name", link_name(inside), "netns", str(pid)])  # fmt: skip
+
+
+def set_up_in(pid: int, name: str, address: ipaddress.IPv4Interface, *, gateway: ipaddress.IPv4Address) -> None:
+    """Give an interface in the network namespace of a process its address, and lead everything to the gateway."""
+    enter = ("nsenter", f"--net=/proc/{pid}/ns/net", "ip")
+    run([*enter, "address", "add", str(address), "dev", link_name(name)])
+    for one in ("lo", name):
+        run([*enter, "link", "set", "dev", one, "up"])
+    run([*enter, "route", "add", "default", "via", str(gateway)])
+
+
 def delete_link(name: str) -> None:
     """Remove an interface; gone is fine."""
     if link(name) is not None:

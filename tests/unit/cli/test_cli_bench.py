@@ -57,10 +57,13 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(bench_run.os, "geteuid", lambda: 0)
 
     def make(**daemon: Any) -> Bench:
-        plan = planned("quick", ["cpu.single"], 4, None, None)
+        broken = daemon.pop("broken", {})
+        plan = planned("quick", daemon.pop("only", ["cpu.single"]), 4, None, None)
         client: Any = Daemon(tmp_path, **daemon)
         bench = Bench(client, plan, image="", output=tmp_path / "out.json", quiet=True)
-        monkeypatch.setattr(bench, "_native", lambda name, *_: FakeSubject(NATIVE, []))
+        monkeypatch.setattr(
+            bench, "_native", lambda name, *_, **__: FakeSubject(NATIVE, [], broken=broken.get(name, ""))
+        )
         ordinary = bench._subject
         monkeypatch.setattr(
             bench, "_subject", lambda name, *rest: FakeSubject(name, []) if name != NATIVE else ordinary(name, *rest)
@@ -85,6 +88,15 @@ def test_only_an_engine_that_is_not_here(made: Any) -> None:
         made().run(["gone"], Told())
     assert (error.value.code, error.value.exit_code) == ("nothing_to_measure", 1)
     assert "its daemon does not run" in error.value.message
+
+
+def test_without_a_network_outside_the_rest_goes_on(made: Any) -> None:
+    told = Told()
+    found = made(only=["cpu.single", "net.nat.receive"], broken={"outside": "open"}).run(["beta"], told)
+    assert told.problems[0] == "nothing is measured from outside of the host: there is no room"
+    assert found["warnings"] == told.problems[:1]
+    assert len(found.samples("cpu.single", "beta")) == 4
+    assert found.samples("net.nat.receive", "beta") == ()
 
 
 def test_an_engine_that_nobody_knows(made: Any) -> None:

@@ -13,11 +13,12 @@ from triune.services.benchmarks.parsing import Parser
 from triune.services.packaged import packaged
 
 VERSION = 1
-INSIDE, STORED, SERVED, BETWEEN, LIFE, CROWD = "inside", "stored", "served", "between", "life", "crowd"
+INSIDE, STORED, SERVED, OUTSIDE, BETWEEN = "inside", "stored", "served", "outside", "between"
+LIFE, CROWD = "life", "crowd"
 HIGHER, LOWER = "higher", "lower"
 
 _NONE = Parser()
-_TOKEN = re.compile(r"\{(seconds|cpus|address|folder|path|bind)\}")
+_TOKEN = re.compile(r"\{(seconds|cpus|address|port|folder|path|bind)\}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,7 @@ class Catalogue:
     suites: Mapping[str, Suite]
     areas: Mapping[str, str]
     tools: Mapping[str, Mapping[str, Any]]
+    pairs: tuple[Mapping[str, str], ...]
     benchmarks: tuple[Benchmark, ...]
 
     def suite(self, name: str) -> Suite:
@@ -114,6 +116,7 @@ def read(data: Mapping[str, Any]) -> Catalogue:
         suites={name: Suite(name, **fields) for name, fields in data["suites"].items()},
         areas=data["areas"],
         tools=data["tools"],
+        pairs=tuple(data.get("pairs", ())),
         benchmarks=tuple(_benchmark(fields) for fields in data["benchmarks"]),
     )
 
@@ -135,6 +138,8 @@ def _mistakes(data: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{fields['id']}: no {key} {fields[key]!r}"
         yield from (f"{fields['id']}: no suite {suite!r}" for suite in fields["suites"] if suite not in data["suites"])
         yield from (f"{fields['id']}: lacks {key}" for key in _needed(fields["where"]) if not fields.get(key))
+    for pair in data.get("pairs", ()):
+        yield from (f"a pair of {pair[key]}, which is none" for key in ("first", "second") if pair[key] not in ids)
 
 
 def _needed(where: str) -> tuple[str, ...]:
@@ -142,6 +147,7 @@ def _needed(where: str) -> tuple[str, ...]:
         INSIDE: ("command", "parser"),
         STORED: ("command", "parser", "form"),
         SERVED: ("command", "parser", "serve", "unserve", "port"),
+        OUTSIDE: ("command", "parser", "serve", "unserve", "port", "form"),
         BETWEEN: ("command", "parser", "serve", "unserve", "port"),
         LIFE: ("figure",),
         CROWD: ("figure", "count"),

@@ -5,6 +5,7 @@ loopback), process numbers and users, in a control group of its own with the sam
 plain folder of the disk that holds Triune's data, not the overlay. Without limits it is where clients run.
 
 All its mounts are in a mount namespace of their own, held by a process that dies with this one: they never outlive us.
+So is the network namespace of clients outside of the host, and with it the pair of interfaces that leads there.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from triune.host.run import environment, run
 from triune.services.benchmarks import memory
 from triune.services.benchmarks.answering import answers
 from triune.services.benchmarks.catalogue import filled
-from triune.services.benchmarks.subject import FOLDER, NATIVE, About, Output, Stored
+from triune.services.benchmarks.line import Line
+from triune.services.benchmarks.subject import FOLDER, NATIVE, About, Output, Reached, Stored
 
 PREFIX = "triune-bench-"
 _LOOPBACK = "127.0.0.1"
@@ -37,9 +39,24 @@ _PATIENCE_S = 10.0
 
 
 class Native:
-    """`folder` is made, and removed at the end; `tree` is the image's; no `limits`: none."""
+    """`folder` is made, and removed at the end; `tree` is the image's; no `limits`: none.
 
-    def __init__(self, name: str, folder: Path, tree: Path, service: Mapping[str, Any], limits: Limits | None) -> None:
+    `served`: where its servers are reached from outside of the host. `line`: it is outside itself.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        tree: Path,
+        service: Mapping[str, Any],
+        limits: Limits | None,
+        *,
+        served: str = "",
+        line: Line | None = None,
+    ) -> None:
+        self._served = served
+        self._line = line
         self._folder = folder
         self._tree = tree
         self._service = service
@@ -69,7 +86,11 @@ class Native:
         for part in ("upper", "work", "root", "bench"):
             (self._folder / part).mkdir(parents=True)
         self._keeper = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private", "sleep", "infinity"],
+            [
+                *("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private"),
+                *(("--net",) if self._line else ()),
+                *("sleep", "infinity"),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             env=environment(),
@@ -85,6 +106,8 @@ class Native:
             self._within("mount", "--rbind", f"/{place}", root / place)
         self._within("mkdir", "-p", f"{root}{FOLDER}")
         self._within("mount", "--bind", self._folder / "bench", f"{root}{FOLDER}")
+        if self._line is not None:
+            self._line.lay(self._keeper.pid)
 
     def run(self, argv: Sequence[str], timeout: float) -> Output:
         """Run a command in it."""
@@ -105,6 +128,13 @@ class Native:
         """A file in the plain folder, whatever the form: what the forms are compared with."""
         del form
         return Stored(f"{FOLDER}/stored", self.run)
+
+    def reached(self, way: str) -> Reached:
+        """The host itself, whatever the way: what the ways are compared with."""
+        del way
+        if not self._served:
+            raise Unsupported("no_line", "there is no network outside of the host", hint="Run it with sudo.")
+        return Reached(self._served, self._served, self.run)
 
     def life(self, wanted: frozenset[str]) -> Mapping[str, float]:
         """A process instead of an instance: nothing boots, so there is no `ready`."""
@@ -142,6 +172,8 @@ class Native:
         if self._keeper is not None:
             self._keeper.kill()
             self._keeper.wait()
+        if self._line is not None:
+            self._line.remove()
         with contextlib.suppress(OSError):
             remove_tree(self._folder)
 
@@ -168,15 +200,20 @@ class Native:
 
     def _entered(self) -> None:
         deadline = time.monotonic() + _PATIENCE_S
-        own = Path("/proc/self/ns/mnt").readlink()
+        kinds = ("mnt", "net") if self._line else ("mnt",)
+        own = [Path(f"/proc/self/ns/{kind}").readlink() for kind in kinds]
         while self._keeper is not None and self._keeper.poll() is None and time.monotonic() < deadline:
-            if Path(f"/proc/{self._keeper.pid}/ns/mnt").readlink() != own:
+            found = [Path(f"/proc/{self._keeper.pid}/ns/{kind}").readlink() for kind in kinds]
+            if all(one != other for one, other in zip(found, own, strict=True)):
                 return
             time.sleep(0.002)
-        raise Failed("native_failed", "no mount namespace could be made on this host", hint="See: triune doctor")
+        raise Failed("native_failed", "no namespaces could be made on this host", hint="See: triune doctor")
 
     def _enter(self) -> list[str]:
-        return ["nsenter", f"--mount=/proc/{self._keeper.pid}/ns/mnt", "--"] if self._keeper else []
+        if self._keeper is None:
+            return []
+        kinds = {"mount": "mnt", **({"net": "net"} if self._line else {})}
+        return ["nsenter", *(f"--{kind}=/proc/{self._keeper.pid}/ns/{file}" for kind, file in kinds.items()), "--"]
 
     def _within(self, *argv: str | Path) -> None:
         run([*self._enter(), *argv])

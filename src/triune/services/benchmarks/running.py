@@ -16,6 +16,7 @@ from triune.services.benchmarks.catalogue import (
     CROWD,
     INSIDE,
     LIFE,
+    OUTSIDE,
     SERVED,
     STORED,
     Benchmark,
@@ -23,7 +24,7 @@ from triune.services.benchmarks.catalogue import (
     Suite,
     filled,
 )
-from triune.services.benchmarks.subject import FOLDER, NATIVE, Output, Stored, Subject
+from triune.services.benchmarks.subject import FOLDER, NATIVE, Output, Reached, Stored, Subject
 
 _SAVE_EVERY_S = 2.0
 _PREPARE_S = 300.0
@@ -81,13 +82,15 @@ class _Turn:
 
 @dataclass(slots=True)
 class Run:
-    """`data` is the result, written to `path` as it grows. `client` runs the programs that ask servers."""
+    """`data` is the result, written to `path` as it grows. `client` runs the programs that ask servers, `outside` those
+    that ask them from a network outside of the host."""
 
     plan: Plan
     data: dict[str, Any]
     path: Path
     watcher: Watcher
     client: Subject | None = None
+    outside: Subject | None = None
     clock: Callable[[], float] = time.monotonic
     _begun: float = 0.0
     _saved: float = 0.0
@@ -110,7 +113,7 @@ class Run:
                 self._blocks.setdefault(self._block(turn), {})[turn.key] = None
             for index, turn in enumerate(turns):
                 if self._left() <= 0:
-                    self._warn(f"cut short after {index} of {len(turns)} steps: its time is up")
+                    self.warn(f"cut short after {index} of {len(turns)} steps: its time is up")
                     break
                 if not self._affords(turn, turns[index:]):
                     self._skipped.append(turn)
@@ -170,9 +173,7 @@ class Run:
             return
         slow = sorted({turn.key: turn for turn in self._skipped}.values(), key=lambda turn: -self._costs[turn.key])
         told = "; ".join(f"{_what(turn)}, {self._costs[turn.key]:.0f} s" for turn in slow[:3])
-        self._warn(
-            f"time was short: {len(self._skipped)} steps were left out after round 1, the slowest first ({told})"
-        )
+        self.warn(f"time was short: {len(self._skipped)} steps were left out after round 1, the slowest first ({told})")
 
     def _opened(self, subjects: Sequence[Subject]) -> list[Subject]:
         there: list[Subject] = []
@@ -214,7 +215,7 @@ class Run:
         """Round by round, benchmark by benchmark, subject by subject: what drifts hits all alike."""
         life = tuple(found for found in self.plan.benchmarks if found.where == LIFE)
         groups: list[tuple[Benchmark, ...]] = [
-            (found,) for found in self.plan.benchmarks if found.where in (INSIDE, STORED, SERVED)
+            (found,) for found in self.plan.benchmarks if found.where in (INSIDE, STORED, SERVED, OUTSIDE)
         ]
         groups += [life] if life else []
         crowds: dict[int, list[Benchmark]] = {}
@@ -228,7 +229,7 @@ class Run:
             for number in range(1, self.plan.rounds + 1)
             for turn in [
                 *(
-                    _Turn(group, subject, number, self.client)
+                    _Turn(group, subject, number, self.outside if group[0].where == OUTSIDE else self.client)
                     for group in groups
                     if number <= (group[0].rounds or self.plan.rounds)
                     for subject in there
@@ -268,7 +269,7 @@ class Run:
                     self._command(turn, first)
         except NotFound as error:
             self._lost.add(name)
-            self._warn(f"{turn.subject.about.title} is left out from round {turn.number} on: {error.message}")
+            self.warn(f"{turn.subject.about.title} is left out from round {turn.number} on: {error.message}")
         except Unsupported as error:
             # By its kind: nothing went wrong, and it is not tried again.
             self._failures[key] = _MOST_FAILURES
@@ -293,8 +294,13 @@ class Run:
     def _command(self, turn: _Turn, benchmark: Benchmark) -> None:
         subject = turn.subject
         place = subject.stored(benchmark.form) if benchmark.where == STORED else Stored("", subject.run)
+        server = Reached(subject.address, subject.address, subject.run)
+        if benchmark.where == OUTSIDE:
+            _require_client(turn.client)
+            server = subject.reached(benchmark.form)
+            place = Stored("", server.run)
         values = {
-            "seconds": self.plan.suite.seconds, "cpus": self.plan.cpus, "address": subject.address,
+            "seconds": self.plan.suite.seconds, "cpus": self.plan.cpus, "address": server.inside,
             "folder": FOLDER, "path": place.path,
         }  # fmt: skip
         prepared = (f"{subject.about.name} {benchmark.form}", benchmark.prepare)
@@ -304,22 +310,20 @@ class Run:
         if benchmark.where in (INSIDE, STORED):
             output = place.run(filled(benchmark.command, values), _COMMAND_S + self.plan.suite.seconds)
         else:
-            output = self._asked(turn, benchmark, values)
+            output = self._asked(_require_client(turn.client), server, benchmark, values)
         _require(output, benchmark.command[0])
         self._keep(benchmark, turn, benchmark.parser.figure(output.stdout + output.stderr), output.stdout)
 
-    def _asked(self, turn: _Turn, benchmark: Benchmark, values: Mapping[str, object]) -> Output:
+    def _asked(self, client: Subject, server: Reached, benchmark: Benchmark, values: Mapping[str, object]) -> Output:
         """Start the server, ask it from the client's place, end it."""
-        subject, client = turn.subject, turn.client
-        if client is None:
-            raise Failed("no_client", "only root can run the clients on the host", hint="Run it with sudo.")
-        _require(subject.run(filled(benchmark.serve, values), _COMMAND_S), "the server")
+        found = {**values, "address": server.address, "port": server.ports.get(benchmark.port, benchmark.port)}
+        _require(server.run(filled(benchmark.serve, values), _COMMAND_S), "the server")
         try:
             # Asked inside: to connect would already be a client's first word to some of them.
-            _require(subject.run(["sh", "-c", _LISTENS, "sh", str(benchmark.port)], _COMMAND_S / 2), "the server")
-            return client.run(filled(benchmark.command, values), _COMMAND_S + self.plan.suite.seconds)
+            _require(server.run(["sh", "-c", _LISTENS, "sh", str(benchmark.port)], _COMMAND_S / 2), "the server")
+            return client.run(filled(benchmark.command, found), _COMMAND_S + self.plan.suite.seconds)
         finally:
-            subject.run(filled(benchmark.unserve, values), _COMMAND_S)
+            server.run(filled(benchmark.unserve, values), _COMMAND_S)
 
     def _keep(self, benchmark: Benchmark, turn: _Turn, value: float, output: str = "") -> None:
         name = turn.subject.about.name
@@ -332,7 +336,8 @@ class Run:
         self.data["samples"].append(row)
         self.watcher.sampled(benchmark, name, value)
 
-    def _warn(self, text: str) -> None:
+    def warn(self, text: str) -> None:
+        """Something that whoever reads the result must know."""
         self.data["warnings"].append(text)
         self.watcher.problem(text)
 
@@ -341,6 +346,12 @@ def _require(output: Output, what: str) -> None:
     if output.status != 0:
         said = " / ".join((output.stderr or output.stdout).strip().splitlines()[-3:])[-300:]
         raise Failed("command_failed", f"{what} ended with {output.status}: {said or 'no message'}", hint=_BY_HAND)
+
+
+def _require_client(client: Subject | None) -> Subject:
+    if client is None:
+        raise Failed("no_client", "only root can run the clients on the host", hint="Run it with sudo.")
+    return client
 
 
 def _called(subject: Subject) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 NATIVE = "native"
@@ -11,6 +11,9 @@ NATIVE = "native"
 
 EMULATED = "emulated (no KVM on this host)"
 FOLDER = "/bench"
+
+NAT, HOST = "nat", "host"
+"""Ways to be reached: by published ports of an instance behind its bridge, or on the host's own network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,17 @@ class Stored:
     run: Callable[[Sequence[str], float], Output]
 
 
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """What a network outside of the host sees: servers that listen on `inside` are found at `address`, those of `ports`
+    at another port; `run` runs commands beside them."""
+
+    inside: str
+    address: str
+    run: Callable[[Sequence[str], float], Output]
+    ports: Mapping[int, int] = field(default_factory=dict)
+
+
 class Subject(Protocol):
     """A place that programs of the image run in. Commands and lives may raise any TriuneError."""
 
@@ -65,6 +79,11 @@ class Subject(Protocol):
 
     def stored(self, form: str) -> Stored:
         """A place with storage of this form; the same at every call. Raises Unsupported where it cannot have it."""
+        ...
+
+    def reached(self, way: str) -> Reached:
+        """A place whose servers a network outside of the host reaches this way; the same at every call. Raises
+        Unsupported where it cannot have it."""
         ...
 
     def life(self, wanted: frozenset[str]) -> Mapping[str, float]:

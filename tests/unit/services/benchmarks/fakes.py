@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from triune.domain.errors import Failed, Unsupported
-from triune.services.benchmarks.subject import EMULATED, NATIVE, About, Output, Stored
+from triune.services.benchmarks.subject import EMULATED, NATIVE, About, Output, Reached, Stored
 
 WORDS = {
     "native": ("native", ""),
@@ -52,6 +52,11 @@ class FakeSubject:
         if form != "tree":
             raise Unsupported("no_form", f"{self.name} has no {form}", hint="")
         return Stored("/there/file", self.run)
+
+    def reached(self, way: str) -> Reached:
+        if self.name == "alpha" and way == "host":
+            raise Unsupported("no_way", f"{self.name} has a network of its own", hint="")
+        return Reached(f"{way}.inside", "192.0.2.9", self.run, {15201: 40001} if way == "nat" else {})
 
     def life(self, wanted: frozenset[str]) -> Mapping[str, float]:
         self.log.append(f"{self.name}: life")

@@ -16,6 +16,7 @@ from triune.services.benchmarks.parsing import Parser
 from triune.services.benchmarks.published import published
 
 DATA = Path(__file__).parents[3] / "data" / "bench"
+FORMS = ("tree", "qcow2", "raw", "scsi", "btrfs")
 # Of each benchmark with a command: what its tool printed (in tests/data/bench), and the figure in it.
 RECORDED = {
     "cpu.single": ("sysbench-cpu", 3984.24),
@@ -36,8 +37,8 @@ RECORDED = {
     "disk.random.write.1": ("fio-write", 5897.1),
     "disk.random.write.32": ("fio-write", 5897.1),
     "disk.fsync": ("fio-write", 159.2436),
-    **{f"disk.{form}.read": ("fio", 62319.68) for form in ("tree", "qcow2", "raw", "btrfs")},
-    **{f"disk.{form}.fsync": ("fio-write", 159.2436) for form in ("tree", "qcow2", "raw", "btrfs")},
+    **{f"disk.{form}.read": ("fio", 62319.68) for form in FORMS},
+    **{f"disk.{form}.fsync": ("fio-write", 159.2436) for form in FORMS},
     "disk.create": ("stress-ng-dentry", 102.458),
     "net.receive": ("iperf3", 17129.95),
     "net.send": ("iperf3", 17129.95),
@@ -45,6 +46,9 @@ RECORDED = {
     "net.packets": ("iperf3-udp", 39930690.99 / 8 / 64),
     "net.latency": ("sockperf", 8.179),
     "net.connections": ("ab", 6293.8),
+    **{f"net.{way}.receive": ("iperf3", 17129.95) for way in ("nat", "host")},
+    **{f"net.{way}.latency": ("sockperf", 8.179) for way in ("nat", "host")},
+    **{f"net.{way}.connections": ("ab", 6293.8) for way in ("nat", "host")},
     "app.nginx": ("wrk", 11558.14),
     "app.redis.get": ("redis", 46189.38),
     "app.redis.set": ("redis", 49019.61),
@@ -84,9 +88,17 @@ def test_only_takes_areas_and_ids() -> None:
 def test_a_broken_catalogue_says_all_that_is_wrong() -> None:
     entry = {"id": "a", "area": "cpu", "tool": "none", "better": "more", "where": "inside", "suites": ["tiny"]}
     data = {"version": 1, "areas": {"cpu": "CPU"}, "tools": {}, "suites": {}, "benchmarks": [entry, entry]}
+    data["pairs"] = [{"title": "one", "first": "a", "second": "b"}]
     with pytest.raises(ValueError, match=r"two benchmarks are called a") as error:
         read(data)
-    for word in ("no tool 'none'", "no better 'more'", "no suite 'tiny'", "lacks command", "lacks parser"):
+    for word in (
+        "no tool 'none'",
+        "no better 'more'",
+        "no suite 'tiny'",
+        "lacks command",
+        "lacks parser",
+        "a pair of b",
+    ):
         assert word in str(error.value)
 
 
@@ -117,6 +129,13 @@ def test_published_rows_name_benchmarks_of_the_catalogue() -> None:
         assert row["source"] in published()["sources"]
         assert ids[row["benchmark"]].relative == (row["kind"] == "relative")
         assert all(low <= high for low, high in row["cells"].values())
+
+
+def test_pairs_are_of_one_unit() -> None:
+    known = {found.id: found for found in catalogue().benchmarks}
+    for pair in catalogue().pairs:
+        first, second = known[pair["first"]], known[pair["second"]]
+        assert (first.unit, first.better) == (second.unit, second.better)
 
 
 def test_the_document_names_every_benchmark() -> None:

@@ -202,3 +202,44 @@ def test_a_form_that_a_subject_cannot_have_is_told_once(tmp_path: Path) -> None:
     assert [row["message"] for row in found["problems"]] == ["beta has no raw"]
     assert told.problems == []
     assert sum("--rw=write" in line and "--filename=/there/file" in line for line in log) == 1
+
+
+def test_what_is_reached_from_outside_listens_inside_and_is_asked_there(tmp_path: Path) -> None:
+    log: list[str] = []
+
+    class Speaks(FakeSubject):
+        def run(self, argv: Any, timeout: float) -> Any:
+            out = super().run(argv, timeout)
+            return type(out)(0, '{"end": {"sum_received": {"bits_per_second": 5e9}}}', "", 0.1)
+
+    run, told = made(tmp_path, ["net.nat.receive", "net.host.receive"], rounds=2)
+    run.outside = Speaks("native", log)
+    run.measure([Speaks("alpha", log), Speaks("beta", log)])
+    found = load(run.path)
+    assert {(row["benchmark"], row["subject"]) for row in found["samples"]} == {
+        ("net.nat.receive", "alpha"),
+        ("net.nat.receive", "beta"),
+        ("net.host.receive", "beta"),
+    }
+    assert {row["message"] for row in found["problems"]} == {"alpha has a network of its own"}
+    assert told.problems == []
+    asked = [line.partition(" --connect")[0] for line in log if "iperf3 -c" in line]
+    assert asked[:3] == [
+        *["native: iperf3 -c 192.0.2.9 -p 40001"] * 2,
+        "native: iperf3 -c 192.0.2.9 -p 15201",
+    ]
+    assert [line.split("-B ")[1].split()[0] for line in log if "beta" in line and "-B " in line][:2] == [
+        "nat.inside",
+        "host.inside",
+    ]
+
+
+def test_without_root_nothing_is_made_to_be_reached_from_outside(tmp_path: Path) -> None:
+    class Makes(FakeSubject):
+        def reached(self, way: str) -> Any:
+            raise AssertionError("an instance for nothing")
+
+    run, told = made(tmp_path, ["net.nat.receive", "cpu.single"], rounds=2)
+    run.measure([Makes("beta", [])])
+    assert any("only root" in text for text in told.problems)
+    assert load(run.path).samples("cpu.single", "beta")
