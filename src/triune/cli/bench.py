@@ -89,9 +89,11 @@ def report(file: str | None, html: str | None, as_json: bool, markdown: bool) ->
         raise Invalid("two_forms", "a report has one form", hint="Choose one of --html, --json and --markdown.")
     result = read(file)
     if as_json:
+        from triune.services.benchmarks.pairs import pairs
         from triune.services.benchmarks.published import beside
 
-        sys.stdout.write(structured({**result.as_dict(), "published": beside(result)}, "json"))
+        more = {"published": beside(result), "pairs": [pair.as_dict() for pair in pairs(result)]}
+        sys.stdout.write(structured({**result.as_dict(), **more}, "json"))
     elif markdown or html:
         from triune.services.benchmarks import page
 

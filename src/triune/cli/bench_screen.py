@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -163,9 +163,26 @@ def show(result: Result, path: str) -> None:
         f"▲ ▼ the 95 % interval excludes 1, ≈ it does not, ? fewer than {_least()} samples",
         soft_wrap=False,
     )
+    for line in _pairs(result):
+        console.print(line)
     for line in _remarks(result.data):
         console.print(Text(f"! {clean(line)}"))
     console.print(Text(f"{_state(result.data)}; {clean(path)}"))
+
+
+def _pairs(result: Result) -> Iterator[RenderableType]:
+    """One way beside another, a line each."""
+    from rich.text import Text
+
+    from triune.services.benchmarks.pairs import pairs
+
+    for pair in pairs(result):
+        line = Text(f"{clean(pair.title)}: ")
+        for number, (name, one) in enumerate(pair.ratios.items()):
+            label = (result.subject(name) or {}).get("label", "")
+            line.append(f"{', ' if number else ''}{clean(name).upper()}{f' ({clean(label)})' if label else ''} ")
+            line.append(f"{one.value:.2f}×{_MARKS[one.verdict]}", _STYLES[one.verdict])
+        yield line
 
 
 def _cell(cell: Cell | None) -> Any:

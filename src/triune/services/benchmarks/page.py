@@ -9,9 +9,10 @@ from typing import Any
 from triune.domain.units import format_size
 from triune.services.benchmarks import plots
 from triune.services.benchmarks.catalogue import catalogue
+from triune.services.benchmarks.pairs import pairs
 from triune.services.benchmarks.published import TOLERANCE, beside
 from triune.services.benchmarks.results import Cell, Result
-from triune.services.benchmarks.statistics import LEAST
+from triune.services.benchmarks.statistics import LEAST, Ratio
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -76,6 +77,7 @@ def _parts(result: Result) -> Iterator[str]:
         if panel:
             yield f'<h2 id="{_e(name)}">{_e(title)}</h2>{panel}'
             yield _table([cell for cell in result.cells() if cell.benchmark["area"] == name], result)
+    yield _pairs(result)
     yield _published(result)
     yield _conditions(result)
 
@@ -123,6 +125,31 @@ def _cell(cell: Cell | None) -> str:
     return (
         f'<td class="n">{shown}<br><span class="{verdict}" title="{_VERDICTS[verdict]}">{ratio.value:.2f}× '
         f"<small>({ratio.low:.2f} to {ratio.high:.2f})</small></span></td>"
+    )
+
+
+def _pairs(result: Result) -> str:
+    found = list(pairs(result))
+    subjects = [subject for subject in result["subjects"] if any(subject["name"] in pair.ratios for pair in found)]
+    head = "".join(f'<th class="n">{_e(plots.called(subject))}</th>' for subject in subjects)
+    rows = []
+    for pair in found:
+        cells = "".join(_against(pair.ratios.get(subject["name"])) for subject in subjects)
+        rows.append(f"<tr><td>{_e(pair.title)}</td>{cells}</tr>")
+    if not rows:
+        return ""
+    return (
+        '<h2>One way beside another</h2><p class="sub">Above 1, the first is better.</p>'
+        f'<div class="scroll"><table><tr><th>What</th>{head}</tr>{"".join(rows)}</table></div>'
+    )
+
+
+def _against(one: Ratio | None) -> str:
+    if one is None:
+        return '<td class="n missing">–</td>'
+    return (
+        f'<td class="n"><span class="{one.verdict}">{one.value:.2f}× '
+        f"<small>({one.low:.2f} to {one.high:.2f})</small></span></td>"
     )
 
 
@@ -230,9 +257,25 @@ def markdown(result: Result) -> str:
             cells = [_plain(found.get((row["id"], subject["name"]))) for subject in subjects]
             lines.append(_row([row["title"], row["unit"], *cells]))
         lines.append("")
-    lines += [f"× is performance relative to native. {_rule()}", "", "## Beside published figures", ""]
+    lines += [f"× is performance relative to native. {_rule()}", "", *_pairs_lines(result)]
+    lines += ["## Beside published figures", ""]
     lines += [*_published_lines(result), "", "## Conditions", ""]
     return "\n".join([*lines, *(f"- {_m(key)}: {_m(value)}" for key, value in facts(result)), ""])
+
+
+def _pairs_lines(result: Result) -> Iterator[str]:
+    found = list(pairs(result))
+    subjects = [subject for subject in result["subjects"] if any(subject["name"] in pair.ratios for pair in found)]
+    if not found:
+        return
+    yield from ("## One way beside another", "")
+    yield _row(["Above 1, the first is better", *(plots.called(subject) for subject in subjects)])
+    yield _row(["---"] * (len(subjects) + 1))
+    for pair in found:
+        ratios = [pair.ratios.get(subject["name"]) for subject in subjects]
+        cells = [f"{one.value:.2f}× ({one.low:.2f} to {one.high:.2f})" if one else "–" for one in ratios]
+        yield _row([pair.title, *cells])
+    yield ""
 
 
 def _published_lines(result: Result) -> Iterator[str]:

@@ -15,6 +15,7 @@ from triune.domain.errors import Invalid, NotFound
 from triune.services.benchmarks import page, plots
 from triune.services.benchmarks.comparing import compare
 from triune.services.benchmarks.measured import measured
+from triune.services.benchmarks.pairs import pairs
 from triune.services.benchmarks.published import beside
 from triune.services.benchmarks.results import Result, latest, load, newest, write
 from triune.services.benchmarks.subject import EMULATED
@@ -167,6 +168,35 @@ def test_nothing_in_a_result_becomes_markup() -> None:
             sample["subject"] = evil
     assert "<script" not in page.html(Result(data))
     assert "<script" not in page.markdown(Result(data))
+
+
+PAIRED = {
+    "disk.raw.read": {"native": [100.0] * 4, "alpha": [50.0, 51.0, 49.0, 50.0]},
+    "disk.scsi.read": {"native": [100.0] * 4, "alpha": [40.0, 41.0, 39.0, 40.0]},
+    "net.nat.latency": {"native": [9.0] * 4, "beta": [20.0] * 4, "alpha": [90.0] * 4},
+    "net.host.latency": {"native": [9.0] * 4, "beta": [10.0] * 4},
+}
+
+
+def test_ways_of_one_subject_are_set_beside_each_other() -> None:
+    found = {pair.first: pair.ratios for pair in pairs(Result(result(PAIRED)))}
+    assert set(found) == {"disk.scsi.read", "net.nat.latency"}
+    assert {name: round(one.value, 2) for name, one in found["disk.scsi.read"].items()} == {"alpha": 0.8}
+    # Less time is better: twice the time is half as good. Who has one way only has no ratio.
+    assert {name: (round(one.value, 2), one.verdict) for name, one in found["net.nat.latency"].items()} == {
+        "beta": (0.5, "worse")
+    }
+
+
+def test_pairs_are_in_every_report_and_label_emulation() -> None:
+    found = Result(result(PAIRED))
+    section = page.html(found).partition("One way beside another")[2].partition("<h2>")[0]
+    assert "0.80×" in section
+    assert EMULATED in section.partition("</tr>")[0]
+    text = page.markdown(found).partition("## One way beside another")[2].partition("## ")[0]
+    assert "0.80×" in text
+    assert EMULATED in text
+    assert "One way beside" not in page.html(Result(result(SAMPLES)))
 
 
 def test_markdown_has_a_table_for_each_area() -> None:
