@@ -24,7 +24,7 @@ from tests.live.netlab import (
     sh,
 )
 from tests.patience import PATIENCE
-from triune.domain.errors import Conflict
+from triune.domain.errors import Conflict, Invalid
 from triune.domain.network import Nic, parse_publish
 from triune.host import dnsmasq
 from triune.services.networks import Networks, NetworkSettings
@@ -549,6 +549,13 @@ def test_an_interface_of_another_kind_is_left_alone(lab: Lab) -> None:
     with pytest.raises(Conflict, match="tnet9"):
         lab.networks.create("tnet9")
     sh("ip", "link", "del", "tnet9")
+
+
+@pytest.mark.parametrize("name", ["host", "none"])
+def test_a_word_of_launches_is_no_name_of_a_network(lab: Lab, name: str) -> None:
+    with pytest.raises(Invalid) as error:
+        lab.networks.create(name)
+    assert error.value.code == "reserved_name"
 
 
 def test_further_networks_are_apart_and_complete(lab: Lab, pair: tuple[Guest, Guest]) -> None:
