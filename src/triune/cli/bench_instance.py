@@ -122,8 +122,11 @@ class InstanceSubject:
             try:
                 self._launched(name, (), volumes=[where], settings=settings)
             except Invalid as error:
-                # Its settings are those of machines.
-                raise Unsupported("no_form", f"{self.about.title}: {error.message}", hint=error.hint) from None
+                if error.code != "unknown_setting":
+                    raise
+                raise Unsupported(
+                    "no_form", f"{self.about.title}: no disks that could be attached by {form}", hint=error.hint
+                ) from None
             path = self._run_in(name, ["sh", "-c", _FIND_DISK, "sh", str(_DISK // 512)], self._patience).stdout.strip()
         else:
             self._pools.append(where)
