@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from triune.domain.errors import Conflict, Invalid, NotFound, TriuneError, Unsupported
-from triune.domain.instance import State
+from triune.domain.instance import HOST_NETWORK, State
 from triune.domain.limits import FIELDS, NETWORK, Limits, Value, format_value
 from triune.engines.base import Engine
 from triune.services.limits import policy
@@ -98,7 +98,9 @@ class InstanceLimits:
                 "facet_missing", f"{engine.title} can't do that here: {reason}", hint="See: triune doctor"
             )
         self.require(engine, Limits().changed(changes), changes)
-        if NETWORK & {key for key, value in changes.items() if value is not None} and not engine.get(name).network:
+        if not NETWORK & {key for key, value in changes.items() if value is not None}:
+            return
+        if all(card.get("network") == HOST_NETWORK for card in engine.get(name).network):
             raise Conflict("no_network_card", f"{name} has no network card, so no traffic to limit", hint=_NO_CARD)
 
     # Changing
