@@ -58,6 +58,12 @@ class TestCreateAndDelete:
         assert caught.value.code == "instance_exists"
         assert row(engine, created).state is State.STOPPED
 
+    def test_one_is_told_as_in_the_list(self, engine: Engine, created: str) -> None:
+        assert engine.row(created) == row(engine, created)
+        for other in (ABSENT, created[:-1], created[:-1] + ".", created.upper(), ".*"):
+            with pytest.raises(NotFound):
+                engine.row(other)
+
     def test_delete_is_idempotent(self, engine: Engine, created: str) -> None:
         engine.delete(created)
         engine.delete(created)

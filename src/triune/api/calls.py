@@ -46,13 +46,16 @@ class Calls:
             )
 
 
-def services(connection: HTTPConnection) -> Triune:
+# What only looks something up is a coroutine: FastAPI would run a function in a thread, which takes longer.
+
+
+async def services(connection: HTTPConnection) -> Triune:
     """What the request is about."""
     found: Triune = connection.app.state.triune
     return found
 
 
-def calls(connection: HTTPConnection) -> Calls:
+async def calls(connection: HTTPConnection) -> Calls:
     """How to do blocking work for it."""
     found: Calls = connection.app.state.calls
     return found

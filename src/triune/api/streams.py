@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -32,6 +33,7 @@ HEARTBEAT = 15.0
 _PATIENCE = 6.0
 _AHEAD = 4
 _SETTLING = 5.0
+_TOGETHER = 0.05
 
 
 class Source(Protocol):
@@ -218,7 +220,10 @@ class EventStream(_Subscribed):
 
 
 class OperationStream(_Subscribed):
-    """One operation as SSE: now, and at each change, until it has ended."""
+    """One operation as SSE: now, and at its changes, until it has ended.
+
+    Changes that follow each other quickly are told as one: what runs does not wait for its being told of.
+    """
 
     def __init__(self, triune: Triune, operation: str) -> None:
         super().__init__(triune)
@@ -236,12 +241,21 @@ class OperationStream(_Subscribed):
             while not self._stopped:
                 heard = self.heard()
                 if heard is not None and heard.data.get("id") == self._operation:
+                    self._gather()
                     break
                 if heard is None:
                     if self._subscription.lagged:
                         return
                     yield b": \n\n"
                     break  # and look again: an end that could not be told is told now
+
+    def _gather(self) -> None:
+        """Let more changes come for a moment, unless it has ended."""
+        until = time.monotonic() + _TOGETHER
+        while not self._triune.operations.get(self._operation).state.ended:
+            left = until - time.monotonic()
+            if left <= 0 or self._subscription.get(left) is None:
+                return
 
 
 def message(event: Event) -> bytes:

@@ -130,6 +130,9 @@ class Engine(Protocol):
     def list(self) -> Sequence[Instance]:
         """All instances of this technology on the host, managed and adopted."""
 
+    def row(self, name: str) -> Instance:
+        """One instance as in the list, without asking for the others. Raises NotFound."""
+
     def get(self, name: str) -> InstanceDetail:
         """One instance with everything known of it."""
 

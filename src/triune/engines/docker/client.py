@@ -30,6 +30,7 @@ NEWEST_API = (1, 44)
 OLDEST_API = (1, 41)
 _QUICK = 1.0
 _SIGN_OF_LIFE = 0.6
+_FRESH = 0.25  # seconds for which an answer is a sign of life
 _PATIENT = 30.0
 _LONG = 600.0
 _SILENCE = 3.0  # seconds an engine that gave no sign of life is not asked again: others wait for the answer
@@ -52,6 +53,7 @@ class DockerClient:
         self._sessions: dict[float, APIClient] = {}
         self._version: tuple[int, int] | None = None
         self._silent_until = 0.0
+        self._answered = 0.0
 
     @property
     def api_version(self) -> tuple[int, int]:
@@ -82,7 +84,8 @@ class DockerClient:
     def act(self, call: Callable[[Api], T], *, missing: TriuneError | None = None) -> T:
         """Run a request that changes something and may take minutes. An engine that is away raises Unreachable
         within 2 s; `missing` in place of a 404."""
-        self.ping()
+        if time.monotonic() - self._answered > _FRESH:
+            self.ping()
         return self._call(call, _LONG, missing)
 
     def ping(self) -> None:
@@ -161,7 +164,7 @@ class DockerClient:
 
         session = self._session(timeout, version or self._agreed(timeout))
         try:
-            return call(session)
+            answer = call(session)
         except docker.errors.APIError as error:
             raise translated(error, missing) from error
         except requests.exceptions.ConnectionError as error:
@@ -176,6 +179,8 @@ class DockerClient:
                 f"Docker's answer could not be read: {_one_line(str(error))}",
                 hint="Look at the engine's own log: journalctl -u docker",
             ) from error
+        self._answered = time.monotonic()
+        return answer
 
     def _session(self, timeout: float, version: tuple[int, int]) -> APIClient:
         with self._lock:

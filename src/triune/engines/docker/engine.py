@@ -59,6 +59,7 @@ from triune.engines.docker.watch import EventWatch
 from triune.engines.importing import Importing
 
 _ENDPOINT_MAC = (1, 44)
+_MOST_STARTS = 256
 
 
 class DockerEngine:
@@ -79,6 +80,7 @@ class DockerEngine:
         self._counters = Counters(self._client)
         self._lifecycle = Lifecycle(self._client)
         self._images = ImageStore(self._client)
+        self._starts: dict[str, spec.ImageStart] = {}
         self._shelf = Shelf(self._client, state_dir / "snapshots")
         snapshots = DockerSnapshots(self._client, self._shelf)
         self._removal = Removal(self._client, self._lifecycle, snapshots, self._shelf)
@@ -109,6 +111,10 @@ class DockerEngine:
         """All containers, stopped ones too."""
         return self._inventory.rows()
 
+    def row(self, name: str) -> Instance:
+        """One container as in the list."""
+        return self._inventory.row(name)
+
     def get(self, name: str) -> InstanceDetail:
         """One container with everything known of it."""
         return detail(self._client, self._inventory, self._counters, name)
@@ -137,12 +143,21 @@ class DockerEngine:
         self._shelf.drop_stale(name)
 
     def _image_start(self, plan: LaunchPlan) -> spec.ImageStart:
-        found = self._images.inspect(plan.form.id) if isinstance(plan.form, OciForm) else None
-        if found is None:
+        """What its image runs by itself. The id is a digest of that, so it is asked for once."""
+        if not isinstance(plan.form, OciForm):
             return spec.ImageStart()
-        labels = found["labels"]
-        before = labels.get(spec.START) if isinstance(labels, dict) else None
-        return spec.ImageStart(_words(found["entrypoint"]), _words(found["command"]), before)
+        start = self._starts.get(plan.form.id)
+        if start is None:
+            found = self._images.inspect(plan.form.id)
+            if found is None:
+                return spec.ImageStart()
+            labels = found["labels"]
+            before = labels.get(spec.START) if isinstance(labels, dict) else None
+            start = spec.ImageStart(_words(found["entrypoint"]), _words(found["command"]), before)
+            if len(self._starts) >= _MOST_STARTS:
+                self._starts.clear()
+            self._starts[plan.form.id] = start
+        return start
 
     def _abilities(self, plan: LaunchPlan) -> spec.Abilities:
         asked = plan.spec.disk is not None or "runtime" in plan.spec.settings

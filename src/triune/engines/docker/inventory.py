@@ -6,8 +6,9 @@ asked again after an event says that somebody changed them.
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from typing import Any
 
 from triune.domain.errors import NotFound
 from triune.domain.instance import Instance, Origin
+from triune.domain.names import single_line
 from triune.engines.docker import containers, limit_config, spec
 from triune.engines.docker.client import DockerClient
 
@@ -44,7 +46,20 @@ class Inventory:
         listed = [entry for entry in self._client.read(lambda api: api.containers(all=True)) if entry.get("Names")]
         entries = [entry for entry in listed if not containers.is_aside(name_of(entry))]
         limits = self._limits_of(entries)
+        with self._lock:
+            self._limits = {key: value for key, value in self._limits.items() if key in limits}
+            self._changed &= limits.keys()
         return [row(entry, limits.get(str(entry["Id"]), Limits())) for entry in entries]
+
+    def row(self, name: str) -> Instance:
+        """One container. Raises NotFound."""
+        # The engine takes a pattern, and compares it with names as it writes them.
+        pattern = f"^/{re.escape(single_line(name, 'the name'))}$"
+        listed = self._client.read(lambda api: api.containers(all=True, filters={"name": pattern}))
+        for entry in listed:
+            if entry.get("Names") and name_of(entry) == name:
+                return row(entry, self._limits_of([entry]).get(str(entry["Id"]), Limits()))
+        raise containers.not_found(name)
 
     def note(self, found: Mapping[str, Any]) -> Limits:
         """Remember the limits an inspection told."""
@@ -68,13 +83,12 @@ class Inventory:
             if found is not None:
                 self.note(found)
 
-    def _limits_of(self, entries: Iterable[Mapping[str, Any]]) -> dict[str, Limits]:
-        present: set[str] = set()
+    def _limits_of(self, entries: Collection[Mapping[str, Any]]) -> dict[str, Limits]:
+        present = {str(entry["Id"]) for entry in entries}
         unknown: list[str] = []
         with self._lock:
             for entry in entries:
                 container = str(entry["Id"])
-                present.add(container)
                 if container in self._changed:
                     unknown.append(container)
                 elif container not in self._limits:
@@ -89,9 +103,7 @@ class Inventory:
                     if one is not None:
                         self.note(one)
         with self._lock:
-            self._limits = {key: value for key, value in self._limits.items() if key in present}
-            self._changed &= present
-            return dict(self._limits)
+            return {key: value for key, value in self._limits.items() if key in present}
 
     def _inspect(self, container: str) -> dict[str, Any] | None:
         try:

@@ -158,6 +158,11 @@ class FakeEngine:
         with self.reading():
             return [self._row(one) for one in self._instances.values() if not one.half]
 
+    def row(self, name: str) -> Instance:
+        """One of them as in the list."""
+        with self.reading():
+            return self._row(self.find(name))
+
     def get(self, name: str) -> InstanceDetail:
         """One of them."""
         with self.reading():

@@ -127,6 +127,10 @@ class KvmEngine:
         """All domains of the host."""
         return inventory.rows(self._client)
 
+    def row(self, name: str) -> Instance:
+        """One domain as in the list."""
+        return inventory.named(self._client, name)
+
     def get(self, name: str) -> InstanceDetail:
         """One domain in detail."""
         return inventory.detail(self._client, name, self._kernels)

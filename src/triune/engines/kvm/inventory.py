@@ -49,6 +49,13 @@ def rows(client: Client) -> Sequence[Instance]:
     return client.call(work, seconds=PATIENCE)
 
 
+def named(client: Client, name: str) -> Instance:
+    """One domain's row. Raises NotFound."""
+    domain = client.domain(name)
+    with client.errors(name):
+        return row(ET.fromstring(domain.XMLDesc(0)), *domain.state(0))  # noqa: S314 - from libvirt
+
+
 def row(root: ET.Element, state: int, reason: int) -> Instance:
     """One domain's row."""
     mark = marks.read(root)

@@ -138,6 +138,10 @@ class LxcEngine:
         """All containers below the LXC path."""
         return self._inventory.list()
 
+    def row(self, name: str) -> Instance:
+        """One container as in the list."""
+        return self._inventory.row(name)
+
     def get(self, name: str) -> InstanceDetail:
         """One container with everything known of it."""
         return detail.detail(self._client, self._inventory, name)

@@ -11,7 +11,7 @@ from triune.domain.names import single_line
 from triune.domain.operation import Operation, Silent
 from triune.engines.base import Attaching, Engine
 from triune.services.instances import policy
-from triune.services.instances.inventory import INTENT, Inventory, row
+from triune.services.instances.inventory import INTENT, Inventory
 from triune.services.operations import Operations, Task
 from triune.services.storage import Storage
 from triune.store import Put, Store
@@ -131,7 +131,7 @@ class Attachments:
 
     @staticmethod
     def _require_stopped(engine: Engine, facet: Attaching, name: str) -> None:
-        if not facet.live and row(engine, name).state is not State.STOPPED:
+        if not facet.live and engine.row(name).state is not State.STOPPED:
             raise Conflict("instance_running", f"{name} runs", hint=f"Stop it first: triune stop {name}")
 
     # Records

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from triune.domain.errors import Conflict, NotFound, TriuneError, Unreachable
@@ -58,7 +59,7 @@ class Inventory:
 
     def list(self) -> Listing:
         """Every instance of every engine, sorted by name, within about two seconds."""
-        answers, problems = self._ask("list", {name: engine.list for name, engine in self._engines.items()})
+        answers, problems = self._ask({name: engine.list for name, engine in self._engines.items()})
         found = [instance for rows in answers.values() for instance in rows]
         return Listing(sorted(found, key=lambda instance: (instance.name, instance.engine)), problems)
 
@@ -72,7 +73,7 @@ class Inventory:
 
     def stats(self) -> Sequence[Counted]:
         """Counters of every running instance, by name."""
-        answers, _ = self._ask("stats", {name: engine.stats for name, engine in self._engines.items()})
+        answers, _ = self._ask({name: engine.stats for name, engine in self._engines.items()})
         found = [Counted(name, engine, stats) for engine, rows in answers.items() for name, stats in rows.items()]
         return sorted(found, key=lambda counted: (counted.name, counted.engine))
 
@@ -105,21 +106,22 @@ class Inventory:
             raise _not_found(name, listing)
         return self._engines[having[0]]
 
-    def require_free(self, name: str) -> Listing:
+    def require_free(self, name: str) -> Sequence[EngineProblem]:
         """Raise Conflict("instance_exists") where an engine has it, or had it when it last answered.
 
-        Returns the listing that says so.
+        Returns the engines that do not answer.
         """
-        listing = self.list()
-        for instance in listing.instances:
-            if instance.name == name:
+        calls = {engine: partial(_row, of, name) for engine, of in self._engines.items()}
+        answers, problems = self._ask(calls)
+        for instance in answers.values():
+            if instance is not None:
                 raise _exists(name, instance.engine, instance.state.value)
         entry = self._store.get(INTENT + name)
-        if entry is not None and entry.value["engine"] in {problem.engine for problem in listing.problems}:
+        if entry is not None and entry.value["engine"] in {problem.engine for problem in problems}:
             raise _exists(name, entry.value["engine"], "which does not answer now")
-        return listing
+        return problems
 
-    def _ask(self, what: str, calls: Mapping[str, Callable[[], T]]) -> tuple[dict[str, T], Sequence[EngineProblem]]:
+    def _ask(self, calls: Mapping[str, Callable[[], T]]) -> tuple[dict[str, T], Sequence[EngineProblem]]:
         futures: dict[str, Future[T]] = {}
         problems: list[EngineProblem] = []
         for name, call in calls.items():
@@ -152,15 +154,16 @@ class Inventory:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def row(engine: Engine, name: str) -> Instance:
-    """Its row in the engine's list: quicker than all of its details. Raises NotFound."""
-    found = next((instance for instance in engine.list() if instance.name == name), None)
-    return found or engine.get(name).instance
+def _row(engine: Engine, name: str) -> Instance | None:
+    try:
+        return engine.row(name)
+    except NotFound:
+        return None
 
 
 def _may_have(engine: Engine, name: str) -> bool:
     try:
-        return any(instance.name == name for instance in engine.list())
+        return _row(engine, name) is not None
     except TriuneError:  # it says itself what is wrong, when it is asked for the instance
         return True
 

@@ -81,7 +81,7 @@ class Launcher:
         policy.check(spec)
         self._require_room(spec.name)
         checked = monotonic()
-        for problem in self._inventory.require_free(spec.name).problems:
+        for problem in self._inventory.require_free(spec.name):
             self._probed.pop(problem.engine, None)
         engine, chosen = self._engine(request)
         _require_shareable(engine, spec)

@@ -18,7 +18,7 @@ from triune.engines.base import Command, Engine, EngineEvent, Session, Terminal
 from triune.services.images import Images
 from triune.services.instances.attaching import Attachments
 from triune.services.instances.facets import require_facet
-from triune.services.instances.inventory import INTENT, Counted, Inventory, Listing, row
+from triune.services.instances.inventory import INTENT, Counted, Inventory, Listing
 from triune.services.instances.launch import Launcher, LaunchRequest, stored_in
 from triune.services.instances.warming import Warming
 from triune.services.limits import InstanceLimits
@@ -205,11 +205,11 @@ class Instances:
     def remove(self, name: str, *, force: bool, adopted: bool) -> Operation:
         """Remove it with its disks. Running ones need `force`, those Triune did not make need `adopted`."""
         engine = self._engine(name)
-        _require_removable(row(engine, name), force=force, adopted=adopted)
+        _require_removable(engine.row(name), force=force, adopted=adopted)
 
         def work(task: Task) -> None:
             # Once more: another client may have started it before this operation had the lock.
-            _require_removable(row(engine, name), force=force, adopted=adopted)
+            _require_removable(engine.row(name), force=force, adopted=adopted)
             task.intend("instance", redo=True, engine=engine.name, name=name, adopted=adopted)
             task.shield()
             task.step("delete", f"removing {name}")
@@ -386,7 +386,7 @@ def _resource(name: str) -> str:
 
 def _is_adopted(engine: Engine, name: str) -> bool:
     try:
-        return row(engine, name).origin is Origin.ADOPTED
+        return engine.row(name).origin is Origin.ADOPTED
     except NotFound:
         return False
 

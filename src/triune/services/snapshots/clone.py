@@ -15,7 +15,7 @@ from triune.domain.network import Nic
 from triune.domain.operation import Operation
 from triune.engines.base import ClonePlan, Cloning, Engine
 from triune.services.instances import Instances, require_facet
-from triune.services.instances.inventory import INTENT, row
+from triune.services.instances.inventory import INTENT
 from triune.services.limits import InstanceLimits
 from triune.services.networks import Networks
 from triune.services.operations import Operations, Task
@@ -76,7 +76,7 @@ class Cloner:
                     f"{request.name} has no snapshot {request.snapshot!r}",
                     hint=f"See all: triune snapshot list {request.name}",
                 )
-        elif not facet.live and row(engine, request.name).state is not State.STOPPED:
+        elif not facet.live and engine.row(request.name).state is not State.STOPPED:
             raise Conflict(
                 "instance_running",
                 f"{request.name} is running, and {engine.title} copies only what is stopped",
@@ -145,7 +145,7 @@ class Cloner:
             spec = {**intent["spec"], "name": plan.new, "publish": []}
         else:
             network = plan.nics[0].network.name if plan.nics else None
-            image = row(engine, plan.name).image or ""
+            image = engine.row(plan.name).image or ""
             spec = asdict(InstanceSpec(name=plan.new, image=image, engine=engine.name, network=network))
         value = {"engine": engine.name, "created": plan.created.isoformat(), "spec": spec, "cloned": plan.name}
         self._store.commit([Put(INTENT + plan.new, value)])

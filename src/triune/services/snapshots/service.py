@@ -15,7 +15,7 @@ from triune.domain.operation import Operation, Silent
 from triune.domain.snapshot import Consistency, Snapshot
 from triune.engines import base
 from triune.services.instances import Inventory, require_facet
-from triune.services.instances.inventory import nearest, row
+from triune.services.instances.inventory import nearest
 from triune.services.operations import Events, Operations, Task
 from triune.services.snapshots.expiry import Expiring
 from triune.store import Store
@@ -122,7 +122,7 @@ class Snapshots:
             if running:
                 task.step("start", f"starting {instance}")
                 engine.start(instance, task)
-            return {"name": snapshot, "instance": instance, "state": row(engine, instance).state.value}
+            return {"name": snapshot, "instance": instance, "state": engine.row(instance).state.value}
 
         return self._submit("snapshot-restore", instance, snapshot, work)
 
@@ -315,7 +315,7 @@ def _require_memory(engine: base.Engine, facet: base.Snapshots, request: Snapsho
     name = request.instance
     if not facet.memory:
         raise _no_memory(engine, name)
-    if row(engine, name).state is State.STOPPED:
+    if engine.row(name).state is State.STOPPED:
         raise Conflict(
             "instance_not_running",
             f"{name} is stopped, so there is no running state to keep",
@@ -334,7 +334,7 @@ def _no_memory(engine: base.Engine, name: str) -> Unsupported:
 
 def _require_stopped(engine: base.Engine, name: str, *, force: bool) -> bool:
     """Whether it runs. Raises Conflict("instance_running") if so, unless `force`."""
-    state = row(engine, name).state
+    state = engine.row(name).state
     if state is State.STOPPED:
         return False
     if not force:
