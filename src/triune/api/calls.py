@@ -46,16 +46,13 @@ class Calls:
             )
 
 
-# What only looks something up is a coroutine: FastAPI would run a function in a thread, which takes longer.
-
-
-async def services(connection: HTTPConnection) -> Triune:
+def services(connection: HTTPConnection) -> Triune:
     """What the request is about."""
     found: Triune = connection.app.state.triune
     return found
 
 
-async def calls(connection: HTTPConnection) -> Calls:
+def calls(connection: HTTPConnection) -> Calls:
     """How to do blocking work for it."""
     found: Calls = connection.app.state.calls
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import Depends, Header
+from starlette.requests import HTTPConnection
 
 from triune.api import schemas, views
 from triune.api.calls import Calls, calls, services
@@ -13,8 +14,18 @@ from triune.app import Triune
 from triune.domain.errors import Stale
 from triune.domain.operation import Operation
 
-Services = Annotated[Triune, Depends(services)]
-Run = Annotated[Calls, Depends(calls)]
+
+async def _services(connection: HTTPConnection) -> Triune:
+    return services(connection)
+
+
+async def _calls(connection: HTTPConnection) -> Calls:
+    return calls(connection)
+
+
+# Coroutines: a function would be run in a thread, which takes longer than what it does.
+Services = Annotated[Triune, Depends(_services)]
+Run = Annotated[Calls, Depends(_calls)]
 IfMatch = Annotated[str | None, Header(max_length=1000, description="The ETag that the instance must still have")]
 
 ACCEPTED: dict[int | str, dict[str, Any]] = {
