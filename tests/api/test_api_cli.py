@@ -447,7 +447,7 @@ def test_nothing_waits_for_ever_for_a_daemon_that_goes_away(house: House, tmp_pa
     other = House(tmp_path)
     other.launch("web")
     results: list[subprocess.CompletedProcess[bytes]] = []
-    thread = threading.Thread(target=lambda: results.append(other.run("exec", "-n", "web", "--", "sleep", "600")))
+    thread = threading.Thread(target=lambda: results.append(other.run("exec", "-n", "web", "--", "sleep", "100000")))
     thread.start()
     until(lambda: other.streams)
     other.close()

@@ -103,7 +103,7 @@ def test_a_client_that_does_not_read_stops_the_command_not_the_daemon(
     until(lambda: sessions[0].process.poll() is not None)
 
 
-@pytest.mark.parametrize("argv", [["sleep", "60"], ["cat"], ["sh", "-c", "while :; do echo x; done"]])
+@pytest.mark.parametrize("argv", [["sleep", "100000"], ["cat"], ["sh", "-c", "while :; do echo x; done"]])
 def test_a_client_that_goes_away_ends_the_command(house: House, sessions: list[LocalSession], argv: list[str]) -> None:
     session = house.client.instances.exec("web", argv)
     until(lambda: sessions)
@@ -113,7 +113,7 @@ def test_a_client_that_goes_away_ends_the_command(house: House, sessions: list[L
 
 
 def test_a_client_that_goes_away_while_the_command_reads_nothing(house: House, sessions: list[LocalSession]) -> None:
-    session = house.client.instances.exec("web", ["sleep", "60"])
+    session = house.client.instances.exec("web", ["sleep", "100000"])
     until(lambda: sessions)
 
     def write() -> None:
@@ -218,7 +218,7 @@ def test_frames_of_unknown_channels_are_ignored(house: House) -> None:
 
 def test_a_client_that_sends_more_than_its_window_is_cut_off(house: House, sessions: list[LocalSession]) -> None:
     with connect(house, "/v1/instances/web/exec") as connection:
-        connection.send(json.dumps({"argv": ["sleep", "60"]}))
+        connection.send(json.dumps({"argv": ["sleep", "100000"]}))
         with pytest.raises(ConnectionClosed):
             for _ in range(100):
                 connection.send(bytes(64 * 1024))

@@ -28,8 +28,6 @@ from triune.engines.archiving import Archive, Archiving, Part, PartKind, Restore
 from triune.engines.base import Command, Engine
 from triune.host.nbd import data_ranges, open_disk
 
-pytestmark = pytest.mark.timeout(420)
-
 SILENT = Silent()
 MIB = 1 << 20
 NAMED = {"etc/hostname", "etc/hosts"}  # the new name stands in them

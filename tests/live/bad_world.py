@@ -62,7 +62,7 @@ def out(*argv: str, check: bool = True) -> str:
     return subprocess.run(argv, check=check, capture_output=True, text=True, timeout=60).stdout
 
 
-def until(condition: Callable[[], object], within: float = patience.PATIENCE) -> None:
+def until(condition: Callable[[], object], within: float = 60) -> None:
     """Wait for something that others bring about."""
     patience.until(condition, within=within, pause=0.1)
 

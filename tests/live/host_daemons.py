@@ -29,7 +29,7 @@ def _find(program: str) -> tuple[int, list[str]] | None:
     return None
 
 
-def _wait(what: Callable[[], bool], timeout: float = PATIENCE) -> None:
+def _wait(what: Callable[[], bool], timeout: float = 60) -> None:
     until(what, "a daemon of the host did not come back", within=timeout, pause=0.1)
 
 

@@ -21,7 +21,7 @@ from triune.domain.snapshot import Consistency
 from triune.engines.archiving import Archive, Part, PartKind, RestorePlan
 from triune.host.nbd import data_ranges, open_disk
 
-pytestmark = [pytest.mark.live, pytest.mark.kvm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.live, pytest.mark.kvm]
 
 QUIET = Silent()
 MIB = 1 << 20

@@ -12,7 +12,7 @@ from tests.live.daemon import Daemon
 from tests.live.system_fixtures import IMAGE, separate_daemon
 from triune.services.audit import probing
 
-pytestmark = [pytest.mark.live, pytest.mark.docker, pytest.mark.lxc, pytest.mark.kvm, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.live, pytest.mark.docker, pytest.mark.lxc, pytest.mark.kvm]
 
 PREFIX = "taud-"
 APP, TIGHT_APP, LOOSE = "taud-app", "taud-app-tight", "taud-loose"

@@ -24,7 +24,7 @@ from tests.patience import PATIENCE
 from triune.host import loop
 
 __all__ = ["place"]
-pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.live]
 
 LXC, DOCKER = f"{PREFIX}lxc", f"{PREFIX}docker"
 SCRIPT = Path(nasty_tree.__file__).read_text()

@@ -23,7 +23,6 @@ pytestmark = [
     pytest.mark.kvm,
     pytest.mark.lxc,
     pytest.mark.docker,
-    pytest.mark.timeout(600),
 ]
 
 NAMES = {engine: f"{PREFIX}{engine}" for engine in ENGINES}

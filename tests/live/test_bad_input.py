@@ -35,7 +35,7 @@ from tests.live.daemon import TRIUNE, Daemon
 from tests.live.system_fixtures import ENGINES, IMAGE, built_image
 from tests.patience import PATIENCE, Awake
 
-pytestmark = [pytest.mark.live, pytest.mark.net, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.live, pytest.mark.net]
 
 NAMES = {engine: f"{PREFIX}{engine}" for engine in ENGINES}
 LIMITS = ("--cpus", "1", "--memory", "256MiB")

@@ -16,7 +16,7 @@ from tests.live.daemon import TRIUNE, Daemon
 from tests.live.system_fixtures import IMAGE, separate_daemon
 from tests.patience import PATIENCE
 
-pytestmark = [pytest.mark.live, pytest.mark.lxc, pytest.mark.docker, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.live, pytest.mark.lxc, pytest.mark.docker]
 
 
 @pytest.fixture(scope="module")

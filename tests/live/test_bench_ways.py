@@ -23,7 +23,7 @@ from triune.services.benchmarks.results import Result, load
 from triune.services.benchmarks.running import Plan
 from triune.services.benchmarks.subject import HOST, NAT
 
-pytestmark = [pytest.mark.live, pytest.mark.docker, pytest.mark.net, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.live, pytest.mark.docker, pytest.mark.net]
 
 _PORT = 15777
 _SERVE = """

@@ -12,7 +12,7 @@ from tests.live.system_fixtures import ENGINES, IMAGE, built_image
 from tests.live.traces import traces
 from tests.patience import PATIENCE
 
-pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.net, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.net]
 
 PREFIX = "tcrash-"
 

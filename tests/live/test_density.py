@@ -15,7 +15,7 @@ from tests.live.daemon import TRIUNE, Daemon
 from tests.live.system_fixtures import separate_daemon
 from triune.host.footprint import measure
 
-pytestmark = [pytest.mark.live, pytest.mark.net, pytest.mark.lxc, pytest.mark.docker, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.live, pytest.mark.net, pytest.mark.lxc, pytest.mark.docker]
 
 PREFIX = "density-"
 ENGINES = ("--engine", "lxc", "--engine", "docker")

@@ -20,7 +20,6 @@ pytestmark = [
     pytest.mark.kvm,
     pytest.mark.lxc,
     pytest.mark.docker,
-    pytest.mark.timeout(600),
 ]
 
 NAMES = {engine: f"tdir-{engine}" for engine in ENGINES}

@@ -98,7 +98,7 @@ def nic(last: int) -> Nic:
     return Nic(network=NETWORK, mac=f"02:00:0a:d5:07:{last:02x}", address=f"10.213.7.{last}")
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
     until(condition, within=seconds, pause=0.05)
 
 

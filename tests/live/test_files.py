@@ -15,7 +15,7 @@ import pytest
 from tests.live.daemon import Daemon
 from tests.live.system_fixtures import ENGINES, IMAGE, built_image, data_folder
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.live]
 
 MIB = 1 << 20
 NAMES = {engine: f"tfil-{engine}" for engine in ENGINES}

@@ -23,7 +23,7 @@ from triune.services.images import build as builder
 from triune.services.images.manifest import parse
 
 __all__ = ["images"]
-pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.live]
 MACHINE_ID = "0123456789abcdef0123456789abcdef"
 
 

@@ -19,7 +19,7 @@ from tests.live.image_fixtures import SHARED, builder_key, shared_cache
 from tests.live.registry import GOOD, serve
 from tests.patience import PATIENCE, Awake
 
-pytestmark = [pytest.mark.live, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.live]
 
 PREFIX = "te2e-"
 IMAGE = "debian/12"

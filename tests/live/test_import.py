@@ -24,7 +24,7 @@ from tests.rescue.machines import FileContent, add_machine
 from tests.rescue.overlay import Overlay
 from tests.rescue.writer import Writer
 
-pytestmark = [pytest.mark.live, pytest.mark.kvm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.live, pytest.mark.kvm]
 
 PREFIX = "timp-"
 GOLDEN = Path(__file__).parents[1] / "golden" / "kvm"

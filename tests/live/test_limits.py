@@ -11,11 +11,11 @@ import pytest
 
 from tests.live.daemon import TRIUNE, Daemon
 from tests.live.system_fixtures import IMAGE, separate_daemon
-from tests.patience import PATIENCE, until
+from tests.patience import until
 from triune.host import lxcfs
 from triune.sdk import Client
 
-pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.net, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.net]
 
 PREFIX = "tlim-"
 ENGINES = [pytest.param(engine, marks=getattr(pytest.mark, engine)) for engine in ("lxc", "docker")]
@@ -77,7 +77,7 @@ class Box:
         return float(said.split(", ")[-2].split()[0])
 
 
-def eventually(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
+def eventually(condition: Callable[[], object], seconds: float = 60) -> None:
     until(condition, within=seconds, pause=0.05)
 
 

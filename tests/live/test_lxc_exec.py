@@ -19,7 +19,7 @@ from triune.domain.operation import Silent
 from triune.engines.base import Command
 
 __all__ = ["lab", "tree"]
-pytestmark = [pytest.mark.live, pytest.mark.lxc, pytest.mark.timeout(40)]
+pytestmark = [pytest.mark.live, pytest.mark.lxc]
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_closed_stdin_is_end_of_file(lab: Lab, name: str) -> None:
 
 def test_a_command_that_does_not_read_can_be_closed_while_written_to(lab: Lab, name: str) -> None:
     assert lab.engine.commands
-    session = lab.engine.commands.open(name, Command(argv=("sleep", "100")))
+    session = lab.engine.commands.open(name, Command(argv=("sleep", "100000")))
     writer = threading.Thread(target=session.write, args=(b"x" * 10_000_000,))
     writer.start()
     time.sleep(0.2)
@@ -235,7 +235,7 @@ def test_logs(lab: Lab, name: str) -> None:
     reader.start()
     time.sleep(0.3)
     lab.exec(name, "sh", "-c", "echo tlxc-said-this > /dev/console")
-    assert eventually(lambda: b"tlxc-said-this" in b"".join(heard), PATIENCE)
+    assert eventually(lambda: b"tlxc-said-this" in b"".join(heard), 60)
     ended.set()
     reader.join(PATIENCE)
     assert not reader.is_alive()

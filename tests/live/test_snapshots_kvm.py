@@ -23,7 +23,7 @@ from triune.domain.operation import Silent
 from triune.domain.snapshot import Consistency, Snapshot
 from triune.engines.base import ClonePlan
 
-pytestmark = [pytest.mark.live, pytest.mark.kvm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.live, pytest.mark.kvm]
 
 QUIET = Silent()
 

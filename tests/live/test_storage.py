@@ -12,10 +12,10 @@ import pytest
 
 from tests.live.daemon import CACHE, Daemon
 from tests.live.system_fixtures import IMAGE, built_image, data_folder
-from tests.patience import PATIENCE, until
+from tests.patience import until
 from triune.host import btrfs, loop, overlay
 
-pytestmark = [pytest.mark.live, pytest.mark.net, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.live, pytest.mark.net]
 
 PREFIX = "tstor-"
 LXC, DOCKER, KVM = f"{PREFIX}lxc", f"{PREFIX}docker", f"{PREFIX}kvm"
@@ -137,7 +137,7 @@ def daemon_exec(daemon: Daemon, name: str, *argv: str, cwd: str) -> list[str]:
     return [str(TRIUNE), "exec", name, "--cwd", cwd, "--", *argv]
 
 
-def wait_for(what: Callable[[], object], seconds: float = PATIENCE) -> None:
+def wait_for(what: Callable[[], object], seconds: float = 60) -> None:
     until(what, within=seconds, pause=0.2)
 
 

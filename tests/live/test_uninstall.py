@@ -16,7 +16,7 @@ from triune.host import net, nft, tc
 from triune.host.iptables import comment
 from triune.host.setup.service import COMMAND
 
-pytestmark = [pytest.mark.live, pytest.mark.net, pytest.mark.lxc, pytest.mark.docker, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.live, pytest.mark.net, pytest.mark.lxc, pytest.mark.docker]
 
 PREFIX, BRIDGE, TABLE = "tuni-", "tuni0", "triune_tuni"
 LXC, DOCKER = PREFIX + "lxc", PREFIX + "docker"

@@ -17,7 +17,7 @@ import pytest
 
 from tests.live.daemon import CACHE, Daemon
 
-pytestmark = [pytest.mark.live, pytest.mark.kvm, pytest.mark.net, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.live, pytest.mark.kvm, pytest.mark.net]
 
 IMAGE, PREFIX, DOMAIN = "debian/12", "twarm-", "twarm.internal"
 SIZE = ("--engine", "kvm", "--memory", "256MiB")

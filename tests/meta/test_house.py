@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.meta.sources import ROOT, documents, functions, modules, name, tree
+from tests.patience import PATIENCE
 
 BIN = Path(sys.executable).parent
 ENGINES = frozenset({"kvm", "lxc", "docker"})
@@ -36,7 +37,7 @@ NAMES_ALLOWED = {
 )
 def test_linters_pass(argv: list[str]) -> None:
     done = subprocess.run(
-        [str(BIN / argv[0]), *argv[1:]], cwd=ROOT, capture_output=True, text=True, check=False, timeout=240
+        [str(BIN / argv[0]), *argv[1:]], cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from dissect.vmfs import LVM, VMFS
 
+from tests.patience import PATIENCE
 from tests.rescue.overlay import Overlay
 from triune.disks.content import Content, Lost
 from triune.disks.source import Source
@@ -145,4 +146,4 @@ def _pointers(fd: Any, address: int, per: int) -> list[int]:
 
 def debugvmfs(image: Path, *words: str) -> bytes:
     """What debugvmfs of Debian's vmfs-tools prints. Raises CalledProcessError."""
-    return subprocess.run(["debugvmfs", str(image), *words], capture_output=True, check=True, timeout=120).stdout
+    return subprocess.run(["debugvmfs", str(image), *words], capture_output=True, check=True, timeout=PATIENCE).stdout

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from tests.patience import PATIENCE
+
 CACHE = Path(os.environ.get("TRIUNE_TEST_CACHE", "/var/tmp/triune-tests")) / "vmfs"
 DATA = Path(__file__).parents[1] / "data" / "rescue" / "vmfs"
 PROJECT, VERSION = "dissect.vmfs", "3.13"
@@ -99,7 +101,7 @@ def _distribution() -> Path:
         wanted = Path(scratch) / "requirements"
         wanted.write_text(f"{PROJECT}=={VERSION} --hash=sha256:{SHA256}\n")
         argv = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", PROJECT, "-r", str(wanted)]
-        done = subprocess.run([*argv, "-d", scratch], capture_output=True, text=True, check=False, timeout=240)
+        done = subprocess.run([*argv, "-d", scratch], capture_output=True, text=True, check=False, timeout=PATIENCE)
         if done.returncode != 0:
             raise Unfetched(f"pip can't fetch {PROJECT} {VERSION}: {done.stderr.strip()[-400:]}")
         with tarfile.open(next(Path(scratch).glob("*.tar.gz"))) as archive:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.rescue.overlay import Overlay
 
 # In the process that is watched: every open of a file is told, with its flags.
@@ -44,7 +45,12 @@ def test_no_command_opens_its_source_for_writing(
     before = _facts(source)
     argv = [word.format(source, to=tmp_path / "out") for word in words]
     done = subprocess.run(
-        [sys.executable, "-c", WATCH, *argv], capture_output=True, text=True, check=False, timeout=120, cwd=tmp_path
+        [sys.executable, "-c", WATCH, *argv],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+        cwd=tmp_path,
     )
     assert "READS" in done.stderr, done.stdout + done.stderr
     assert "WRITES" not in done.stderr

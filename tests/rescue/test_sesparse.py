@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.vmdks import whole
 from triune.disks.vmdk_descriptor import ExtentLine, compose
 from triune.disks.vmdk_disk import open_disk
@@ -46,7 +47,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "-d",
         ".",
     ]
-    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False, timeout=240)
+    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False, timeout=PATIENCE)
     if done.returncode != 0:
         pytest.skip(f"pip can't fetch it: {done.stderr.strip()[-200:]}")
     with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.rescue import oracle
 from tests.rescue.layout import ROOT, u16, u32
 from tests.rescue.machines import add_machine
@@ -99,7 +100,7 @@ def test_debugvmfs_reads_the_same_and_its_check_finds_nothing_new(image: Callabl
 
 
 def _complaints(image: Path) -> list[str]:
-    done = subprocess.run(["fsck.vmfs", str(image)], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(["fsck.vmfs", str(image)], capture_output=True, text=True, check=False, timeout=PATIENCE)
     return done.stdout.splitlines()[-5:]
 
 

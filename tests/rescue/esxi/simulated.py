@@ -58,7 +58,7 @@ def built() -> Path:
                 "GOCACHE": str(folder / "gocache"),
                 "GOFLAGS": "",
             }
-            subprocess.run([go, "build", "-o", half, SOURCE], env=environment, check=True, timeout=280)
+            subprocess.run([go, "build", "-o", half, SOURCE], env=environment, check=True, timeout=PATIENCE)
             shutil.rmtree(folder / "gocache", ignore_errors=True)
             half.rename(program)
     return program

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.patience import PATIENCE
 
 from triune.domain.units import parse_size
 
@@ -70,7 +71,7 @@ def test_a_large_fleet_keeps_every_rule(tmp_path: Path) -> None:
         argv,
         capture_output=True,
         check=False,
-        timeout=280,
+        timeout=PATIENCE,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY)),
     )
     assert done.returncode == 0, done.stderr.decode()
