@@ -51,6 +51,8 @@ class SqliteStore:
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=10)
         connection.execute("PRAGMA journal_mode = WAL")
+        # In KiB, of each connection: the kernel keeps the file's pages anyway.
+        connection.execute("PRAGMA cache_size = -256")
         return connection
 
     def _migrate(self) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 from triune.domain.errors import Cancelled, Conflict, Failed, NotFound, TriuneError
@@ -27,6 +28,7 @@ Work = Callable[[Task], Any]
 
 _HISTORY = 2000
 _PRUNE_EVERY = 200
+_PIECE = 100
 _WORKERS = 32
 _LETTING_GO = 5.0
 
@@ -195,7 +197,7 @@ class Operations:
     def recover(self) -> list[Operation]:
         """After a restart: undo or finish what was under way, mark it interrupted, and return it."""
         interrupted = []
-        for entry in self._store.scan(PREFIX):
+        for entry in self._history():
             operation = from_value(entry.key.removeprefix(PREFIX), entry.value)
             if operation.state.ended:
                 continue
@@ -245,10 +247,17 @@ class Operations:
             self._store.commit([Put(key, {**entry.value, "journal": left[::-1]}) if left else Delete(key)])
 
     def _prune(self) -> None:
-        old = [entry.key for entry in self._store.scan(PREFIX, reverse=True)[_HISTORY:]]
+        old = [entry.key for entry in islice(self._history(reverse=True), _HISTORY, None)]
         gone = [Delete(key) for key in old if key.removeprefix(PREFIX) not in self._live]
         if gone:
             self._store.commit(gone, durable=False)
+
+    def _history(self, *, reverse: bool = False) -> Iterator[Entry]:
+        """All that is recorded, read in pieces: the memory that thousands at once take is never given back."""
+        after = None
+        while entries := self._store.scan(PREFIX, after=after, limit=_PIECE, reverse=reverse):
+            yield from entries
+            after = entries[-1].key
 
     def get(self, operation_id: str) -> Operation:
         """One operation, running or ended. Raises NotFound."""

@@ -15,7 +15,8 @@ from tests.patience import PATIENCE, until
 from triune.domain.errors import Conflict, Failed, NotFound
 from triune.domain.operation import OperationState
 from triune.services.operations import Events, Operations, Task
-from triune.store import SqliteStore
+from triune.services.operations.record import PREFIX
+from triune.store import Entry, SqliteStore
 
 
 class House:
@@ -349,6 +350,26 @@ def test_the_history_of_a_daemon_that_runs_for_long_is_pruned(house: House, monk
     for number in range(10):
         house.operations.wait(house.operations.submit("start", f"instances/{number}", lambda task: None).id, PATIENCE)
     until(lambda: len(house.operations.list()) == 5)
+
+
+def test_a_long_history_is_read_in_pieces(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("triune.services.operations.runner._PIECE", 3)
+    monkeypatch.setattr("triune.services.operations.runner._HISTORY", 4)
+    for number in range(8):
+        house.operations.wait(house.operations.submit("start", f"instances/{number}", lambda task: None).id, PATIENCE)
+    pieces: list[int] = []
+    scan = house.store.scan
+
+    def counted(prefix: str, **how: Any) -> list[Entry]:
+        found = scan(prefix, **how)
+        if prefix == PREFIX:
+            pieces.append(len(found))
+        return found
+
+    monkeypatch.setattr(house.store, "scan", counted)
+    assert house.operations.recover() == []
+    assert pieces == [3, 3, 2, 0] * 2  # what is to be finished, and what is to be forgotten
+    assert len(house.operations.list()) == 4
 
 
 def test_numbers_of_events_that_the_full_disk_refused_do_not_come_again(house: House) -> None:
