@@ -18,10 +18,8 @@ from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-# Speed is shown by `make bench`, never by a timed test: a busy machine is no failure. The examples are the same in
-# every run; others, at random, are tried with `--hypothesis-profile random`.
-settings.register_profile("triune", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("random", settings.get_profile("triune"), derandomize=False)
+# Speed is shown by `make bench`, never by a timed test: a busy machine is no failure.
+settings.register_profile("triune", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("triune")
 
 # A run in the background or without a terminal ignores them, and so would what it starts: tests send both.

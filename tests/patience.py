@@ -1,7 +1,7 @@
 """Waiting in tests, on machines that are busy and now and then stand still for seconds.
 
 No test asserts `PATIENCE`: it only ends one that would hang. What a test asserts of time it measures with `Awake`, or
-proves otherwise (what came before what, how often something was asked, the processor's time).
+proves otherwise (what came before what, how often something was asked).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.api.house import TRIUNE, House, command
+from tests.api.house import TRIUNE, Held, House, command
 from tests.api.terminal import Terminal
 from tests.patience import PATIENCE, until
 from triune.domain.errors import (
@@ -395,35 +395,29 @@ def test_quiet_says_nothing_but_errors(house: House) -> None:
     assert wrong.stderr.startswith(b"error: ")
 
 
-def test_an_interrupted_launch_is_cancelled(house: House) -> None:
-    argv = [str(TRIUNE), "launch", "debian/12", "web", "--engine", "lxc"]
-    with (
-        house.held(house.engine("lxc"), "create") as creation,
-        subprocess.Popen(argv, env=house.env, stderr=subprocess.PIPE) as process,
-    ):
-        assert creation.begun.wait(PATIENCE)
+def interrupted(house: House, held: Held, argv: list[str]) -> bytes:
+    """What a launch says when Ctrl-C comes while a call of its operation is under way."""
+    with subprocess.Popen([str(TRIUNE), *argv], env=house.env, stderr=subprocess.PIPE) as process:
+        assert held.begun.wait(PATIENCE)
         until(lambda: house.streams)  # it follows the operation
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE) == 130
         assert process.stderr is not None
-        assert b"cancelled" in process.stderr.read()
+        return process.stderr.read()
+
+
+def test_an_interrupted_launch_is_cancelled(house: House) -> None:
+    with house.held(house.engine("lxc"), "create") as creation:
+        assert b"cancelled" in interrupted(house, creation, ["launch", "debian/12", "web", "--engine", "lxc"])
         operation = house.triune.operations.list(limit=1)[0]
         assert house.client.operations.wait(operation.id)["state"] == "cancelled"
     assert text(house.run("list", "-q")) == ""
 
 
 def test_an_interrupted_launch_that_only_waits_says_that_it_goes_on(house: House) -> None:
-    argv = [str(TRIUNE), "launch", "debian/12", "web", "--engine", "lxc"]
-    with (
-        house.held(house.engine("lxc"), "wait_ready") as waiting,
-        subprocess.Popen(argv, env=house.env, stderr=subprocess.PIPE) as process,
-    ):
-        assert waiting.begun.wait(PATIENCE)
-        until(lambda: house.streams)  # it follows the operation
-        process.send_signal(signal.SIGINT)
-        assert process.wait(PATIENCE) == 130
-        assert process.stderr is not None
-        assert b"it goes on in the daemon: triune ops show " in process.stderr.read()
+    with house.held(house.engine("lxc"), "wait_ready") as waiting:
+        said = interrupted(house, waiting, ["launch", "debian/12", "web", "--engine", "lxc"])
+        assert b"it goes on in the daemon: triune ops show " in said
     assert text(house.run("list", "-q")) == "web\n"
 
 

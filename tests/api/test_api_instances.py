@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.api.house import House
-from tests.patience import PATIENCE, until
+from tests.patience import PATIENCE, Awake, until
 from triune.domain.errors import Conflict, Failed, Invalid, NotFound, Stale, TriuneError, Unreachable, Unsupported
 from triune.domain.operation import Silent
 from triune.engines.fake.state import FakeInstance
@@ -83,10 +83,10 @@ def test_a_thousand_in_pages(house: House) -> None:
     assert count == 6
     assert [row["name"] for row in seen] == [f"n{number:04d}" for number in range(1000)]
     assert set(seen[0]) == {"name", "state"}
-    begin = time.process_time()
-    rows, _ = house.client.instances.list()
+    with Awake() as awake:
+        rows, _ = house.client.instances.list()
     assert len(rows) == 1000
-    assert time.process_time() - begin < 2
+    assert awake.seconds < 2
     rows, _ = house.client.instances.list("name=n0003,name=n0900,engine=lxc")
     assert [row["name"] for row in rows] == ["n0003", "n0900"]
     rows, _ = house.client.instances.list("engine=kvm")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.patience import PATIENCE, until
+from tests.patience import PATIENCE, Awake, until
 from tests.rescue.fakes import Bytes, FakeVolume, Runs, plain
 from triune.disks.content import Run
 from triune.domain.errors import Cancelled, Conflict, Failed
@@ -186,9 +186,9 @@ def test_sixty_terabytes_of_holes(roomy: Path) -> None:
     data = noise(MIB)
     volume = FakeVolume()
     volume.add("thin", Runs(size, [Run(at, MIB, Bytes(data)) for at in (0, size // 3 // MIB * MIB, size - MIB)]))
-    begun = time.process_time()
-    assert pull(volume, roomy).whole
-    assert time.process_time() - begun < 10
+    with Awake() as awake:
+        assert pull(volume, roomy).whole
+    assert awake.seconds < 10
     info = (roomy / "thin").stat()
     assert info.st_size == size
     assert info.st_blocks * 512 == 3 * MIB

@@ -2,7 +2,7 @@
 
 Requests that only read get a short time-out; when it passes, the engine is asked for a sign of life, so that a
 hung engine is told from a busy one within two seconds. Requests that change something ask for the sign of life
-first and may then take their time.
+first, unless there was an answer a moment ago, and may then take their time.
 """
 
 from __future__ import annotations

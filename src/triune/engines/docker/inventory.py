@@ -57,7 +57,7 @@ class Inventory:
         pattern = f"^/{re.escape(single_line(name, 'the name'))}$"
         listed = self._client.read(lambda api: api.containers(all=True, filters={"name": pattern}))
         for entry in listed:
-            if entry.get("Names") and name_of(entry) == name:
+            if entry.get("Names") and name_of(entry) == name and not containers.is_aside(name):
                 return row(entry, self._limits_of([entry]).get(str(entry["Id"]), Limits()))
         raise containers.not_found(name)
 

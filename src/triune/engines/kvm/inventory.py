@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from triune.domain.errors import TriuneError
+from triune.domain.errors import NotFound, TriuneError
 from triune.domain.instance import Instance, InstanceDetail, Origin, State
 from triune.engines.kvm import mark as marks
 from triune.engines.kvm import process, tuning
@@ -43,17 +43,23 @@ def rows(client: Client) -> Sequence[Instance]:
             # one that is gone meanwhile is simply not there
             with contextlib.suppress(virt.libvirtError):
                 if not is_template(domain.name()):
-                    found.append(row(ET.fromstring(domain.XMLDesc(0)), *domain.state(0)))  # noqa: S314 - from libvirt
+                    found.append(_row_of(domain))
         return found
 
     return client.call(work, seconds=PATIENCE)
 
 
 def named(client: Client, name: str) -> Instance:
-    """One domain's row. Raises NotFound."""
+    """One domain's row. Raises NotFound, for a template too: no list shows it."""
+    if is_template(name):
+        raise NotFound("instance_not_found", f"{name} is a template", hint="See what there is: triune list")
     domain = client.domain(name)
     with client.errors(name):
-        return row(ET.fromstring(domain.XMLDesc(0)), *domain.state(0))  # noqa: S314 - from libvirt
+        return _row_of(domain)
+
+
+def _row_of(domain: Any) -> Instance:
+    return row(ET.fromstring(domain.XMLDesc(0)), *domain.state(0))  # noqa: S314 - from libvirt
 
 
 def row(root: ET.Element, state: int, reason: int) -> Instance:
