@@ -29,6 +29,8 @@ SOCKET = "disks.sock"
 BITMAP = "changed"
 _READERS = 8
 _ENDS = 10.0
+_JOB_ENDS = 60.0
+_ASKED_AGAIN = 2.0
 _POLL = 0.02
 
 Ranges = tuple[tuple[int, int], ...]
@@ -82,11 +84,27 @@ class Pull:
         return dirty(self.socket, drive.target, BITMAP) if drive.format == "qcow2" else None
 
     def end(self) -> None:
-        """Let go of the instant, if it is ours that is held."""
+        """Let go of the instant, if it is ours that is held.
+
+        libvirt aborts a job later than it says so, and says so too where QEMU refused: the next job would wait for
+        this one with the guest's file systems held still.
+        """
         virt = library()
-        with contextlib.suppress(virt.libvirtError):
-            if str(self.socket) in self._domain.backupGetXMLDesc(0):
-                self._domain.abortJob()
+        deadline = time.monotonic() + _JOB_ENDS
+        asked = -_ASKED_AGAIN
+        while self._is_held() and time.monotonic() < deadline:
+            if time.monotonic() - asked >= _ASKED_AGAIN:
+                asked = time.monotonic()
+                with contextlib.suppress(virt.libvirtError):
+                    self._domain.abortJob()
+            else:
+                time.sleep(_POLL)
+
+    def _is_held(self) -> bool:
+        try:
+            return str(self.socket) in self._domain.backupGetXMLDesc(0)
+        except library().libvirtError:
+            return False
 
 
 class Served:
