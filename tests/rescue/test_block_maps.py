@@ -232,6 +232,37 @@ def test_a_block_to_be_zeroed_that_is_not_counted_proves_nothing() -> None:
     assert volume.find("bigger").status == Status.PARTIAL
 
 
+@pytest.mark.parametrize("name", ["vmfs5", "vmfs6"])
+@pytest.mark.parametrize(("path", "length"), [("bigger", 50 << 20), ("bigger", 0), ("", 0)])
+def test_a_file_that_ends_before_its_blocks_do_is_not_whole(name: str, path: str, length: int) -> None:
+    """In a block map, and in a descriptor that holds the bytes itself."""
+    healthy = volume_of(name)
+    path = path or resident_file(healthy)
+    inside, _ = map_of(healthy, path)
+    at = inside.lock.place + healthy.geometry.unit
+    volume = volume_of(name, {at + 0x14: struct.pack("<Q", length)})
+    found = volume.find(path)
+    assert (found.size, found.status) == (length, Status.PARTIAL)
+    assert found.reasons
+    volume = volume_of(name, {at + 0x14: struct.pack("<Q", length), at + 0x84: b"\xff"})
+    kept_ready = path == "bigger"
+    assert (volume.find(path).status == Status.INTACT) == kept_ready
+
+
+@pytest.mark.parametrize("length", [0, 140])
+def test_a_folder_without_its_first_entries_is_damaged(length: int) -> None:
+    healthy = volume_of("vmfs5")
+    inside, _ = map_of(healthy, "collision")
+    volume = volume_of("vmfs5", {inside.lock.place + healthy.geometry.unit + 0x14: struct.pack("<Q", length)})
+    assert len(list(volume.walk())) < len(list(healthy.walk()))
+    assert any("too short" in damage for damage in volume.damages())
+
+
+def resident_file(volume: VmfsVolume) -> str:
+    layouts = {one.path: map_of(volume, one.path)[0].layout for one in volume.walk() if one.size}
+    return next(path for path, layout in layouts.items() if layout == descriptor.Layout.RESIDENT)
+
+
 def entry_of(volume: VmfsVolume, inside: descriptor.Descriptor, number: int) -> int:
     """Where on the volume an entry of an FD's list is."""
     return inside.lock.place + volume.geometry.list_offset + volume.geometry.address_size * number

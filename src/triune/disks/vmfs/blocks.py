@@ -25,7 +25,6 @@ from triune.disks.vmfs.resolver import Resolver, read, within
 _MOST_POINTER_BLOCKS = 1 << 17  # of a file of 62 TB
 _MANY = 2048  # addresses that are worth numpy's start
 _MOST_EXTENTS, _MOST_TWICE = 1 << 20, 1 << 16
-_PREALLOCATED = 256  # blocks behind a file's end that a host may hold ready: their count is a byte
 _CACHED = 16  # pointer blocks of one file: 1 MiB at most
 _PAGE = 4096  # damage comes in sectors or pages: one bad pointer makes its neighbours doubtful
 _DATA = frozenset({Kind.FILE_BLOCK, Kind.LARGE_BLOCK, Kind.SUB_BLOCK})
@@ -130,8 +129,8 @@ class FileContent:
             return "", "it has more pointer blocks than are looked at"
         if census.repeated:
             return "", "one of its pointer blocks is in its map twice"
-        if census.last > -(-self.size // self.descriptor.block_size) + _PREALLOCATED:
-            return "", "its map goes on behind its end"
+        if self.beyond:
+            return "", self.beyond
         if census.zeroed != self.descriptor.zeroed_blocks and not census.lost:
             return "", f"{census.zeroed} blocks are to be zeroed, its file descriptor tells of another count"
         # Nobody has seen how large blocks are counted: as themselves, or as the file blocks they stand for.
@@ -143,6 +142,11 @@ class FileContent:
             return "", why
         room = census.lost * self._geometry.pointers ** max(1, self.descriptor.levels)
         return ("" if wanted <= max(counts) + room else why), ""
+
+    @cached_property
+    def beyond(self) -> str:
+        """What says that the file is longer than its FD tells, or nothing."""
+        return beyond(self.descriptor, self._geometry, self.census.last)
 
     @property
     def _is_resident(self) -> bool:
@@ -306,6 +310,15 @@ class FileContent:
         return believed(table, kinds, self.resolver)
 
 
+def beyond(descriptor: Descriptor, geometry: Geometry, last: int) -> str:
+    """What says that a file is longer than its FD tells, or nothing; its map has `last` blocks, holes among them."""
+    if descriptor.layout == Layout.RESIDENT:
+        kept = not descriptor.length and any(descriptor.resident(geometry))
+        return "it is empty, and its file descriptor holds bytes" if kept else ""
+    end = -(-descriptor.length // descriptor.block_size) + descriptor.preallocated
+    return "its map goes on behind its end" if last > end else ""
+
+
 class _Counting:
     """Goes through the block map of a file of `end` blocks once."""
 
@@ -363,6 +376,7 @@ class _Counting:
             if value <= 0:
                 continue
             self.blocks += 1
+            self.last = base + index + 1
             kind = value & 7
             if kind == Kind.LARGE_BLOCK:
                 self.large += 1
@@ -375,7 +389,6 @@ class _Counting:
                 self.zeroed += 1
             if kind != Kind.FILE_BLOCK:
                 continue
-            self.last = base + index + 1
             number = (value >> 15 & 0x7FFFFFFF) * per_cluster + (value >> 51) if wide else value >> 6
             if number == following:
                 following += 1

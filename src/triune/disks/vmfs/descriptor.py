@@ -16,7 +16,7 @@ from triune.disks.vmfs.geometry import MOST_BYTES, Geometry
 SIGNATURE = 0x66646D64  # "fdmd"
 _META = Struct("<IIIIIQQQIIIIIIIII")  # to 0x50
 _MORE = Struct("<III")  # pointer blocks at 0x5C, new since epoch, signature
-_WIDE = Struct("<II")  # parent at 0x70, last cluster
+_WIDE = Struct("<II12xB")  # parent at 0x70, last cluster, blocks held ready behind the end at 0x84
 _RDM = Struct("<BBHBB8s16s4s44s")
 _S_IFMT, _S_IFDIR = 0o170000, 0o040000
 
@@ -52,7 +52,7 @@ class Descriptor:
     """One FD. `length` in bytes, `blocks` allocated, times in seconds since the epoch, `mode` as POSIX has it.
 
     `block_size` is what one address stands for. `parent` is the address of the folder's FD (VMFS6; 0 before it).
-    `links` is 0 for a deleted file. `raw` are all bytes of the FD.
+    `links` is 0 for a deleted file. `preallocated` blocks may lie behind the end. `raw` are all bytes of the FD.
     """
 
     lock: locks.Lock
@@ -74,6 +74,7 @@ class Descriptor:
     zeroed_blocks: int
     pointer_blocks: int
     parent: int
+    preallocated: int
     raw: bytes
 
     def small_for(self, geometry: Geometry) -> bool:
@@ -129,7 +130,7 @@ def parse(data: bytes, geometry: Geometry) -> Descriptor:
     address, generation, links, kind, flags, length, block_size, blocks, *rest = unpack(_META, data, base, what)
     modified, changed, accessed, uid, gid, mode, layout, zeroed, _ = rest
     pointer_blocks, _, signature = unpack(_MORE, data, base + 0x5C, what)
-    parent, _ = unpack(_WIDE, data, base + 0x70, what)
+    parent, _, preallocated = unpack(_WIDE, data, base + 0x70, what)
     if geometry.wide and signature != SIGNATURE:
         raise Damaged(f"{what} has the mark {signature:#x}")
     if address & 7 != Kind.DESCRIPTOR or kind not in _TYPES:
@@ -158,5 +159,6 @@ def parse(data: bytes, geometry: Geometry) -> Descriptor:
         zeroed_blocks=zeroed,
         pointer_blocks=pointer_blocks,
         parent=parent if geometry.wide else 0,
+        preallocated=preallocated,
         raw=data[: geometry.descriptor_size],
     )

@@ -90,6 +90,8 @@ class Listing:
         end = min(self.size // ENTRY_SIZE, MOST_ENTRIES) * ENTRY_SIZE
         if end + ENTRY_SIZE <= self.size:
             self.damages.append(f"it is too long for a folder: {self.size} bytes")
+        if end < 2 * ENTRY_SIZE:  # `.` and `..`
+            self.damages.append(f"it is too short for a folder: {self.size} bytes")
         for begin in range(0, end, step):
             data = self._chunk(begin, min(step, end - begin))
             if not any(data):

@@ -364,6 +364,8 @@ class VmfsVolume:
                 missing[-1] = (missing[-1][0], run.offset + run.length - missing[-1][0])
             else:
                 missing.append((run.offset, run.length))
+        if not inside.length and content.beyond:
+            return replace(found, status=Status.PARTIAL, confidence=0.0, reasons=(content.beyond,))
         if not missing:
             return replace(found, evidence=(*found.evidence, "block count")) if inside.blocks else found
         lost = sum(length for _, length in missing)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from triune.disks.content import Content, Run
 from triune.disks.vmfs.address import Kind, decode
+from triune.disks.vmfs.blocks import beyond
 from triune.disks.vmfs.damaged import Damaged
 from triune.disks.vmfs.descriptor import Descriptor, Layout
 from triune.disks.vmfs.geometry import Geometry
@@ -38,10 +39,12 @@ class Tally:
 
     `zeroed` counts blocks that were promised and never written, and `promised` are the (offset, length) ranges of the
     volume that they are; `free` are (offset, length) ranges of the file whose
-    blocks the volume's bitmaps call free, and `freed` tells of a pointer block that they do.
+    blocks the volume's bitmaps call free, and `freed` tells of a pointer block that they do. `last` is one more than
+    the place of the last block in the file.
     """
 
     blocks: int = 0
+    last: int = 0
     pointer_blocks: int = 0
     lost: int = 0
     foreign: bool = False
@@ -93,7 +96,9 @@ class Counting:
     def _blocks(self, found: Tally, table: NDArray[np.uint64], base: int, size: int) -> None:
         import numpy as np
 
-        values = table[table != 0]
+        used = np.flatnonzero(table)
+        values = table[used]
+        found.last = max(found.last, base // size + int(used[-1]) + 1 if len(used) else 0)
         kinds = values & np.uint64(7)
         large = int(np.count_nonzero(kinds == Kind.LARGE_BLOCK)) if self._geometry.wide else 0
         found.blocks += len(values) + large * ((1 << self._geometry.large_shift) - 1)
@@ -186,6 +191,8 @@ class Verdict:
 def judge(descriptor: Descriptor, content: Content, tally: Tally, doubts: Doubts, maps: Maps) -> Verdict:
     """Look at all of a file."""
     found = Verdict()
+    if why := beyond(descriptor, maps.geometry, tally.last):
+        found.add(0, descriptor.length, why)
     if descriptor.layout == Layout.RESIDENT:
         _judge_resident(found, descriptor, maps.geometry)
         return found
