@@ -30,7 +30,7 @@ BITMAP = "changed"
 _READERS = 8
 _ENDS = 10.0
 _JOB_ENDS = 60.0
-_ASKED_AGAIN = 2.0
+_ASKED_AGAIN = 0.5
 _POLL = 0.02
 
 Ranges = tuple[tuple[int, int], ...]
