@@ -82,8 +82,10 @@ def finish(session: Session, stdin: bytes = b"", *, close: bool = True) -> Ended
     while (part := session.read()) is not None:
         parts[part[0]].append(part[1])
     code = session.wait()
-    writer.join(PATIENCE)
+    # What a command did not read may hold the writer until then: Docker takes no more of it, and drops nothing.
     session.close()
+    writer.join(PATIENCE)
+    assert not writer.is_alive()
     return Ended(code, b"".join(parts[1]), b"".join(parts[2]))
 
 
