@@ -29,7 +29,8 @@ SOCKET = "disks.sock"
 BITMAP = "changed"
 _READERS = 8
 _ENDS = 10.0
-_JOB_ENDS = 60.0
+# libvirt handles the events of all domains in turn; some wait 30 s for a backup, whose end stands behind them.
+_JOB_ENDS = 180.0
 _ASKED_AGAIN = 0.5
 _POLL = 0.02
 
@@ -86,8 +87,8 @@ class Pull:
     def end(self) -> None:
         """Let go of the instant, if it is ours that is held.
 
-        libvirt aborts a job later than it says so, and says so too where QEMU refused: the next job would wait for
-        this one with the guest's file systems held still.
+        libvirt says that a job is aborted before it has ended, and where QEMU refused: the next one would wait for it
+        with the guest's file systems held still, or fail.
         """
         virt = library()
         deadline = time.monotonic() + _JOB_ENDS
