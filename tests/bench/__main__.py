@@ -13,6 +13,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -108,8 +109,9 @@ def commands(daemon: Daemon, rounds: int = 30) -> list[Row]:
     ]
 
 
-def crowd(daemon: Daemon, count: int = 1000, rounds: int = 9) -> Row:
+def crowd(daemon: Daemon, count: int = 1000, rounds: int = 9) -> list[Row]:
     """`list` with a thousand stopped instances, half LXC and half Docker, made with the engines' own tools."""
+    listing = partial(subprocess.run, [TRIUNE, "list"], env=daemon.env, stdout=subprocess.DEVNULL, check=True)
     lxc = [Path("/var/lib/lxc") / f"{PREFIX}{number}" for number in range(count // 2)]
     names = [f"{PREFIX}d{number}" for number in range(count // 2)]
     image = "triune/debian:12"
@@ -122,19 +124,20 @@ def crowd(daemon: Daemon, count: int = 1000, rounds: int = 9) -> Row:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda name: run(DOCKER, "create", "--name", name, image, "true"), names))
         assert len(daemon.json("list")) >= count
-        times, theirs = in_turn(
-            lambda _: subprocess.run([TRIUNE, "list"], env=daemon.env, stdout=subprocess.DEVNULL, check=True),
-            lambda _: run(DOCKER, "ps", "-a"),
-            rounds,
-        )
+        times, theirs = in_turn(lambda _: listing(), lambda _: run(DOCKER, "ps", "-a"), rounds)
+        beside = f"`docker ps -a` of its half: {seconds(theirs)}"
+        rows = [absolute_row(f"`triune list`, {count} instances", times, 0.3, beside)]
+        if incus.installed():
+            with tempfile.TemporaryDirectory() as nothing, incus.incus(Path(nothing)) as peer:
+                peer.crowd(count)
+                both = in_turn(lambda _: listing(), lambda _: peer.run("list"), rounds)
+            rows.append(ratio_row(f"`triune list`, {count} instances", both, 1.0, "`incus list`, as many"))
     finally:
         for folder in lxc:
             shutil.rmtree(folder, ignore_errors=True)
         for begin in range(0, len(names), 100):
             run(DOCKER, "rm", "-f", *names[begin : begin + 100], check=False)
-    return absolute_row(
-        f"`triune list`, {count} instances", times, 0.3, f"`docker ps -a` of its half: {seconds(theirs)}"
-    )
+    return rows
 
 
 def many_snapshots(daemon: Daemon, count: int = 1000, rounds: int = 30) -> Row:
@@ -373,9 +376,10 @@ def measure_all(daemon: Daemon) -> list[Row]:
         rows += commands(daemon)
         daemon.remove_all(PREFIX)
         beside = (incus_launch,) if incus.installed() else ()
-        for measure in (lxc_launch, *beside, docker_launch, kvm_launch, first_backup, at_once, many_snapshots, crowd):
+        for measure in (lxc_launch, *beside, docker_launch, kvm_launch, first_backup, at_once, many_snapshots):
             rows.append(measure(daemon))
             print(json.dumps(rows[-1].__dict__, ensure_ascii=False), file=sys.stderr)
+        rows += crowd(daemon)
         rows += kvm_warm(daemon)
         rows += copies()
         rows += rescue.rows(CACHE / "bench-rescue")

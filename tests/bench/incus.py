@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,6 +37,11 @@ class Incus:
         """Create an unprivileged container from the cached image and return once it runs."""
         self.run("launch", _IMAGE, name)
 
+    def crowd(self, count: int) -> None:
+        """So many stopped containers without a root."""
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda number: self.run("init", "--empty", f"crowd{number}"), range(count)))
+
     def remove(self, name: str) -> None:
         """Kill and delete it."""
         self.run("delete", "--force", name)
@@ -64,8 +70,9 @@ class Incus:
     def clear(self) -> None:
         """Delete every instance and the bridge, as far as the daemon answers."""
         listed = self.run("list", "--format", "json", check=False)
-        for instance in json.loads(listed.stdout or b"[]"):
-            self.run("delete", "--force", instance["name"], check=False)
+        names = [instance["name"] for instance in json.loads(listed.stdout or b"[]")]
+        for begin in range(0, len(names), 100):
+            self.run("delete", "--force", *names[begin : begin + 100], check=False)
         self.run("profile", "device", "remove", "default", "eth0", check=False)
         self.run("network", "delete", BRIDGE, check=False)
 
