@@ -353,6 +353,32 @@ def test_a_clone_of_a_snapshot_has_what_was_then(here: Lab, stopped: str) -> Non
         clone(here, stopped, "old")
 
 
+def test_a_clone_is_itself_whoever_uses_it_first(here: Lab, stopped: str) -> None:
+    own = own_of(stopped)
+    (own / "etc/ssh").mkdir(parents=True, exist_ok=True)
+    (own / "etc/ssh/ssh_host_rsa_key").write_text("secret")
+    by_hand, looked_into, copied, renamed = (clone(here, stopped, name) for name in ("h", "l", "k", "r"))
+    subprocess.run(["lxc-start", "-n", by_hand], check=True)
+    here.engine.wait_ready(by_hand, 60, Silent())
+    assert here.engine.files and here.engine.renaming
+    assert b"".join(here.engine.files.read(looked_into, "/etc/hostname")).count(looked_into.encode()) == 1
+    again = clone(here, copied, "again")
+    here.engine.renaming.rename(renamed, f"{PREFIX}r2")
+    for name in (looked_into, copied, again, f"{PREFIX}r2"):
+        here.engine.start(name, Silent())
+        here.engine.wait_ready(name, 60, Silent())
+    everyone = [by_hand, looked_into, copied, again, f"{PREFIX}r2"]
+    assert [here.exec(name, "hostname")[1].decode().strip() for name in everyone] == everyone
+    assert len({here.exec(name, "cat", "/etc/machine-id")[1] for name in everyone}) == 5
+    for name in everyone:
+        assert here.exec(name, "ls", "/etc/ssh")[1] == b""
+        hosts = here.exec(name, "cat", "/etc/hosts")[1].decode().splitlines()
+        assert [line.split()[-1] for line in hosts if line.startswith("127.0.1.1")] == [name]
+        here.engine.delete(name)
+    assert (own / "etc/ssh/ssh_host_rsa_key").read_text() == "secret"
+    (own / "etc/ssh/ssh_host_rsa_key").unlink()
+
+
 def test_an_isolated_clone_gets_ids_of_its_own(here: Lab, place: PoolPlace | None) -> None:
     name = here.launch("iso", place=place, settings={"idmap": "isolated"}, ready=False)
     stop(here, name)
@@ -365,6 +391,8 @@ def test_an_isolated_clone_gets_ids_of_its_own(here: Lab, place: PoolPlace | Non
     new = clone(here, name, "iso2")
     other = mark_of(new)
     assert other.id_map and other.id_map != mark.id_map
+    assert here.engine.files
+    assert here.engine.files.stat(new, "/srv/made").folder  # its root is mounted for whoever looks into it first
     assert inside(other.id_map, LOOK_INSIDE, LXC_PATH / new / "rootfs/srv/made") == seen
     here.engine.start(new, Silent())
     here.engine.wait_ready(new, 60, Silent())

@@ -17,7 +17,7 @@ from triune.domain.names import instance_name
 from triune.domain.operation import Progress
 from triune.domain.snapshot import Consistency
 from triune.engines.base import ClonePlan
-from triune.engines.lxc import claims, holding, layers, points, restoring, roots, seed, spec
+from triune.engines.lxc import claims, holding, layers, points, renewal, restoring, roots, seed, spec
 from triune.engines.lxc import mark as marks
 from triune.engines.lxc import settings as settings_module
 from triune.engines.lxc.client import Client
@@ -77,9 +77,12 @@ class LxcCloning:
             roots.set_limit(new.own(target), new.disk)
         claims.write_hooks(target)
         progress.step("lxc-mount", "giving it an identity")
-        layers.mount_root(target, new)
-        seed.reseed(new.writable(target), plan.new, plan.name, mark, new)
-        marks.write(target, replace(new, seeded=True), durable=False)
+        if renewal.can_wait(new.own(target), new):
+            renewal.put_off(target, plan.name, mark)
+        else:
+            layers.mount_root(target, new)
+            seed.reseed(new.writable(target), plan.new, plan.name, mark, new)
+            marks.write(target, replace(new, seeded=True), durable=False)
         progress.step("lxc-config", "writing its configuration")
         items = spec.id_items(new.id_map)
         for index, card in enumerate(new.cards):

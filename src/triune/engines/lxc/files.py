@@ -12,7 +12,7 @@ from pathlib import Path
 from triune.domain.errors import Conflict, Failed, Invalid
 from triune.domain.files import FileKind, FileStat, inside_path, path_not_found, split
 from triune.domain.operation import Silent
-from triune.engines.lxc import layers
+from triune.engines.lxc import layers, renewal
 from triune.engines.lxc import mark as marks
 from triune.engines.lxc.client import Client
 from triune.host import treetar, untar
@@ -86,6 +86,7 @@ class LxcFiles:
                 f"{name} is not running, and the files of containers that others made are read only while they run",
                 hint=f"Start it: triune start {name}",
             )
+        renewal.settle(folder, mark)
         layers.mount_root(folder, mark)
         ids = (0, mark.id_map.base, mark.id_map.count) if mark.id_map else (0, 0, _ALL)
         with Root(folder / "rootfs") as root:

@@ -4,7 +4,8 @@
     FOLDER/restoring                                       from here on it is decided: whoever finds it goes on
 
 Before `restoring` is there, a failure or a crash leaves the container as it was, and `settle` removes what was aside;
-after it, `settle` finishes the work, however often it is interrupted. The pre-start hook settles too.
+after it, `settle` finishes the work, however often it is interrupted. The pre-start hook settles too. So does a clone
+get the identity that was put off (see `renewal`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from triune.domain.errors import TriuneError
-from triune.engines.lxc import layers, points, roots, spec
+from triune.engines.lxc import layers, points, renewal, roots, spec
 from triune.engines.lxc import mark as marks
 from triune.engines.lxc.mark import Mark
 
@@ -54,7 +55,7 @@ def restore(folder: Path, mark: Mark, point: Path, check: Callable[[], None]) ->
 
 
 def settle(folder: Path, mark: Mark) -> None:
-    """Finish a restore that is decided, or forget one that is not."""
+    """Finish a restore that is decided, or forget one that is not; make a clone itself."""
     data = mark.data(folder)
     if (folder / _DECIDED).exists():
         own, incoming = mark.own(folder), data / "incoming"
@@ -68,6 +69,7 @@ def settle(folder: Path, mark: Mark) -> None:
                 (folder / name).rename(folder / final)
         (folder / _DECIDED).unlink()
     _forget(folder, data)
+    renewal.settle(folder, mark)
 
 
 def _forget(folder: Path, data: Path) -> None:

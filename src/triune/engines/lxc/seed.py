@@ -99,7 +99,7 @@ def _opened(rootfs: Path, name: str, mark: Mark) -> Iterator[Root]:
             yield root
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise Failed("disk_full", f"no space is left for {name}", hint="Make room, then launch again.") from None
+            raise Failed("disk_full", f"no space is left for {name}", hint="Make room, and repeat.") from None
         raise Failed(
             "hostile_tree",
             f"the image's tree can't be given to {name}: {error.filename or rootfs}: {error.strerror}",
@@ -179,13 +179,14 @@ def _hide_host_keys(root: Root) -> None:
             return
         raise
     keys = fnmatch.filter(names, "ssh_host_*_key*")
-    for key in keys:
-        root.unlink(f"etc/ssh/{key}")
     if keys and root.exists("usr/bin/ssh-keygen"):
         wants = f"{_UNITS}/multi-user.target.wants"
         root.mkdirs(wants)
         root.write_bytes(f"{_UNITS}/triune-ssh-host-keys.service", _KEYS_UNIT.encode())
         root.symlink(f"{wants}/triune-ssh-host-keys.service", f"/{_UNITS}/triune-ssh-host-keys.service")
+    # Last: whoever is cut off here and begins again finds out by the keys that there is something to do.
+    for key in keys:
+        root.unlink(f"etc/ssh/{key}")
 
 
 def _write_cloud_seed(root: Root, name: str | None, mark: Mark, user_data: str | None) -> None:

@@ -151,7 +151,7 @@ def test_a_clone_has_cards_and_ids_of_its_own() -> None:
     assert ("lxc.net.0.hwaddr", CARD.mac) in found and ("lxc.net.0.hwaddr", "x") not in found
 
 
-def _tree(top: Path, name: str) -> None:
+def make_tree(top: Path, name: str) -> None:
     for folder in ("etc/ssh", "usr/lib/systemd", "usr/bin", "var/lib/systemd", "var/lib/cloud/seed/nocloud"):
         (top / folder).mkdir(parents=True)
     for program in ("usr/lib/systemd/systemd", "usr/lib/systemd/systemd-networkd", "usr/bin/ssh-keygen"):
@@ -169,7 +169,7 @@ def _tree(top: Path, name: str) -> None:
 def test_a_copy_becomes_itself_and_keeps_what_its_users_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(beneath.Root, "_own", lambda *_: None)
     monkeypatch.setattr(beneath.os, "fchown", lambda *_: None)
-    _tree(tmp_path, "old")
+    make_tree(tmp_path, "old")
     card = replace(CARD, address="10.87.0.9", gateway="10.87.0.2")
     new = replace(MARK, machine_id="cd" * 16, cards=(card,))
     seed.reseed(tmp_path, "new", "old", MARK, new)
@@ -188,7 +188,7 @@ def test_a_copy_becomes_itself_and_keeps_what_its_users_wrote(tmp_path: Path, mo
 def test_a_resolver_of_the_users_own_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(beneath.Root, "_own", lambda *_: None)
     monkeypatch.setattr(beneath.os, "fchown", lambda *_: None)
-    _tree(tmp_path, "old")
+    make_tree(tmp_path, "old")
     (tmp_path / "etc/resolv.conf").write_text("nameserver 9.9.9.9\n")
     seed.readdress(tmp_path, "new", "old", MARK, MARK)
     assert (tmp_path / "etc/resolv.conf").read_text() == "nameserver 9.9.9.9\n"
