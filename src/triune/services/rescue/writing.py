@@ -111,7 +111,9 @@ class Writer:
         fd = self._root.open(plan.temporary, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             if start < plan.content.size:
-                os.ftruncate(fd, start)  # what lies behind was written after the last mark
+                # Not where there is nothing to cut: ext4 writes what was cut to nothing to the disk when it is closed.
+                if os.fstat(fd).st_size > start:
+                    os.ftruncate(fd, start)  # what lies behind was written after the last mark
                 os.ftruncate(fd, plan.content.size)
             copy = self._copied(plan, fd, Behind(digest) if digest else Unhashed(), start)
             os.utime(fd, (plan.made["modified"], plan.made["modified"]))
