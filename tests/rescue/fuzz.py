@@ -384,8 +384,7 @@ def _marked() -> Iterator[Target]:
         writer = Writer(Overlay(samples.image(name)))
         starts = (0x200000, 0x300000, writer.fdc_start, writer.first_fd)
         seeds.append(b"".join(writer.read(at, 16384) for at in starts))
-    found = marks.Marks()
-    yield Target("marks", seeds, lambda data: _ignore(list(found.find(memoryview(data), 0))), 2)
+    yield Target("marks", seeds, lambda data: _ignore(list(marks.find(data, 0, len(data)))), 2)
 
 
 def targets() -> list[Target]:

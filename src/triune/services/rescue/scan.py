@@ -16,7 +16,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from triune.disks.source import Source, Unreadable
-from triune.services.rescue.marks import Marks
+from triune.services.rescue import marks
 from triune.services.rescue.session import Mark, Session
 
 _CHUNK = 4 << 20
@@ -67,7 +67,6 @@ class _Run:
     def __init__(self, session: Session, told: Told | None, pool: Executor) -> None:
         self._session, self._told = session, told
         self._pool, self._own = pool, threading.local()
-        self._marks = Marks()
         self._total = sum(source.size for source in session.sources)
         self._before = 0
         self._found = 0
@@ -95,13 +94,11 @@ class _Run:
 
     def _look(self, source: Source, at: int, length: int) -> _Looked:
         """Read a chunk and look at it: in one of several threads."""
-        buffer = self._buffer(length)
-        into = getattr(source, "read_into", None)
         try:
-            chunk = buffer[: into(at, buffer)] if into is not None else memoryview(source.read(at, length))
+            chunk, there = self._read(source, at, length)
         except Unreadable:
             return self._look_in_steps(source, at, length)
-        return _Looked(at + length, list(self._marks.find(chunk, at)))
+        return _Looked(at + length, list(marks.find(chunk, at, there)))
 
     def _look_in_steps(self, source: Source, at: int, length: int) -> _Looked:
         looked = _Looked(at + length, [])
@@ -112,14 +109,19 @@ class _Run:
             except Unreadable:
                 looked.refused.append((piece, size))
             else:
-                looked.marks.extend(self._marks.find(memoryview(data), piece))
+                looked.marks.extend(marks.find(data, piece, len(data)))
         return looked
 
-    def _buffer(self, length: int) -> memoryview:
-        buffer = getattr(self._own, "buffer", None)
-        if buffer is None:
-            buffer = self._own.buffer = memoryview(mmap.mmap(-1, _CHUNK))  # whole pages: quicker to read into
-        return memoryview(buffer)[:length]
+    def _read(self, source: Source, at: int, length: int) -> tuple[bytes | mmap.mmap, int]:
+        """A chunk, in the thread's own buffer where the source can fill one, and how many bytes of it were there."""
+        into = getattr(source, "read_into", None)
+        if into is None:
+            data = source.read(at, length)
+            return data, len(data)
+        if not hasattr(self._own, "buffer"):
+            self._own.buffer = mmap.mmap(-1, _CHUNK)  # whole pages: quicker to read into
+        buffer: mmap.mmap = self._own.buffer
+        return buffer, into(at, memoryview(buffer)[:length])
 
     def _due(self, pending: int) -> bool:
         now = time.monotonic()
