@@ -15,7 +15,8 @@ import pytest
 from tests.rescue import samples
 from triune.disks.source import FileSource
 from triune.domain.errors import Invalid, NotFound, TriuneError
-from triune.services.rescue.opening import open_sources, open_volumes
+from triune.services.rescue.opening import open_volumes
+from triune.services.rescue.sources import open_sources
 
 needs_qemu_img = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="needs qemu-img")
 MIB = 1 << 20

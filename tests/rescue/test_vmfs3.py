@@ -13,7 +13,8 @@ from tests.rescue import samples
 from tests.rescue.test_healthy import digest
 from triune.disks.vmfs.volume import VmfsVolume
 from triune.domain.rescue import FileKind, Status
-from triune.services.rescue.opening import open_sources, open_volumes
+from triune.services.rescue.opening import open_volumes
+from triune.services.rescue.sources import open_sources
 
 pytestmark = pytest.mark.skipif(shutil.which("debugvmfs") is None, reason="needs debugvmfs (vmfs-tools)")
 MIB = 1 << 20

@@ -12,7 +12,6 @@ from click.shell_completion import CompletionItem
 from triune.cli.tables import FORMATS
 from triune.domain.errors import Invalid, TriuneError
 from triune.domain.units import parse_duration
-from triune.sdk.transport import Transport, target
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,11 +30,13 @@ def _offer(words: Iterable[object], incomplete: str) -> list[CompletionItem]:
     ]
 
 
-def _names(path: str) -> list[str]:
+def _names(path: str, key: str = "name", limit: int = 1000) -> list[str]:
     """Names in a list of the API, quickly or not at all: a completion never shows an error."""
+    from triune.sdk.transport import Transport, target
+
     try:
-        page = Transport().call("GET", target(path, limit=1000), timeout=_QUICK)
-        return [str(item["name"]) for item in page["items"]]
+        page = Transport().call("GET", target(path, limit=limit), timeout=_QUICK)
+        return [str(item[key]) for item in page["items"]]
     except (TriuneError, KeyError, TypeError):
         return []
 
@@ -82,11 +83,7 @@ def complete_volumes(ctx: click.Context, param: click.Parameter, incomplete: str
 def complete_operations(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The newest operations."""
     del ctx, param
-    try:
-        page = Transport().call("GET", target("/v1/operations", limit=30), timeout=_QUICK)
-        return _offer([item["id"] for item in page["items"]], incomplete)
-    except (TriuneError, KeyError, TypeError):
-        return []
+    return _offer(_names("/v1/operations", "id", limit=30), incomplete)
 
 
 def complete_engines(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -111,6 +112,14 @@ def test_help_imports_no_command() -> None:
     mine = {name for name in found if name.startswith("triune.cli.")}
     assert mine == {"triune.cli.root", "triune.cli.lazy", "triune.cli.text"}
     assert not found & {"rich", "pydantic", "asyncio", "triune.sdk.client"}
+
+
+def test_a_scan_that_finds_nothing_imports_only_what_it_needs(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.img"
+    empty.write_bytes(bytes(65536))
+    found = modules(f"from triune.cli.root import main\nmain(['rescue', 'scan', {str(empty)!r}])")
+    assert "triune.services.rescue.scan" in found
+    assert not found & {"numpy", "rich", "triune.disks.vmfs.volume", "triune.sdk.transport"}
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,8 @@ def scan(sources: tuple[str, ...], session: Path | None, form: str) -> None:
     triune rescue scan /dev/sdb --session found
     triune rescue ls /dev/sdb --session found -R --deleted
     """
-    from triune.services.rescue.opening import open_sources
     from triune.services.rescue.scanning import scan_volumes
+    from triune.services.rescue.sources import open_sources
 
     opened = open_sources(sources, access(session))
     with scanned() as told:

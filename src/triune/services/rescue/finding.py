@@ -14,9 +14,10 @@ from triune.domain.errors import NotFound, TriuneError
 from triune.domain.rescue import Status
 from triune.services.rescue import schemes
 from triune.services.rescue.esxi.access import Access
-from triune.services.rescue.opening import open_sources, open_volumes
+from triune.services.rescue.opening import open_volumes
 from triune.services.rescue.scan import Told
 from triune.services.rescue.scanning import scan_volumes
+from triune.services.rescue.sources import open_sources
 from triune.services.rescue.volume import Volume
 
 __all__ = ["read_volumes", "scan_volumes", "volumes"]

@@ -1,9 +1,8 @@
-"""From what the user names to disks, and from disks to healthy volumes."""
+"""From disks to healthy volumes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from triune.disks.partitions import read_partitions
 from triune.disks.source import Source, Window
@@ -12,30 +11,9 @@ from triune.disks.vmfs.geometry import SUPERBLOCK
 from triune.disks.vmfs.space import Space
 from triune.disks.vmfs.volume import VmfsVolume
 from triune.domain.errors import NotFound, TriuneError
-from triune.services.rescue import schemes
-from triune.services.rescue.containers import open_paths
-from triune.services.rescue.esxi.access import Access
 
 # Where ESXi puts a datastore's partition; looked at where a disk has lost its table.
 _USUAL_STARTS = (63 * 512, 128 * 512, 2048 * 512)
-
-
-def open_sources(names: Sequence[str | Path], access: Access | None = None) -> list[Source]:
-    """The disks that files and devices hold, whatever they are wrapped in; all or none are open afterwards.
-
-    Addresses (`esxi://…`) are raw, and entered by `access`. Raises NotFound("no_source"), Failed("source_refused"),
-    Invalid("bad_container"), and what hosts raise.
-    """
-    addresses = [name for name in names if isinstance(name, str) and schemes.scheme(name)]
-    opened: list[Source] = []
-    try:
-        for address in dict.fromkeys(addresses):
-            opened.append(schemes.open_plain(address, access))
-        return opened + open_paths([Path(name) for name in names if name not in addresses])
-    except BaseException:
-        for source in opened:
-            source.close()
-        raise
 
 
 def open_volumes(sources: Sequence[Source]) -> list[VmfsVolume]:
