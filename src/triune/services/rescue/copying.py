@@ -10,6 +10,7 @@ from triune.disks.content import Content, Run
 from triune.disks.source import Source, Unreadable
 from triune.domain.errors import Failed
 from triune.services.rescue.hashing import Sink
+from triune.services.rescue.lane import Lane
 
 # Larger blocks leave the processor's cache between reading, hashing and writing.
 BLOCK = 1 << 18
@@ -40,19 +41,23 @@ class Copy:
         self._content, self._fd, self._sink = content, fd, sink
         self._lock, self._start, self._tick, self._mark = lock, start, tick, mark
         self._marked = start
+        self._lane = Lane()  # writes, so that the next block is read meanwhile
         self.missing: list[tuple[int, int]] = []
         self.written = self.unread = 0
 
     def run(self) -> None:
         """Copy it. Raises OSError of the file, never one of a source: what can't be read is in `missing`."""
-        for run in each(self._content, self._lock):
-            if run.missing:
-                self.missing.append((run.offset, run.length))
-                self._sink.zeros(run.length)
-            elif run.source is None:
-                self._sink.zeros(run.length)
-            else:
-                self._copy(run, run.source)
+        try:
+            for run in each(self._content, self._lock):
+                if run.missing:
+                    self.missing.append((run.offset, run.length))
+                    self._sink.zeros(run.length)
+                elif run.source is None:
+                    self._sink.zeros(run.length)
+                else:
+                    self._copy(run, run.source)
+        finally:
+            self._lane.finish()
 
     def _copy(self, run: Run, source: Source) -> None:
         done = 0
@@ -71,12 +76,12 @@ class Copy:
                 self._sink.zeros(size)
                 continue
             if where + size > self._start:
-                self._write(where, data)
+                self._lane.do(self._write, where, data)
             self._sink.update(data)
         self._tick(length)
         if offset + length - self._marked >= _MARK:
             self._marked = offset + length
-            self._mark(self._marked)
+            self._lane.do(self._mark, self._marked)
 
     def _write(self, offset: int, data: bytes) -> None:
         view = memoryview(data)
@@ -106,16 +111,18 @@ def each(content: Content, lock: Lock) -> Iterator[Run]:
 
 def solid(data: bytes) -> Iterator[tuple[int, int]]:
     """The [start, end) ranges of pages that are not all zeros, neighbours joined."""
-    start = None
-    for at in range(0, len(data), _PAGE):
+    start = 0
+    firsts = data[::_PAGE]  # only where a page begins with a zero is all of it compared
+    number = firsts.find(0)
+    while number >= 0:
+        at = number * _PAGE
         # `startswith` compares in place; a slice would be a copy.
-        empty = data.startswith(_ZEROS, at) if at + _PAGE <= len(data) else not any(data[at:])
-        if empty and start is not None:
-            yield start, at
-            start = None
-        elif not empty and start is None:
-            start = at
-    if start is not None:
+        if data.startswith(_ZEROS, at) if at + _PAGE <= len(data) else not any(data[at:]):
+            if start < at:
+                yield start, at
+            start = at + _PAGE
+        number = firsts.find(0, number + 1)
+    if start < len(data):
         yield start, len(data)
 
 

@@ -11,16 +11,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import lru_cache
-from queue import SimpleQueue
-from threading import Thread
 from typing import Protocol
+
+from triune.services.rescue.lane import Lane
 
 LEAF = 1 << 20
 MERKLE = "merkle-sha256-1m"
 
 _ZEROS = bytes(1 << 18)
 _TICK = 1 << 26
-_AHEAD = 8
 
 
 class Sink(Protocol):
@@ -151,44 +150,17 @@ class Behind:
     """Feeds another sink from a thread of its own, so that reading and writing go on meanwhile."""
 
     def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-        self._queue: SimpleQueue[bytes | int | None] = SimpleQueue()
-        self._room: SimpleQueue[None] = SimpleQueue()  # a token for each block that may be on its way
-        for _ in range(_AHEAD):
-            self._room.put(None)
-        self._error: BaseException | None = None
-        self._thread = Thread(target=self._work, daemon=True)
-        self._thread.start()
+        self._sink, self._lane = sink, Lane()
 
     def update(self, data: bytes) -> None:
         """The next bytes; waits while too many are on their way."""
-        self._put(data)
+        self._lane.do(self._sink.update, data)
 
     def zeros(self, length: int) -> None:
         """That many zeros next."""
         if length > 0:
-            self._put(length)
+            self._lane.do(self._sink.zeros, length)
 
     def finish(self) -> None:
         """Wait for the rest. Raises what went wrong in the thread."""
-        if self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join()
-        if self._error is not None:
-            raise self._error
-
-    def _put(self, item: bytes | int) -> None:
-        self._room.get()
-        if self._error is not None:
-            self.finish()
-        self._queue.put(item)
-
-    def _work(self) -> None:
-        while (item := self._queue.get()) is not None:
-            try:
-                if self._error is None:
-                    self._sink.zeros(item) if isinstance(item, int) else self._sink.update(item)
-            except BaseException as error:  # told by `finish`, in the thread that asked
-                self._error = error
-            finally:
-                self._room.put(None)
+        self._lane.finish()
