@@ -42,7 +42,7 @@ def target(tmp_path: Path) -> Iterator[int]:
 
 
 def test_a_mark_comes_after_what_it_marks(target: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("triune.services.rescue.copying._MARK", BLOCK)
+    monkeypatch.setattr("triune.services.rescue.copying.MARK", BLOCK)
     data = bytes([1]) * BLOCK * 20
     marks: list[tuple[int, int]] = []
     copy = Copy(
@@ -60,7 +60,7 @@ def test_a_mark_comes_after_what_it_marks(target: int, monkeypatch: pytest.Monke
 
 
 def test_after_a_write_that_failed_nothing_is_marked(target: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("triune.services.rescue.copying._MARK", BLOCK)
+    monkeypatch.setattr("triune.services.rescue.copying.MARK", BLOCK)
     real = os.pwrite
 
     def failing(fd: int, data: bytes, offset: int) -> int:

@@ -25,6 +25,7 @@ from triune.domain.rescue import FileKind, Found, Status
 from triune.services.rescue import targets
 from triune.services.rescue.extract import Result, extract
 from triune.services.rescue.hashing import LEAF
+from triune.services.rescue.manifest import Journal
 from triune.services.rescue.meter import Meter
 from triune.services.rescue.selecting import named, select
 
@@ -290,6 +291,59 @@ def test_stopped_and_gone_on(tmp_path: Path) -> None:
     assert result.written == len(data) - 64 * MIB
     assert (tmp_path / "disk").read_bytes() == data
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_new_file_is_never_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuts: list[int] = []
+    real = os.ftruncate
+    monkeypatch.setattr(os, "ftruncate", lambda fd, size: (cuts.append(size), real(fd, size))[1])
+    volume = FakeVolume()
+    volume.add("disk", noise(MIB))
+    assert pull(volume, tmp_path).whole
+    assert cuts == [MIB]
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mark for each MiB."""
+    for module in ("copying", "writing"):
+        monkeypatch.setattr(f"triune.services.rescue.{module}.MARK", MIB)
+
+
+@pytest.mark.usefixtures("often")
+def test_what_is_marked_was_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    real = os.fdatasync, Journal.mark
+    monkeypatch.setattr(os, "fdatasync", lambda fd: (real[0](fd), events.append("flushed"))[0])
+    monkeypatch.setattr(Journal, "mark", lambda self, who, at: (real[1](self, who, at), events.append("marked"))[0])
+    volume = FakeVolume()
+    volume.add("disk", noise(MIB) * 10)
+    assert pull(volume, tmp_path).whole
+    assert events == ["flushed", "marked"] * 10 + ["flushed"]
+    assert (tmp_path / "disk").read_bytes() == noise(MIB) * 10
+
+
+@pytest.mark.usefixtures("often")
+def test_a_disk_that_fails_while_it_is_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume = FakeVolume()
+    volume.add("disk", noise(MIB) * 10)
+    flushes: list[int] = []
+    real = os.fdatasync
+
+    def failing(fd: int) -> None:
+        flushes.append(fd)
+        if len(flushes) == 3:
+            raise OSError(5, "Input/output error")
+        real(fd)
+
+    monkeypatch.setattr(os, "fdatasync", failing)
+    result = pull(volume, tmp_path)
+    assert "Input/output error" in result.lacking[0]["failed"]
+    assert len(flushes) == 3
+    assert not (tmp_path / "disk").exists() and not list(tmp_path.glob("*.part"))
+    monkeypatch.undo()
+    assert pull(volume, tmp_path).whole
+    assert (tmp_path / "disk").read_bytes() == noise(MIB) * 10
 
 
 KILLED = """

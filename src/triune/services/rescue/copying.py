@@ -16,7 +16,7 @@ from triune.services.rescue.lane import Lane
 BLOCK = 1 << 18
 _PAGE = 4096
 _SECTOR = 512
-_MARK = 1 << 26
+MARK = 1 << 26
 _ZEROS = bytes(_PAGE)
 
 
@@ -79,7 +79,7 @@ class Copy:
                 self._lane.do(self._write, where, data)
             self._sink.update(data)
         self._tick(length)
-        if offset + length - self._marked >= _MARK:
+        if offset + length - self._marked >= MARK:
             self._marked = offset + length
             self._lane.do(self._mark, self._marked)
 

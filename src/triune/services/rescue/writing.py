@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from threading import Lock
 
@@ -13,8 +13,9 @@ from triune.domain.errors import Failed
 from triune.domain.rescue import Status
 from triune.domain.units import format_size
 from triune.host.beneath import Root
-from triune.services.rescue.copying import Copy, read_back
+from triune.services.rescue.copying import MARK, Copy, read_back
 from triune.services.rescue.hashing import MERKLE, Behind, Digest, Merkle, Sha256, Unhashed
+from triune.services.rescue.lane import Lane
 from triune.services.rescue.manifest import Entry, Journal, merged
 from triune.services.rescue.meter import Meter
 from triune.services.rescue.names import OWN
@@ -118,6 +119,8 @@ class Writer:
             copy = self._copied(plan, fd, Behind(digest) if digest else Unhashed(), start)
             os.utime(fd, (plan.made["modified"], plan.made["modified"]))
             if plan.verify:
+                # Flushed part by part, but read only when all is there: a medium smaller than it says loses what came
+                # first.
                 os.fdatasync(fd)
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
@@ -138,6 +141,15 @@ class Writer:
         return Merkle() if plan.tree or plan.verify or plan.hashed_later else None
 
     def _copied(self, plan: Planned, fd: int, sink: Behind | Unhashed, start: int) -> Copy:
+        flushing = Lane() if plan.verify and plan.data > MARK else None
+
+        def mark(at: int) -> None:
+            if flushing:
+                flushing.do(os.fdatasync, fd)
+                flushing.do(self._journal.mark, plan.who, at)
+            else:
+                self._journal.mark(plan.who, at)
+
         copy = Copy(
             plan.content,
             fd,
@@ -145,12 +157,13 @@ class Writer:
             lock=plan.lock,
             start=start,
             tick=self._meter.tick,
-            mark=lambda at: self._journal.mark(plan.who, at),
+            mark=mark,
         )
-        try:
+        with ExitStack() as ends:
+            ends.callback(sink.finish)
+            if flushing:
+                ends.callback(flushing.finish)
             copy.run()
-        finally:
-            sink.finish()
         return copy
 
     def _begun(self, plan: Planned) -> int:
