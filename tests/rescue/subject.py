@@ -24,6 +24,6 @@ def read(*disks: Overlay) -> Sequence[Volume]:
 
 def scanned(*disks: Overlay) -> Sequence[Volume]:
     """The volumes that a scan finds."""
-    from triune.services.rescue.finding import scan_volumes
+    from triune.services.rescue.scanning import scan_volumes
 
     return scan_volumes(disks)

@@ -15,8 +15,8 @@ from triune.disks.vmfs.blocks import FileContent
 from triune.disks.vmfs.volume import VmfsVolume
 from triune.domain.errors import Conflict, NotFound
 from triune.domain.rescue import Status
-from triune.services.rescue.finding import scan_volumes
 from triune.services.rescue.opening import open_volumes
+from triune.services.rescue.scanning import scan_volumes
 
 LARGE, SPARSE = "large-flat.vmdk", "normal-flat.vmdk"
 BASE = 0x1100000

@@ -22,7 +22,7 @@ from triune.domain.rescue import Status
 from triune.services.rescue.deleted_disks import Disk, Pieced
 from triune.services.rescue.deleted_guests import anchors
 from triune.services.rescue.deleted_tables import Table
-from triune.services.rescue.finding import scan_volumes
+from triune.services.rescue.scanning import scan_volumes
 
 _MIB = 1 << 20
 

@@ -12,9 +12,10 @@ from tests.rescue.overlay import Overlay
 from tests.rescue.writer import Content, Writer, walked
 from triune.disks.source import FileSource
 from triune.domain.rescue import Status
-from triune.services.rescue.finding import scan_volumes, volumes
+from triune.services.rescue.finding import volumes
 from triune.services.rescue.ranges import Claims, Ranges
 from triune.services.rescue.rebuild import RebuiltVolume
+from triune.services.rescue.scanning import scan_volumes
 
 Image = Callable[[str], Path]
 _HEADER, _FIRST = 0x100000, 0x1100000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from triune.disks.content import read
 from triune.disks.source import Source
@@ -15,12 +16,12 @@ from triune.domain.rescue import Status
 from triune.services.rescue import schemes
 from triune.services.rescue.esxi.access import Access
 from triune.services.rescue.opening import open_volumes
-from triune.services.rescue.scan import Told
-from triune.services.rescue.scanning import scan_volumes
 from triune.services.rescue.sources import open_sources
 from triune.services.rescue.volume import Volume
 
-__all__ = ["read_volumes", "scan_volumes", "volumes"]
+if TYPE_CHECKING:
+    from triune.services.rescue.scan import Told
+
 _TOO_MANY = 1 << 62
 
 
@@ -52,7 +53,11 @@ def read_volumes(
 ) -> list[Volume]:
     """The volumes on these sources: as they are where nothing at all is wrong, as a scan finds them where not."""
     found = _healthy(sources) if session is None and not deleted else []
-    return found or scan_volumes(sources, session, told)
+    if found:
+        return found
+    from triune.services.rescue.scanning import scan_volumes  # healthy volumes need none of it
+
+    return scan_volumes(sources, session, told)
 
 
 def _healthy(sources: Sequence[Source]) -> list[Volume]:
