@@ -20,7 +20,7 @@ import pytest
 
 from tests.contract.adapters import PREFIX, Adapter
 from tests.contract.conftest import Ended, finish
-from triune.domain.errors import Conflict, NotFound
+from triune.domain.errors import Conflict, NotFound, TriuneError
 from triune.domain.instance import State
 from triune.domain.operation import Silent
 from triune.domain.snapshot import Consistency
@@ -187,6 +187,25 @@ class TestArchiving:
             archive.release()
             archive.release()
         assert state(engine, created) is State.STOPPED
+
+    def test_one_that_is_started_meanwhile_gives_no_backup(
+        self, engine: Engine, facet: Archiving, created: str
+    ) -> None:
+        if not is_real(engine):
+            pytest.skip("by design: nothing of it changes")
+        with closing(facet.open(created, None, SILENT)) as archive:
+            assert archive.still
+            try:
+                engine.start(created, SILENT)
+            except TriuneError:
+                archive.release()  # what is read is locked, as QEMU's disks are
+                return
+            try:
+                with pytest.raises(Conflict) as caught:
+                    archive.release()
+                assert caught.value.code == "instance_started"
+            finally:
+                engine.stop(created, timeout=0, force=True, progress=SILENT)
 
     def test_a_running_one_goes_on(self, engine: Engine, facet: Archiving, running: str) -> None:
         with closing(facet.open(running, None, SILENT)) as archive:

@@ -42,6 +42,7 @@ def inhabited() -> Iterator[Daemon]:
             daemon.launch(IMAGE, name, engine, "--wait", "running", *(["--no-start"] if engine == "kvm" else []))
         daemon.stop()
         yield daemon
+        own_daemon()  # its settings, which other daemons in its place have changed
         daemon.start()
         daemon.remove_all(PREFIX)
         daemon.stop()

@@ -23,6 +23,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from triune.domain.errors import Conflict
 from triune.domain.instance import InstanceSpec
 from triune.domain.network import Nic
 from triune.domain.operation import Progress
@@ -75,7 +76,8 @@ class Part:
 class Archive(Protocol):
     """An instance's data, open for reading until `close`. One thread uses it.
 
-    `still`: the parts are a point in time already, as a snapshot is; then `hold` and `release` do nothing. Else the
+    `still`: the parts are a point in time already, as a snapshot is, or those of what is stopped; then `hold` does
+    nothing, and `release` raises Conflict("instance_started") where that was started meanwhile. Else the
     parts are the living data, and `hold` freezes the instance for as long as the second pass takes (seconds).
     `consistency` is a word of `domain.snapshot.Consistency`, right once `hold` has returned.
     """
@@ -147,3 +149,10 @@ class Archiving(Protocol):
 
     def discard(self, name: str) -> None:
         """Undo `restore`: remove the instance and all that `restore` made for it. Gone: succeed."""
+
+
+def started_meanwhile(name: str) -> Conflict:
+    """What `Archive.release` raises of an instance that was stopped, and was not left alone."""
+    return Conflict(
+        "instance_started", f"{name} was started while it was read", hint="The backup was not kept. Repeat it."
+    )

@@ -17,7 +17,7 @@ from triune.domain.errors import Conflict, NotFound, Unsupported
 from triune.domain.instance import InstanceSpec, State
 from triune.domain.operation import Progress
 from triune.domain.snapshot import Consistency
-from triune.engines.archiving import Archive, Part, PartKind, RestorePlan
+from triune.engines.archiving import Archive, Part, PartKind, RestorePlan, started_meanwhile
 from triune.engines.docker import recreating
 from triune.engines.docker.client import DockerClient
 from triune.engines.docker.containers import Described, describe, not_found, state_of
@@ -239,7 +239,9 @@ class _Living:
             self.consistency = Consistency.STOPPED.value
 
     def release(self) -> None:
-        """Let it go on."""
+        """Let it go on. Raises Conflict("instance_started") where it did not run, and was not left alone."""
+        if self.still and state_of(str(describe(self._client, self._name)["State"].get("Status"))) is State.RUNNING:
+            raise started_meanwhile(self._name)
         if self._held:
             self._lifecycle.resume(self._name)
             self._held = False

@@ -1,9 +1,9 @@
 """The `archiving` facet: a container's whole root as a backup reads it, with ids as seen inside.
 
 A root of layers is read through an overlay of its own, read only, over the image's tree and an id-mapped view of the
-upper layer; a whole root is read where it is. Both are the living data, so the container is frozen for the second pass;
-the view is mounted anew for it, because an overlay keeps what it saw of layers that changed. A btrfs subvolume is
-read from a snapshot.
+upper layer; a whole root is read where it is. Both are the living data, so a running container is frozen for the second
+pass; the view is mounted anew for it, because an overlay keeps what it saw of layers that changed. A btrfs subvolume is
+read from a snapshot, and a stopped container in one pass.
 
     FOLDER/archive/own     the upper layer (or an adopted root) with ids as seen inside
     FOLDER/archive/root    what the backup reads
@@ -25,7 +25,7 @@ from triune.domain.names import instance_name
 from triune.domain.operation import Progress
 from triune.domain.pool import PoolDriver
 from triune.domain.snapshot import Consistency
-from triune.engines.archiving import Archive, Part, PartKind, RestorePlan
+from triune.engines.archiving import Archive, Part, PartKind, RestorePlan, started_meanwhile
 from triune.engines.base import LaunchPlan
 from triune.engines.lxc import claims, holding, layers, places, restoring, roots, seed, spec
 from triune.engines.lxc import mark as marks
@@ -245,8 +245,10 @@ class _Archive:
         self._folder = folder
         self._mark = mark
         self._hold: holding.Hold | None = None
-        self.still = mark is not None and mark.whole and btrfs.is_subvolume(mark.own(folder))
-        self.consistency: str = Consistency.CRASH.value
+        self._snapshot = mark is not None and mark.whole and btrfs.is_subvolume(mark.own(folder))
+        self._stopped = not self._snapshot and client.state(folder.name) is State.STOPPED
+        self.still = self._snapshot or self._stopped
+        self.consistency: str = (Consistency.STOPPED if self._stopped else Consistency.CRASH).value
         self._path = self._open()
         self.parts: Sequence[Part] = (Part(kind=PartKind.TREE, name=ROOT, path=self._path),)
 
@@ -255,7 +257,7 @@ class _Archive:
         if mark is None:
             return _adopted_view(folder)
         own = mark.own(folder)
-        if self.still:
+        if self._snapshot:
             with holding.held(self._client, folder.name) as hold:
                 if hold.consistency is not Consistency.STOPPED:
                     holding.write_out(own)
@@ -279,7 +281,12 @@ class _Archive:
             _mount_view(self._folder, self._mark)
 
     def release(self) -> None:
-        """Let it go on."""
+        """Let it go on. Raises Conflict("instance_started") where it was stopped, and was not left alone."""
+        if self._stopped and self._client.state(self._folder.name) is not State.STOPPED:
+            raise started_meanwhile(self._folder.name)
+        self._let_go()
+
+    def _let_go(self) -> None:
         if self._hold is not None:
             self._hold.release()
             self._hold = None
@@ -290,7 +297,7 @@ class _Archive:
 
     def close(self) -> None:
         """Release, unmount, and remove the snapshot."""
-        self.release()
+        self._let_go()
         layers.unmount_archive(self._folder)
         with suppress(TriuneError, OSError):
             for tree in roots.folders(self._folder / "archive"):

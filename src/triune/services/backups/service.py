@@ -147,7 +147,7 @@ class Backups:
         repository = self._repository(where)
         with self._making:
             made = repository.ensure()
-        known = repository.snapshots()
+        known = [] if made else repository.snapshots()
         instance = engine.get(name).instance
         task.intend(
             "backup",
