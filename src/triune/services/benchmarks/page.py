@@ -27,6 +27,7 @@ th { border-bottom: 2px solid #bbb; } td.n, th.n { text-align: right; font-varia
 code { font-size: .85em; overflow-wrap: anywhere; } summary { cursor: pointer; margin: .6rem 0; } @media (max-width: 40rem) { dl { grid-template-columns: 1fr; } }
 """  # noqa: E501
 _MOST_PROBLEMS = 8
+_IN_FRONT = 4  # remarks before the first picture
 _VERDICTS: Mapping[str, str] = {
     "better": "better than native",
     "worse": "worse than native",
@@ -67,7 +68,11 @@ def _parts(result: Result) -> Iterator[str]:
         f'<p class="sub">{_e(host.get("cpu"))}, {_e(host.get("system"))}, Linux {_e(host.get("kernel"))}; suite '
         f"{_e(result['suite'])}, {_e(result['started'][:16].replace('T', ' '))}, {_e(result['state'])}</p>"
     )
-    yield from (f'<p class="warn">{_e(line)}</p>' for line in remarks(result))
+    told = [f'<p class="warn">{_e(line)}</p>' for line in remarks(result)]
+    yield from told[:_IN_FRONT]
+    if len(told) > _IN_FRONT:
+        rest = "".join(told[_IN_FRONT:])
+        yield f"<details><summary>and {len(told) - _IN_FRONT} remarks more</summary>{rest}</details>"
     chart = plots.headline(result)
     if chart:
         yield "<h2>Relative to native</h2>"

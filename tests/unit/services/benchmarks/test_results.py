@@ -158,6 +158,14 @@ def test_every_plot_labels_emulation() -> None:
         assert all(word in texts for word in EMULATED.split())
 
 
+def test_many_remarks_do_not_stand_before_the_figures() -> None:
+    text = page.html(Result(result(SAMPLES, warnings=[f"remark {number}" for number in range(30)])))
+    front, _, rest = text.partition("<svg")[0].partition("<details>")
+    assert (front.count('class="warn"'), rest.count('class="warn"')) == (4, 27)  # with the label of an emulated one
+    assert "and 27 remarks more" in rest
+    assert "<details>" not in page.html(Result(result(SAMPLES, warnings=["one"]))).partition("<svg")[0]
+
+
 def test_nothing_in_a_result_becomes_markup() -> None:
     evil = "<script>alert(1)</script>$\\frac{1}{0}$|`"
     data = result(SAMPLES, warnings=[evil], host={"hostname": evil, "mitigations": {evil: evil}})
