@@ -273,36 +273,37 @@ def _virsh_to_agent(name: str) -> None:
         time.sleep(0.02)
 
 
-def at_once(daemon: Daemon, each: int = 20) -> Row:
-    """Twenty LXC and twenty Docker launches at the same time, against the engines' own tools as concurrently."""
-    ours = [("lxc", f"{PREFIX}pl{n}") for n in range(each)] + [("docker", f"{PREFIX}pd{n}") for n in range(each)]
-    for number in range(each):
-        daemon.run("launch", IMAGE, f"{PREFIX}bl{number}", "--engine", "lxc", "--wait", "running")
-        run("lxc-stop", "-k", "-n", f"{PREFIX}bl{number}")
+def at_once(daemon: Daemon, each: int = 20, rounds: int = 5) -> Row:
+    """Twenty LXC and twenty Docker launches at the same time, against the engines' own tools as concurrently.
 
-    def launch(pair: tuple[str, str]) -> None:
-        daemon.run("launch", IMAGE, pair[1], "--engine", pair[0], "--wait", "running")
+    The tools' roots are prepared, ours are made. A launch that fails ends the measurement.
+    """
+    numbers = [(engine, number) for engine in ("lxc", "docker") for number in range(each)]
+    prepared = [f"{PREFIX}bl{number}" for number in range(each)]
+    for name in prepared:
+        daemon.run("launch", IMAGE, name, "--engine", "lxc", "--no-start")
 
-    def bare(pair: tuple[str, str]) -> None:
-        number = pair[1].removeprefix(PREFIX)[2:]
-        if pair[0] == "lxc":
-            run("lxc-start", "-d", "-n", f"{PREFIX}bl{number}")
+    def launch(one: tuple[str, int]) -> None:
+        daemon.run("launch", IMAGE, f"{PREFIX}p{one[0]}{one[1]}", "--engine", one[0], "--wait", "running")
+
+    def bare(one: tuple[str, int]) -> None:
+        if one[0] == "lxc":
+            run("lxc-start", "-d", "-n", prepared[one[1]])
         else:
-            run(DOCKER, "run", "-d", "--init", "--network", BRIDGE, "--name", f"{PREFIX}bd{number}", "triune/debian:12")
+            run(DOCKER, "run", "-d", "--init", "--network", BRIDGE, "--name", f"{PREFIX}bd{one[1]}", "triune/debian:12")
 
-    with ThreadPoolExecutor(len(ours)) as pool:
-        mine = timed(lambda: list(pool.map(launch, ours)))
+    def clear() -> None:
         daemon.remove_all(f"{PREFIX}p")
-        theirs = timed(lambda: list(pool.map(bare, ours)))
+        daemon.remove_all(f"{PREFIX}bd")
+        for name in prepared:
+            run("lxc-stop", "-k", "-n", name, check=False)  # it may not run
+
+    with ThreadPoolExecutor(len(numbers)) as pool:
+        times = in_turn(
+            lambda _: list(pool.map(launch, numbers)), lambda _: list(pool.map(bare, numbers)), rounds, before=clear
+        )
     daemon.remove_all(PREFIX)
-    return Row(
-        f"{each} LXC + {each} Docker at once",
-        f"{mine:.1f} s",
-        f"`lxc-start`, `docker run` as many at once: {theirs:.1f} s",
-        f"{mine / theirs:.2f}",
-        "all succeed",
-        True,
-    )
+    return ratio_row(f"{each} LXC + {each} Docker at once, none fails", times, 1.0, "`lxc-start`, `docker run` as many")
 
 
 def at_rest(daemon: Daemon, span: float = 60) -> list[Row]:
