@@ -8,7 +8,7 @@ from typing import Any
 from triune.domain.errors import Invalid, Unsupported
 from triune.domain.workload import KEYS, Workload
 from triune.services.advice.answer import HYBRID, Answer, Ranked, Reason
-from triune.services.advice.command import launch_command
+from triune.services.advice.command import launch_command, of_a_store
 from triune.services.advice.conditions import Host, holds
 from triune.services.advice.knowledge import Knowledge, Rule, knowledge
 from triune.services.advice.measured import figure, points, relative
@@ -25,6 +25,8 @@ def advise(workload: Workload, host: Host | None = None, known: Knowledge | None
     Raises Invalid("contradictory_workload" | "unknown_engine").
     """
     known, host = known or knowledge(), host or {}
+    if workload["packaging"] == "unknown" and of_a_store(workload["image"]):
+        workload = workload.having(packaging="oci-image")
     require_consistent(workload, known, host)
     if not workload.parts:
         return _answer(workload, host, known)

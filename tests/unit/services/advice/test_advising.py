@@ -111,6 +111,14 @@ def test_settings_go_into_the_command() -> None:
     assert found["command"].startswith("triune launch --iso INSTALLER.iso dc --engine kvm --set firmware=uefi")
 
 
+def test_an_image_from_an_engines_own_store_says_how_the_software_comes() -> None:
+    answer = told(name="db", image="docker:postgres")
+    assert answer["choice"] == "docker"
+    assert answer["command"].startswith("triune launch docker:postgres db --engine docker")
+    assert told(name="db", image="docker:postgres", packaging="packages") != answer
+    assert told(name="db", image="debian/12")["ranking"] == told(name="db")["ranking"]
+
+
 def test_a_host_that_lacks_an_engine() -> None:
     host = {"engines": [{"name": "kvm", "available": False, "reason": "libvirtd does not run"}]}
     answer = advise(parse({"os": "windows"}), host)
