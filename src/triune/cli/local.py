@@ -69,9 +69,12 @@ def _require(findings: Sequence[Finding], required: Sequence[str]) -> None:
 @click.option("--check", is_flag=True, help="Only say what would be done. Exit 1 if there is anything to do.")
 @click.option("--no-daemon", is_flag=True, help="Leave the Triune daemon alone.")
 @click.option("--live-restore", is_flag=True, help="Also make Docker's containers outlive restarts of its daemon.")
+@click.option("--rootless-docker", is_flag=True, help="Also make a second Docker daemon that is not root.")
 @click.option("-q", "--quiet", is_flag=True, help="Say only what is changed.")
 @click.pass_context
-def setup(ctx: click.Context, check: bool, no_daemon: bool, live_restore: bool, quiet: bool) -> None:
+def setup(
+    ctx: click.Context, check: bool, no_daemon: bool, live_restore: bool, rootless_docker: bool, quiet: bool
+) -> None:
     """Install what is missing and start what is not running.
 
     System packages (by apt), the group `triune`, root's ranges of subordinate ids, the daemons of the engines, the
@@ -79,7 +82,7 @@ def setup(ctx: click.Context, check: bool, no_daemon: bool, live_restore: bool, 
     """
     from triune.host.setup.plan import Options, apply, plan
 
-    steps = plan(Options(daemon=not no_daemon, live_restore=live_restore))
+    steps = plan(Options(daemon=not no_daemon, live_restore=live_restore, rootless=rootless_docker))
     if check:
         gaps = [(step.title, gap) for step in steps if (gap := step.gap()) is not None]
         for title, gap in gaps:

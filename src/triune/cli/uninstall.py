@@ -17,6 +17,7 @@ from triune.host.setup import service
 from triune.host.setup.machine import Machine
 from triune.host.setup.plan import carry_out
 from triune.host.setup.removal import CommandGone, CompletionGone, DaemonGone, DataGone, TracesGone
+from triune.host.setup.rootless import RootlessGone
 from triune.host.setup.step import Say, Step
 
 _NAMED = 5
@@ -73,7 +74,7 @@ def _plan(settings: Settings, state: _State, *, data: bool) -> list[Step]:
     if data:
         steps.append(DataGone(settings.data, state.erase))
         if state.installed:
-            steps.append(TracesGone(machine))
+            steps += [RootlessGone(machine), TracesGone(machine)]
     return steps
 
 

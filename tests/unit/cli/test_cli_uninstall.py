@@ -74,5 +74,5 @@ def test_machine_wide_things_go_only_with_the_daemon_that_setup_starts(tmp_path:
     installed = Settings(data=tmp_path, socket=Path(SOCKET))
     assert titles(installed, data=True) == [
         "Triune's daemon", "No instances", "Networks", "Command triune on PATH", "Shell completion", "Triune's data",
-        "Group, kernel limits and log",
+        "Rootless Docker daemon", "Group, kernel limits and log",
     ]  # fmt: skip

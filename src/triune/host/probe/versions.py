@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from triune.domain.finding import Finding
-from triune.host import bindings
+from triune.host import bindings, rootless
 from triune.host.probe.view import Facts, View, missing, ok, unknown, warning
 
 AREA = "programs"
@@ -110,7 +110,7 @@ def _docker_daemon(view: View) -> list[Finding]:
     sentence = (
         f"Docker's daemon {facts['version']} answers; storage {facts['storage']}, cgroups by {facts['cgroup_driver']}."
     )
-    return [ok("programs.docker-daemon", AREA, sentence, **facts), _live_restore(info)]
+    return [ok("programs.docker-daemon", AREA, sentence, **facts), _live_restore(info), _rootless(view)]
 
 
 def _live_restore(info: Mapping[str, Any]) -> Finding:
@@ -119,6 +119,23 @@ def _live_restore(info: Mapping[str, Any]) -> Finding:
         return ok("programs.live-restore", AREA, "Docker's containers outlive a restart of its daemon.", enabled=True)
     sentence = "Docker's live-restore is off: a restart of its daemon stops every container."
     return warning("programs.live-restore", AREA, sentence, "triune setup --live-restore", enabled=False)
+
+
+def _rootless(view: View) -> Finding:
+    """The second Docker daemon, which nobody has to have."""
+    name = "programs.rootless-docker"
+    if not rootless.installed(view.files.root):
+        sentence = "There is no Docker daemon without root, for app containers that are to be held tighter."
+        return warning(name, AREA, sentence, rootless.SETUP, installed=False, optional=True)
+    if not view.root:
+        return unknown(name, AREA, "The rootless Docker daemon's socket is closed to you.", "sudo triune doctor")
+    info = view.tools.ask(str(rootless.PLACE.socket), "/info")
+    if not isinstance(info, dict):
+        sentence = "The rootless Docker daemon does not answer on its socket."
+        return warning(name, AREA, sentence, "triune setup", installed=True, answers=False)
+    facts: Facts = {"installed": True, "answers": True, "version": info.get("ServerVersion")}
+    sentence = f"The rootless Docker daemon {facts['version']} answers; storage {info.get('Driver')}."
+    return ok(name, AREA, sentence, **facts, storage=info.get("Driver"))
 
 
 def _triune_daemon(view: View) -> Finding:

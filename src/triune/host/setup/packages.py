@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from triune.domain.errors import Unsupported
@@ -129,15 +129,19 @@ class Packages:
 
     def fill(self, say: Say) -> None:
         """Install them, without recommended ones; apt's lists are fetched first."""
-        lacking = self.lacking()
-        env = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1"}
-        lock = ("-o", "DPkg::Lock::Timeout=300")
-        say("do", "Fetching apt's package lists")
-        self.machine.run("apt-get", "update", "-q", *lock, timeout=_APT_SECONDS, env=env)
-        say("do", f"Installing {len(lacking)} packages; this may take some minutes")
-        keep = ("-o", "Dpkg::Options::=--force-confold")
-        self.machine.run(
-            *("apt-get", "install", "-q", "-y", "--no-install-recommends", *lock, *keep, "--", *lacking),
-            timeout=_APT_SECONDS,
-            env=env,
-        )
+        install(self.machine, self.lacking(), say)
+
+
+def install(machine: Machine, names: Sequence[str], say: Say) -> None:
+    """Install packages by apt, without recommended ones; its lists are fetched first."""
+    env = {"DEBIAN_FRONTEND": "noninteractive", "NEEDRESTART_SUSPEND": "1"}
+    lock = ("-o", "DPkg::Lock::Timeout=300")
+    say("do", "Fetching apt's package lists")
+    machine.run("apt-get", "update", "-q", *lock, timeout=_APT_SECONDS, env=env)
+    say("do", f"Installing {len(names)} packages; this may take some minutes")
+    keep = ("-o", "Dpkg::Options::=--force-confold")
+    machine.run(
+        *("apt-get", "install", "-q", "-y", "--no-install-recommends", *lock, *keep, "--", *names),
+        timeout=_APT_SECONDS,
+        env=env,
+    )

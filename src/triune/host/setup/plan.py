@@ -7,22 +7,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from triune.domain.errors import Denied, Failed, TriuneError
+from triune.host import rootless
 from triune.host.setup.accounts import Group, KvmAccess, SubordinateIds
 from triune.host.setup.daemons import LiveRestore, daemons
 from triune.host.setup.limits import KernelLimits
 from triune.host.setup.lxcfs import Lxcfs, LxcfsUnit
 from triune.host.setup.machine import Machine
 from triune.host.setup.packages import Packages
+from triune.host.setup.rootless import RootlessDaemon, RootlessPackages, RootlessUser
 from triune.host.setup.service import CommandOnPath, Completion, TriuneDaemon
 from triune.host.setup.step import Say, Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the user asked for. `daemon` False leaves Triune's own daemon alone."""
+    """What the user asked for. `daemon` False leaves Triune's own daemon alone; `rootless` makes a Docker daemon
+    that is not root, which later runs keep.
+    """
 
     daemon: bool = True
     live_restore: bool = False
+    rootless: bool = False
     machine: Machine = field(default_factory=Machine)
 
 
@@ -42,6 +47,8 @@ def plan(options: Options) -> list[Step]:
     # On a host that had Docker before us its configuration is its owner's; ours to set only where Docker is ours too.
     if options.live_restore or not machine.tools.find("dockerd"):
         steps.append(LiveRestore(machine))
+    if options.rootless or rootless.installed(machine.files.root):
+        steps += [RootlessPackages(machine), RootlessUser(machine), RootlessDaemon(machine)]
     steps += [CommandOnPath(machine), Completion(machine)]
     if options.daemon:
         steps.append(TriuneDaemon(machine))

@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 
 import triune
+from triune.host import rootless
 from triune.host.setup.daemons import stop
 from triune.host.setup.machine import Machine
 from triune.host.setup.step import Say
@@ -88,11 +89,14 @@ class TriuneDaemon:
         pid = self.machine.listener(SOCKET)
         if pid is None:
             return "start it"
-        return "restart it, for its code has changed" if self._outdated(pid) else None
+        return "restart it, for its code or its engines have changed" if self._outdated(pid) else None
 
     def _outdated(self, pid: int) -> bool:
         started = self.machine.started(pid)
         newest = max((path.stat().st_mtime for path in Path(triune.__file__).parent.rglob("*.py")), default=0.0)
+        # It looks for the rootless engine when it starts.
+        made = self.machine.files.path(str(rootless.PLACE.mark))
+        newest = max(newest, made.stat().st_mtime if made.exists() else 0.0)
         return started is not None and newest > started + 1
 
     def fill(self, say: Say) -> None:
