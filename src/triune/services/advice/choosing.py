@@ -11,6 +11,7 @@ from triune.domain.instance import InstanceSpec
 from triune.domain.workload import Workload, parse
 from triune.engines.base import Engine
 from triune.services.advice.advising import advise
+from triune.services.advice.knowledge import knowledge
 from triune.services.advice.seen import folder_access
 
 
@@ -23,6 +24,8 @@ def choose(spec: InstanceSpec, able: Sequence[Engine], *, user_data: bool) -> tu
     first = able[0]
     if len(able) == 1:
         return first, f"{first.name}: the only engine here that can run {spec.image}"
+    # What the rules don't know is taken only where it is asked for, or alone can do it.
+    able = [engine for engine in able if engine.name in knowledge().engines] or able
     answer = advise(workload(spec, [engine.name for engine in able], user_data=user_data), _facts(able))
     best = [ranked for ranked in answer.ranking if not ranked.blocked and ranked.score == answer.ranking[0].score]
     for engine in able:

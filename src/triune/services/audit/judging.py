@@ -101,7 +101,7 @@ def _finding(rule: Rule, facts: Mapping[str, Any], places: Mapping[str, str], su
         points=rule.points,
         sentence=rule.text.replace("{evidence}", _said(evidence)),
         evidence=evidence,
-        fix=_fix(rule, places, subject),
+        fix="" if change and not possible else _fix(rule, places, subject),
         advice=rule.advice,
         change=change if possible else {},
         safe=bool(change) and possible and _is_safe(change, subject),

@@ -79,13 +79,15 @@ class InstanceLimits:
         return {key: self._why_not(engine, key, missing) for key in FIELDS}
 
     def _why_not(self, engine: Engine, key: str, missing: Mapping[str, str] | None = None) -> str:
-        if key in NETWORK:
-            return self._shaper.why_not()
+        if key in NETWORK and (why := self._shaper.why_not()):
+            return why
         if engine.limiting is not None and key in engine.limiting.keys:
             return ""
         if engine.limiting is None and key in _LAUNCHED:
             return ""
         missing = engine.probe().missing if missing is None else missing
+        if key in NETWORK:
+            return missing.get(f"limiting.{key}", "")
         return missing.get(f"limiting.{key}") or missing.get("limiting") or "this engine has no such limit"
 
     def require_change(self, engine: Engine, name: str, changes: Changes) -> None:

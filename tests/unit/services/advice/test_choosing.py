@@ -56,3 +56,9 @@ def test_what_a_launch_says_as_a_workload() -> None:
     )
     assert found["host_access"] == ("docker-socket",)
     assert (found["cpus"], found["memory"], found["engines"]) == (2, 2**30, ("kvm",))
+
+
+def test_what_the_rules_do_not_know_is_not_taken_unasked(engines: list[Engine], tmp_path: Path) -> None:
+    unknown = FakeEngine("rootless", path=tmp_path / "rootless")
+    assert chosen([unknown, *engines])[0] == "docker"
+    assert chosen([unknown])[0] == "rootless"  # alone it can do it
