@@ -13,7 +13,7 @@ from typing import Any
 from triune.domain.errors import Invalid, NotFound, TriuneError
 from triune.domain.instance import State
 from triune.engines.base import Engine, Watch
-from triune.engines.registry import EngineSettings, engines
+from triune.engines.registry import EngineSettings, engines, usual
 from triune.services.audit import Audits
 from triune.services.backups import Backups, BackupSettings
 from triune.services.images import Images
@@ -70,6 +70,7 @@ class Settings:
         backup_table.setdefault("environment_file", str(path.parent / "backup.env"))
         own = _typed(cls, table, path)
         own.setdefault("data", cls.__dataclass_fields__["data"].default)
+        engine_table.setdefault("enabled", list(usual()))
         engine_table.setdefault("state_dir", str(own["data"] / "instances"))
         if fake := os.environ.get("TRIUNE_FAKE_ENGINES"):
             engine_table["fake"] = fake.split(",")

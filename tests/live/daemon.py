@@ -22,6 +22,13 @@ TABLE = "triune_test"
 DOMAIN = "tritest.internal"
 
 
+def _rootless(socket: Path | None) -> str:
+    if socket is None:
+        return ""
+    enabled = json.dumps(["lxc", "kvm", "docker", "rootless"])
+    return f'\n[engines]\nenabled = {enabled}\nrootless_url = "unix://{socket}"\n'
+
+
 class Daemon:
     """Start, kill and ask a daemon. Everything it makes is under one folder and under names of its own."""
 
@@ -34,8 +41,10 @@ class Daemon:
         domain: str = DOMAIN,
         candidates: Sequence[str] = ("10.93.0.0/16", "10.94.0.0/16"),
         templates: bool = False,
+        rootless: Path | None = None,
     ) -> None:
-        """Two daemons at a time need all of it different. `templates`: make them after launches, as users have it."""
+        """Two daemons at a time need all of it different. `templates`: make them after launches, as users have it.
+        `rootless` is the socket of a rootless Docker daemon of its own."""
         self.data = data
         self.socket = data / "triune.sock"
         self.log = data / "daemon.log"
@@ -46,7 +55,7 @@ class Daemon:
             f'data = "{data}"\nsocket = "{self.socket}"\n\n[network]\n'
             f'name = "{bridge}"\ntable = "{table}"\ndomain = "{domain}"\nlabel = "{table}"\n'
             f'folder = "{data}/network"\ncandidates = {json.dumps(list(candidates))}\n\n'
-            f"[templates]\nautomatic = {json.dumps(templates)}\n"
+            f"[templates]\nautomatic = {json.dumps(templates)}\n{_rootless(rootless)}"
         )
         self.env = {**os.environ, "TRIUNE_CONFIG": str(config), "TRIUNE_HOST": str(self.socket), "NO_COLOR": "1"}
 

@@ -24,7 +24,7 @@ def data_folder(name: str) -> Path:
 
 
 @contextmanager
-def separate_daemon(word: str, prefix: str, octet: int) -> Iterator[Daemon]:
+def separate_daemon(word: str, prefix: str, octet: int, rootless: Path | None = None) -> Iterator[Daemon]:
     """A daemon beside others, with folder, bridge and table called after `word`, in 10.`octet` or the next; without
     instances of this prefix before and after."""
     made = Daemon(
@@ -33,6 +33,7 @@ def separate_daemon(word: str, prefix: str, octet: int) -> Iterator[Daemon]:
         table=f"triune_t{word}",
         domain=f"t{word}.internal",
         candidates=[f"10.{octet}.0.0/16", f"10.{octet + 1}.0.0/16"],
+        rootless=rootless,
     )
     with made:
         made.remove_all(prefix)

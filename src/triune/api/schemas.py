@@ -46,7 +46,7 @@ class LaunchBody(Body):
 
     name: Name
     image: Name
-    engine: Annotated[str, Field(max_length=40, description="kvm, lxc, docker or auto")] = "auto"
+    engine: Annotated[str, Field(max_length=40, description="kvm, lxc, docker, rootless or auto")] = "auto"
     cpus: Annotated[float | None, Field(ge=0.01, le=4096)] = None
     memory: Size | None = None
     disk: Size | None = None

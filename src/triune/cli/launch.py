@@ -24,7 +24,11 @@ from triune.sdk import Client
 @click.argument("name", required=False, metavar="NAME")
 @click.argument("command", metavar="[-- COMMAND...]", nargs=-1, type=click.UNPROCESSED)
 @click.option(
-    "--engine", default="auto", show_default=True, help="kvm, lxc, docker or auto.", shell_complete=complete_engines
+    "--engine",
+    default="auto",
+    show_default=True,
+    help="kvm, lxc, docker, rootless or auto.",
+    shell_complete=complete_engines,
 )
 @click.option("--cpus", metavar="N", help="CPUs it may use, like 2 or 0.5.")
 @click.option("--memory", metavar="SIZE", help="Memory it may use, like 512MiB.")

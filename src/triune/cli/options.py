@@ -17,7 +17,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _QUICK = 1.0
 AUTO = "auto"
-ENGINES = (AUTO, "lxc", "kvm", "docker")
+ENGINES = (AUTO, "lxc", "kvm", "docker", "rootless")
 
 
 def _offer(words: Iterable[object], incomplete: str) -> list[CompletionItem]:

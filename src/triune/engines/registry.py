@@ -8,20 +8,25 @@ from pathlib import Path
 
 from triune.domain.errors import Invalid
 from triune.engines.base import Engine
+from triune.host import rootless
+
+_ALWAYS = ("lxc", "kvm", "docker")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:
     """Where the engines are, and where their instances' own files go.
 
+    `rootless_url` is that of a second Docker engine, one without root.
     `fake` names engines to be replaced by the in-memory one: for the console's tests and for fault injection.
     """
 
     state_dir: Path
     lxc_path: Path = Path("/var/lib/lxc")
     docker_url: str = "unix:///var/run/docker.sock"
+    rootless_url: str = f"unix://{rootless.PLACE.socket}"
     libvirt_uri: str = "qemu:///system"
-    enabled: tuple[str, ...] = ("lxc", "kvm", "docker")
+    enabled: tuple[str, ...] = _ALWAYS
     fake: tuple[str, ...] = ()
 
 
@@ -43,7 +48,24 @@ def _docker(settings: EngineSettings) -> Engine:
     return DockerEngine(settings.docker_url, state_dir=settings.state_dir / "docker")
 
 
-_ENGINES: Mapping[str, Callable[[EngineSettings], Engine]] = {"lxc": _lxc, "kvm": _kvm, "docker": _docker}
+def _rootless(settings: EngineSettings) -> Engine:
+    from triune.engines.docker.rootless import RootlessEngine
+
+    folder = settings.state_dir / "rootless"
+    return RootlessEngine(settings.rootless_url, images_from=settings.docker_url, state_dir=folder)
+
+
+_ENGINES: Mapping[str, Callable[[EngineSettings], Engine]] = {
+    "lxc": _lxc,
+    "kvm": _kvm,
+    "docker": _docker,
+    "rootless": _rootless,
+}
+
+
+def usual() -> tuple[str, ...]:
+    """Those that are enabled unless the configuration says otherwise: the rootless one where setup made it."""
+    return (*_ALWAYS, "rootless") if rootless.installed() else _ALWAYS
 
 
 def engines(settings: EngineSettings) -> dict[str, Engine]:

@@ -31,7 +31,7 @@ class DockerBridging:
         A Docker network of that name that differs is replaced when no running container is in it. Raises
         Conflict("network_in_use", "bridge_taken").
         """
-        body = network_body(network)
+        body = self._body(network)
         found = self._find(network.name)
         if found is not None and matches(found, body):
             return
@@ -52,6 +52,9 @@ class DockerBridging:
         found = self._find(network.name)
         if found is not None and ((found.get("Options") or {}).get(BRIDGE_NAME) == network.bridge):
             self._remove(found, network)
+
+    def _body(self, network: Network) -> dict[str, Any]:
+        return network_body(network)
 
     def _find(self, name: str) -> dict[str, Any] | None:
         single_line(name, "the network's name")

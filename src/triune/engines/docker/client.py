@@ -40,7 +40,8 @@ _POOL = 16
 class DockerClient:
     """One engine behind a unix socket. Safe from several threads."""
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, start: str = "") -> None:
+        """`start` is the hint of errors about an engine that is away; "" the usual one."""
         if not base_url.startswith(SCHEME + "/"):
             raise Invalid(
                 "bad_docker_url",
@@ -49,6 +50,7 @@ class DockerClient:
             )
         self.base_url = base_url
         self.socket_path = base_url.removeprefix(SCHEME)
+        self._start = start
         self._lock = threading.Lock()
         self._sessions: dict[float, APIClient] = {}
         self._version: tuple[int, int] | None = None
@@ -101,7 +103,7 @@ class DockerClient:
 
     def _require_no_silence(self) -> None:
         if time.monotonic() < self._silent_until:
-            raise _TimedOut(*_silent(self.socket_path), hint=_START)
+            raise _TimedOut(*_silent(self.socket_path), hint=self._start or _START)
 
     def forget(self) -> None:
         """Drop connections and what was agreed upon: the engine may come back as another version."""
@@ -134,7 +136,7 @@ class DockerClient:
             )
         except OSError as error:
             self.forget()
-            raise unreachable(self.socket_path, error) from error
+            raise unreachable(self.socket_path, error, self._start) from error
         if stream.status >= 400:
             with stream:
                 raise refused(stream.status, stream.message(), missing)
@@ -169,10 +171,10 @@ class DockerClient:
             raise translated(error, missing) from error
         except requests.exceptions.ConnectionError as error:
             if _timed_out(error):
-                raise _TimedOut(*_silent(self.socket_path), hint=_START) from error
-            raise unreachable(self.socket_path, error) from error
+                raise _TimedOut(*_silent(self.socket_path), hint=self._start or _START) from error
+            raise unreachable(self.socket_path, error, self._start) from error
         except requests.exceptions.Timeout as error:
-            raise _TimedOut(*_silent(self.socket_path), hint=_START) from error
+            raise _TimedOut(*_silent(self.socket_path), hint=self._start or _START) from error
         except (requests.exceptions.RequestException, docker.errors.DockerException) as error:
             raise Failed(
                 "docker_failed",
@@ -211,8 +213,8 @@ def _new_session(base_url: str, timeout: float, version: tuple[int, int]) -> API
     return session
 
 
-def unreachable(socket_path: str, error: BaseException) -> TriuneError:
-    """The error for an engine that cannot be talked to."""
+def unreachable(socket_path: str, error: BaseException, start: str = "") -> TriuneError:
+    """The error for an engine that cannot be talked to; `start` is its hint, "" the usual one."""
     cause = _os_error(error)
     if isinstance(cause, PermissionError):
         return Denied(
@@ -224,9 +226,9 @@ def unreachable(socket_path: str, error: BaseException) -> TriuneError:
         return Unreachable(
             "engine_unreachable",
             f"Docker does not run: there is no socket {socket_path}",
-            hint="Start it: systemctl start docker (or: dockerd); to install it: triune setup",
+            hint=start or "Start it: systemctl start docker (or: dockerd); to install it: triune setup",
         )
-    return Unreachable(*_silent(socket_path), hint=_START)
+    return Unreachable(*_silent(socket_path), hint=start or _START)
 
 
 _START = "Start it: systemctl start docker (or: dockerd); its log: journalctl -u docker"

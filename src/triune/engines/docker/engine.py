@@ -70,12 +70,14 @@ class DockerEngine:
         base_url: str = "unix:///var/run/docker.sock",
         *,
         state_dir: Path = Path("/var/lib/triune/instances/docker"),
+        start: str = "",
     ) -> None:
-        """`state_dir` holds the exact copies that snapshots consist of; it is made when there is one."""
+        """`state_dir` holds the exact copies that snapshots consist of; it is made when there is one. `start`: see
+        DockerClient."""
         self.name = ENGINE
         self.title = "application containers (Docker)"
         self.form_kind = FormKind.OCI
-        self._client = DockerClient(base_url)
+        self._client = DockerClient(base_url, start)
         self._inventory = Inventory(self._client)
         self._counters = Counters(self._client)
         self._lifecycle = Lifecycle(self._client)
