@@ -34,7 +34,7 @@ class Place:
     @property
     def data(self) -> Path:
         """The user's own folder; what is beside it is root's, who would else write where the user may put links."""
-        return self.home / "docker"
+        return self.home / "user"
 
     @property
     def socket(self) -> Path:
