@@ -324,11 +324,12 @@ class Limiting(Protocol):
 class Snapshots(Protocol):
     """Points in time, kept by the technology beside the instance and listed from there.
 
-    `memory`: whether the running state can be kept here; `Probe.missing["snapshots.memory"]` says why not. A renamed
-    instance keeps its snapshots, and `Engine.delete` removes them with it.
+    A renamed instance keeps its snapshots, and `Engine.delete` removes them with it.
     """
 
-    memory: bool
+    @property
+    def memory(self) -> bool:
+        """Whether the running state can be kept here; `Probe.missing["snapshots.memory"]` says why not."""
 
     def create(self, name: str, snapshot: Snapshot, progress: Progress) -> Snapshot:
         """Take it as `snapshot` says (name, created, memory, expires, schedule, comment); returns it completed.

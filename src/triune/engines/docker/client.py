@@ -90,6 +90,15 @@ class DockerClient:
             self.ping()
         return self._call(call, _LONG, missing)
 
+    def post(self, path: str, *, query: Mapping[str, str] | None = None, body: Mapping[str, Any] | None = None) -> None:
+        """`act` for what the SDK has no method for. `path` is made of ids and fixed words only."""
+
+        def call(api: Api) -> None:
+            url = f"{api.base_url}/v{api.api_version}{path}"
+            api._raise_for_status(api.post(url, params=query, json=body, timeout=api.timeout))
+
+        self.act(call)
+
     def ping(self) -> None:
         """Raise Unreachable if the engine gives no sign of life."""
         self._require_no_silence()

@@ -46,6 +46,7 @@ class Kept:
             {
                 "created": one.created.isoformat(),
                 "consistency": one.consistency.value,
+                "memory": one.memory,
                 "size": one.size,
                 "expires": one.expires.isoformat() if one.expires else None,
                 "schedule": one.schedule,
@@ -66,6 +67,7 @@ def _from_label(name: str, image: str, text: str) -> Kept | None:
             name=name,
             created=datetime.fromisoformat(found["created"]),
             consistency=Consistency(found["consistency"]),
+            memory=bool(found.get("memory")),
             size=found["size"],
             expires=datetime.fromisoformat(found["expires"]) if found["expires"] else None,
             schedule=str(found["schedule"]),

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from triune.domain.errors import TriuneError
 from triune.engines.base import Probe
+from triune.engines.docker import processes
 from triune.engines.docker.client import DockerClient
 from triune.host import cgroup, cgroup_limits
-from triune.host.run import environment
 
 _LIMITING_DRIVERS = frozenset({"btrfs", "zfs", "devicemapper", "windowsfilter"})
 
@@ -28,11 +27,13 @@ def probe(client: DockerClient, limits: Mapping[str, str]) -> Probe:
     options = [str(option).partition(",")[0].removeprefix("name=") for option in info.get("SecurityOptions") or ()]
     missing = {
         "attaching": "Docker can't add a mount to a container that exists: launch it with --volume",
-        "snapshots.memory": no_memory(info),
         "importing": "a container has no firmware and no disks of its own",
         "templates": "a container starts in a moment: nothing has to be kept warm",
         **limits,
     }
+    no_memory = processes.why_not(info, client.socket_path)
+    if no_memory is not None:
+        missing["snapshots.memory"] = no_memory
     limit = disk_limit(info)
     if limit is not None:
         missing["disk-limit"] = f"Docker cannot limit a container's disk: {limit}"
@@ -61,15 +62,6 @@ def probe(client: DockerClient, limits: Mapping[str, str]) -> Probe:
             "socket": client.socket_path,
         },
     )
-
-
-def no_memory(info: Mapping[str, Any]) -> str:
-    """Why the running state of containers can't be kept."""
-    if shutil.which("criu", path=environment()["PATH"]) is None:
-        return "criu, which writes down running processes, is not installed"
-    if not info.get("ExperimentalBuild"):
-        return "Docker keeps the running state only in a daemon started with --experimental, and this one was not"
-    return "Docker's checkpoints are bound to one container, and a restore makes a new one"
 
 
 def disk_limit(info: Mapping[str, Any]) -> str | None:

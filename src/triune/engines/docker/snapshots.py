@@ -2,7 +2,8 @@
 
 Docker pauses nothing but processes, so what is on disk is as after a power cut that every program survived
 (`frozen`). A restore makes the container anew on its own image with the kept layer: two containers exist for a moment,
-the old one steps aside only when the new one is complete, and goes last.
+the old one steps aside only when the new one is complete, and goes last. With the running state (`processes`), the new
+one goes on where the kept processes were, before the old one goes.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from triune.engines.docker import recreate, trees
 from triune.engines.docker.client import DockerClient
 from triune.engines.docker.containers import NEW, OLD, Described, describe
 from triune.engines.docker.kept import LABEL, Kept, Shelf, repository
+from triune.engines.docker.processes import Processes
 from triune.host.beneath import disk_usage
 from triune.host.copytree import copy_tree
 
@@ -32,16 +34,20 @@ _PAUSED = "paused"
 
 
 class DockerSnapshots:
-    """The facet. The running state would need CRIU: see `probing.no_memory`."""
-
-    memory = False
+    """The facet. The running state needs CRIU: see `processes`."""
 
     def __init__(self, client: DockerClient, shelf: Shelf) -> None:
         self._client = client
         self._shelf = shelf
+        self._processes = Processes(client)
+
+    @property
+    def memory(self) -> bool:
+        """Whether CRIU works here, and the engine lets it."""
+        return self._processes.why_not() is None
 
     def create(self, name: str, snapshot: Snapshot, progress: Progress) -> Snapshot:
-        """Pause it, copy, commit, and let it go on."""
+        """Pause it, write down its processes if asked for, copy, commit, and let it go on."""
         snapshot_name(snapshot.name)
         single_line(snapshot.comment, "the comment")
         found = describe(self._client, name)
@@ -50,17 +56,32 @@ class DockerSnapshots:
             raise Conflict(
                 "snapshot_exists", f"{name} has a snapshot {snapshot.name!r} already", hint="Choose another name."
             )
+        if snapshot.memory:
+            self._processes.require(found)
         uid, folder = self._shelf.open(name, snapshot.name)
         try:
             with self.held(found, folder) as consistency:
-                taken = replace(snapshot, consistency=consistency)
+                taken = replace(snapshot, consistency=consistency, size=0)
+                if snapshot.memory:
+                    progress.step("docker-processes", f"writing down the processes of {name}")
+                    size = self._processes.write(found, folder)
+                    taken = replace(taken, consistency=Consistency.MEMORY, size=size)
                 kept = self._copy(found, taken, uid, folder, progress)
                 progress.step("docker-commit", f"committing the layer of {name}")
                 self._commit(name, found, kept)
+            if snapshot.memory:
+                progress.step("docker-memory", f"keeping what was written of {name}")
+                self._processes.fetch(found, folder, progress.check)
         except BaseException:
-            self._shelf.drop(name, snapshot.name)
+            self._undo(name, str(found["Id"]), snapshot.name)
             raise
         return kept.snapshot
+
+    def _undo(self, name: str, container: str, snapshot: str) -> None:
+        for folder in self._shelf.begun(name, snapshot):
+            self.release(folder)
+            self._processes.drop(container, folder)
+        self._shelf.drop(name, snapshot)
 
     @contextmanager
     def held(self, found: Described, folder: Path) -> Iterator[Consistency]:
@@ -110,7 +131,7 @@ class DockerSnapshots:
             progress.step("docker-volume", f"copying the volume at {tree.target} of {name}")
             copy_tree(tree.path, folder / f"volume-{number}", progress.check)
             volumes[str(number)] = (tree.target, tree.name)
-        size = disk_usage(folder)
+        size = disk_usage(folder) + (taken.size or 0)
         return Kept(
             snapshot=replace(taken, size=size),
             uid=uid,
@@ -141,7 +162,9 @@ class DockerSnapshots:
         kept = self._shelf.get(name, snapshot)
         found = describe(self._client, name)
         if found["State"].get("Running"):
-            raise Conflict("instance_running", f"{name} is running", hint=f"Stop it first: triune stop {name}")
+            if not kept.snapshot.memory:
+                raise Conflict("instance_running", f"{name} is running", hint=f"Stop it first: triune stop {name}")
+            self._stop(str(found["Id"]))  # our own start may have been cut off
         pairs = self._pairs(found, kept)
         progress.step("docker-restore", f"making {name} anew as it was at {snapshot}")
         with ExitStack() as undo:
@@ -154,6 +177,9 @@ class DockerSnapshots:
             with trees.replaced(pairs, progress.check):
                 progress.step("docker-switch", f"putting the new container in the place of {name}")
                 self._switch(name, str(found["Id"]), made)
+                if kept.snapshot.memory:
+                    progress.step("docker-go-on", f"letting {name} go on where it was")
+                    self._go_on(name, str(found["Id"]), made, kept)
             undo.pop_all()
         self._remove(str(found["Id"]))
 
@@ -211,6 +237,18 @@ class DockerSnapshots:
             self._client.act(lambda api: api.rename(old, name))
             raise
 
+    def _go_on(self, name: str, old: str, new: str, kept: Kept) -> None:
+        try:
+            self._processes.go_on(name, new, self._shelf.folder(kept.uid))
+        except BaseException:
+            self._stop(new)
+            self._client.act(lambda api: api.rename(new, name + NEW))
+            self._client.act(lambda api: api.rename(old, name))
+            raise
+
+    def _stop(self, container: str) -> None:
+        self._client.act(lambda api: api.stop(container, timeout=0))
+
     def _remove(self, container: str) -> None:
         """Its volumes stay: the other container has them."""
         with suppress(NotFound):
@@ -235,11 +273,9 @@ class DockerSnapshots:
     def delete(self, name: str, snapshot: str, progress: Progress) -> None:
         """Remove it, finished or not; a container it held still goes on."""
         single_line(snapshot, "the snapshot")
-        describe(self._client, name)
-        for folder in self._shelf.begun(name, snapshot):
-            self.release(folder)
+        found = describe(self._client, name)
         progress.check()
-        self._shelf.drop(name, snapshot)
+        self._undo(name, str(found["Id"]), snapshot)
 
 
 def _refuse(found: Described) -> None:
