@@ -122,7 +122,7 @@ class Processes:
             )
         except (Failed, Conflict) as error:
             raise _refused(_name(found), _said(error)) from error
-        return disk_usage(self._checkpoint(container, folder))
+        return disk_usage(self._checkpoint(container, folder)) or 0
 
     def fetch(self, found: Described, folder: Path, check: Callable[[], None]) -> None:
         """Move what was written to the snapshot's folder."""
@@ -196,8 +196,7 @@ def _refused(name: str, said: str) -> Failed:
     return Failed(
         "processes_not_kept",
         f"the processes of {name} can't be kept: {said}",
-        hint="Let it end what CRIU minds, or allow that in /etc/criu/runc.conf (tcp-established, file-locks), or leave "
-        "out --memory.",
+        hint="Let it end what CRIU minds, or leave out --memory.",
     )
 
 

@@ -131,7 +131,7 @@ class DockerSnapshots:
             progress.step("docker-volume", f"copying the volume at {tree.target} of {name}")
             copy_tree(tree.path, folder / f"volume-{number}", progress.check)
             volumes[str(number)] = (tree.target, tree.name)
-        size = disk_usage(folder) + (taken.size or 0)
+        size = (disk_usage(folder) or 0) + (taken.size or 0)
         return Kept(
             snapshot=replace(taken, size=size),
             uid=uid,
