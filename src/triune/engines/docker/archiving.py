@@ -1,8 +1,8 @@
 """Backups of containers: the writable layer and the volumes as trees, the image by reference or, where no registry has
 it, with it.
 
-The layer is overlay2's own upper folder, whiteouts and all, so that a restored container differs from its image exactly
-as the old one did. It needs Docker's overlay2 on this host; other storage drivers keep layers elsewhere.
+The layer is the overlay's own upper folder, whiteouts and all, so that a restored container differs from its image
+exactly as the old one did. It needs a storage driver that has such a folder: see `layers`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from triune.domain.errors import Conflict, NotFound, Unsupported
+from triune.domain.errors import Conflict, NotFound
 from triune.domain.instance import InstanceSpec, State
 from triune.domain.operation import Progress
 from triune.domain.snapshot import Consistency
@@ -22,6 +22,7 @@ from triune.engines.docker import recreating
 from triune.engines.docker.client import DockerClient
 from triune.engines.docker.containers import Described, describe, not_found, state_of
 from triune.engines.docker.images import ImageStore
+from triune.engines.docker.layers import require_layer
 from triune.engines.docker.lifecycle import Lifecycle, exists
 from triune.engines.docker.spec import Abilities
 from triune.host.filling import put
@@ -64,7 +65,7 @@ class DockerArchiving:
         del base
         progress.check()
         found = describe(self._client, name)
-        parts = [Part(kind=PartKind.TREE, name=LAYER, path=upper(found))]
+        parts = [Part(kind=PartKind.TREE, name=LAYER, path=require_layer(self._client, found))]
         volumes = {one["name"]: one for one in _volumes(found)}
         for mount in found.get("Mounts") or ():
             volume = volumes.get(str(mount.get("Name")))
@@ -169,7 +170,7 @@ class DockerArchiving:
     def _fill(self, made: Described, plan: RestorePlan, progress: Progress) -> None:
         progress.step("docker-fill", "putting its files in place")
         if LAYER in plan.parts:
-            put(plan.parts[LAYER], upper(made))
+            put(plan.parts[LAYER], require_layer(self._client, made))
         at = {str(mount["Destination"]): mount for mount in made.get("Mounts") or () if mount.get("Type") == "volume"}
         for volume in recreating.volumes(plan.described):
             mount = at.get(str(volume["destination"]))
@@ -255,19 +256,6 @@ class _Living:
             self.release()
         except (NotFound, Conflict):
             self._held = False
-
-
-def upper(found: Described) -> Path:
-    """The writable layer's folder. Raises Unsupported."""
-    driver = found.get("GraphDriver") or {}
-    path = (driver.get("Data") or {}).get("UpperDir")
-    if driver.get("Name") != "overlay2" or not path:
-        raise Unsupported(
-            "storage_driver",
-            f"Docker's storage driver {driver.get('Name') or 'of unknown name'} does not show containers' layers",
-            hint="Backups of containers need overlay2: see docker info.",
-        )
-    return Path(str(path))
 
 
 def _volumes(found: Described) -> list[dict[str, Any]]:

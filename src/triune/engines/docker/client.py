@@ -25,8 +25,8 @@ T = TypeVar("T")
 Api = Any
 
 SCHEME = "unix://"
-# The newest API this code was written for; 1.44 is also the oldest that Docker 29 accepts.
-NEWEST_API = (1, 44)
+# The newest API this code was written for (Docker 27 has it); 1.44 is the oldest that Docker 29 accepts.
+NEWEST_API = (1, 46)
 OLDEST_API = (1, 41)
 _QUICK = 1.0
 _SIGN_OF_LIFE = 0.6

@@ -20,6 +20,7 @@ from triune.engines.docker import identity, recreate, trees
 from triune.engines.docker.client import DockerClient
 from triune.engines.docker.containers import Described, describe
 from triune.engines.docker.kept import Kept, Shelf
+from triune.engines.docker.layers import layer, require_layer
 from triune.engines.docker.lifecycle import exists
 from triune.engines.docker.removal import Removal
 from triune.engines.docker.snapshots import DockerSnapshots
@@ -111,8 +112,8 @@ class DockerCloning:
                 sources = {tree.target: tree.path for tree in trees.volumes(self._client, found)}
                 trees.require_unraced(self._client, found)
                 progress.step("docker-clone-data", f"copying the data of {plan.name}")
-                self._put(trees.layer(found), sources, new, progress)
-        upper = trees.layer(new)
+                self._put(require_layer(self._client, found), sources, new, progress)
+        upper = layer(self._client, new)
         if upper is not None:
             identity.renew(upper, plan.machine_id)
 
@@ -126,9 +127,9 @@ class DockerCloning:
         finally:
             self._shelf.drop_folder(uid)
 
-    def _put(self, layer: Path | None, sources: dict[str, Path], new: Described, progress: Progress) -> None:
-        if layer is not None:
-            trees.fill_layer(layer, new, progress.check)
+    def _put(self, kept: Path | None, sources: dict[str, Path], new: Described, progress: Progress) -> None:
+        if kept is not None:
+            trees.fill_layer(self._client, kept, new, progress.check)
         for tree in trees.volumes(self._client, new):
             if tree.name and tree.target in sources:
                 _copy_in(sources[tree.target], tree.path, progress.check)

@@ -16,6 +16,7 @@ from triune.engines.docker.client import DockerClient
 from triune.engines.docker.containers import Described
 from triune.engines.docker.counters import group_of
 from triune.engines.docker.inventory import Inventory
+from triune.engines.docker.layers import layer
 from triune.engines.docker.limit_config import limits_of, update_body
 from triune.host import blockdev, cgroup, cgroup_limits
 from triune.host.cgroup import Group
@@ -43,7 +44,7 @@ class DockerLimiting:
         group = _group(found)
         if group is None:
             return limits
-        there: Limits = cgroup_limits.read_group(group, _disk(found))
+        there: Limits = cgroup_limits.read_group(group, _disk(self._client, found))
         values: dict[str, Value | None] = {key: there.get(key) for key in self.volatile}
         return limits.changed(values)
 
@@ -58,7 +59,7 @@ class DockerLimiting:
         self._update(found, limits, changed - own, name)
         try:
             if own and group is not None:
-                cgroup_limits.apply(group, limits, own, _disk(found))
+                cgroup_limits.apply(group, limits, own, _disk(self._client, found))
         except TriuneError:
             self._update(found, before, changed - own, name)
             raise
@@ -95,8 +96,7 @@ def _group(found: Described) -> Group | None:
         return None
 
 
-def _disk(found: Described) -> str | None:
+def _disk(client: DockerClient, found: Described) -> str | None:
     """The disk that its own layer lies on."""
-    driver = found.get("GraphDriver") or {}
-    upper = str((driver.get("Data") or {}).get("UpperDir") or found.get("ResolvConfPath") or "")
-    return blockdev.disk_of(Path(upper)) if upper.startswith("/") else None
+    upper = layer(client, found) or Path(str(found.get("ResolvConfPath") or ""))
+    return blockdev.disk_of(upper) if upper.is_absolute() else None

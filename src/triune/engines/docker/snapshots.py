@@ -24,6 +24,7 @@ from triune.engines.docker import recreate, trees
 from triune.engines.docker.client import DockerClient
 from triune.engines.docker.containers import NEW, OLD, Described, describe
 from triune.engines.docker.kept import LABEL, Kept, Shelf, repository
+from triune.engines.docker.layers import layer
 from triune.engines.docker.processes import Processes
 from triune.host.beneath import disk_usage
 from triune.host.copytree import copy_tree
@@ -121,7 +122,7 @@ class DockerSnapshots:
 
     def _copy(self, found: Described, taken: Snapshot, uid: str, folder: Path, progress: Progress) -> Kept:
         name = str(found["Name"]).removeprefix("/")
-        upper = trees.layer(found)
+        upper = layer(self._client, found)
         if upper is not None:
             progress.step("docker-layer", f"copying the layer of {name}")
             copy_tree(upper, folder / "layer", progress.check)
@@ -172,7 +173,7 @@ class DockerSnapshots:
             undo.callback(self._remove, made)
             if kept.layer:
                 described = self._client.read(lambda api: api.inspect_container(made))
-                trees.fill_layer(self._shelf.folder(kept.uid) / "layer", described, progress.check)
+                trees.fill_layer(self._client, self._shelf.folder(kept.uid) / "layer", described, progress.check)
             progress.step("docker-volumes", f"putting back the volumes of {name}")
             with trees.replaced(pairs, progress.check):
                 progress.step("docker-switch", f"putting the new container in the place of {name}")

@@ -1,7 +1,7 @@
 """What a container holds besides its image: its writable layer and its volumes; exact copies of them, and putting back.
 
 `docker commit` writes a tar archive, which loses attributes, ACLs, fractions of seconds, holes and sockets. So where
-the storage driver keeps the layer as a folder (overlay2), an exact copy of it is kept beside the committed image.
+the storage driver keeps the layer as a folder (see `layers`), an exact copy of it is kept beside the committed image.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from triune.domain.errors import Conflict
 from triune.engines.docker import spec
 from triune.engines.docker.client import DockerClient
 from triune.engines.docker.containers import Described
+from triune.engines.docker.layers import require_layer
 from triune.host import bindmounts
 from triune.host.beneath import remove_tree
 from triune.host.copytree import copy_tree
@@ -32,13 +33,6 @@ class Tree:
     target: str
     path: Path
     name: str = ""
-
-
-def layer(found: Described) -> Path | None:
-    """The folder of a container's writable layer, None where its storage driver has none."""
-    driver = found.get("GraphDriver") or {}
-    upper = (driver.get("Data") or {}).get("UpperDir") if driver.get("Name") == "overlay2" else None
-    return Path(str(upper)) if upper else None
 
 
 def volumes(client: DockerClient, found: Described) -> list[Tree]:
@@ -112,11 +106,9 @@ def require_unraced(client: DockerClient, found: Described) -> None:
             )
 
 
-def fill_layer(kept: Path, found: Described, check: Callable[[], None]) -> None:
-    """Give a container that was never started the layer it is to have."""
-    upper = layer(found)
-    if upper is None:
-        return
+def fill_layer(client: DockerClient, kept: Path, found: Described, check: Callable[[], None]) -> None:
+    """Give a container that was never started the layer it is to have. Raises Unsupported("storage_driver")."""
+    upper = require_layer(client, found)
     empty(upper)
     copy_tree(kept, upper, check)
 

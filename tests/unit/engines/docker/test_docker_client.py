@@ -216,7 +216,7 @@ def test_a_busy_engine_is_waited_for(served: Callable[[Answer], str], monkeypatc
 
 def test_agrees_on_an_api_both_know(served: Callable[[Answer], str]) -> None:
     client = DockerClient(served(scripted({"/version": '{"ApiVersion": "1.51", "Version": "29.0"}'})))
-    assert client.api_version == (1, 44)
+    assert client.api_version == (1, 46)
 
 
 @pytest.mark.parametrize("version", ['{"ApiVersion": "1.30", "Version": "17.06"}', "{}", '{"ApiVersion": "x.y"}'])
