@@ -177,9 +177,12 @@ class TestArchives:
     def test_oci_archive(self, store: OciStore, image: str, tmp_path: Path) -> None:
         if not shutil.which("skopeo"):
             pytest.skip("no skopeo: apt install skopeo")
+        docker("save", "-o", str(tmp_path / "saved.tar"), image)
         target = f"oci-archive:{tmp_path / 'a.tar'}:x"
         subprocess.run(
-            ["skopeo", "copy", "--insecure-policy", f"docker-daemon:{image}", target], check=True, capture_output=True
+            ["skopeo", "copy", "--insecure-policy", f"docker-archive:{tmp_path / 'saved.tar'}", target],
+            check=True,
+            capture_output=True,
         )
         store.load_archive(chunks(tmp_path / "a.tar"), "tdoc-oci:1")
         found = store.inspect("tdoc-oci:1")

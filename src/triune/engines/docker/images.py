@@ -57,12 +57,25 @@ class ImageStore:
             "CMD " + json.dumps([single_line(word, "the command") for word in command]),
             *(_label(key, value) for key, value in labels.items()),
         ]
-        said = self._client.act(
-            lambda api: api.import_image_from_data(tar, repository=repository, tag=tag, changes=changes)
-        )
-        for line in str(said).splitlines():
-            _raise_error(line.encode(), "import_failed", f"Docker could not import the tree as {reference}")
+        before = self.inspect(f"{repository}:{tag}")
+        try:
+            said = self._client.act(
+                lambda api: api.import_image_from_data(tar, repository=repository, tag=tag, changes=changes)
+            )
+            for line in str(said).splitlines():
+                _raise_error(line.encode(), "import_failed", f"Docker could not import the tree as {reference}")
+        except Failed:
+            # With containerd's store Docker 29 tags it before it has looked into it.
+            self._put_back(f"{repository}:{tag}", before)
+            raise
         return self._form(f"{repository}:{tag}")
+
+    def _put_back(self, tagged: str, before: Mapping[str, object] | None) -> None:
+        """Let a tag mean again what it did."""
+        if before is None:
+            self.remove(tagged)
+        else:
+            self._tag(str(before["id"]), split(tagged))
 
     def load_archive(self, archive: Iterator[bytes], reference: str) -> OciForm:
         """Load a docker-save or OCI archive holding one image, and tag it.
@@ -82,21 +95,23 @@ class ImageStore:
             path = Path(spool.name)
             own_tags = archive_tags(path)
             if own_tags is None:
-                self._load_layout(path, f"{repository}:{tag}")
+                self._load_layout(path, (repository, tag), folder)
             else:
                 spool.seek(0)
                 self._load(spool, own_tags, (repository, tag))
         return self._form(f"{repository}:{tag}")
 
-    def _load_layout(self, path: Path, reference: str) -> None:
-        """Docker before 25 loads no OCI layouts."""
-        self._client.ping()
-        argv: list[str | Path] = ["skopeo", "copy", "--insecure-policy", "--dest-daemon-host", self._client.base_url]
-        done = run([*argv, f"oci-archive:{path}", f"docker-daemon:{reference}"], check=False, timeout=_LOAD_TIMEOUT)
-        if done.status != 0:
-            self._client.ping()
-            said = done.stderr.decode(errors="replace").strip().splitlines() or ["skopeo refused it"]
-            raise _bad_archive(said[-1][-300:])
+    def _load_layout(self, path: Path, wanted: tuple[str, str], folder: Path) -> None:
+        """Docker before 25 loads no OCI layouts, and Ubuntu 24.04's skopeo does not talk to Docker 29: by a file."""
+        reference = ":".join(wanted)
+        argv = ["skopeo", "copy", "--insecure-policy", f"oci-archive:{path}"]
+        with tempfile.NamedTemporaryFile(prefix=_SPOOL_PREFIX, dir=folder) as made:
+            fcntl.flock(made, fcntl.LOCK_EX)
+            done = run([*argv, f"docker-archive:{made.name}:{reference}"], check=False, timeout=_LOAD_TIMEOUT)
+            if done.status != 0:
+                said = done.stderr.decode(errors="replace").strip().splitlines() or ["skopeo refused it"]
+                raise _bad_archive(said[-1][-300:])
+            self._load(made, [reference], wanted)
 
     def _load(self, spool: Any, own_tags: Sequence[str], wanted: tuple[str, str]) -> None:
         before = {own: self.inspect(own) for own in own_tags}
@@ -148,6 +163,7 @@ class ImageStore:
                 for line in lines(receive):
                     _raise_error(line, "docker_failed", f"{reference} could not be pulled")
                     progress.report(pulled.feed(line), pulled.text)
+                progress.report(1.0, pulled.text)  # of what is here already Docker may tell no layers
         except (Failed, NotFound) as error:
             raise pulling.pull_error(reference, error, credentials) from error
         return self._form(_joined(repository, tag))

@@ -35,6 +35,9 @@ class Lifecycle:
             return
         progress.step("docker-start", f"starting {name}")
         container = str(found["Id"])
+        # Asked beforehand: after a start that failed by a port, Docker 29 starts the container without any network.
+        if ports.wanted(found.get("HostConfig") or {}):
+            self._require_ports(name, found)
         try:
             self._client.act(lambda api: api.start(container), missing=not_found(name))
         except (Failed, Invalid) as error:
@@ -44,10 +47,16 @@ class Lifecycle:
             describe(self._client, name)
             raise self._start_error(name, found, error) from error
 
-    def _start_error(self, name: str, found: Described, error: TriuneError) -> TriuneError:
+    def _require_ports(self, name: str, found: Described) -> None:
         taken = ports.taken(found, self._client.read(lambda api: api.containers()))
         if taken:
-            return ports.port_taken(name, taken)
+            raise ports.port_taken(name, taken)
+
+    def _start_error(self, name: str, found: Described, error: TriuneError) -> TriuneError:
+        try:
+            self._require_ports(name, found)  # taken meanwhile
+        except Conflict as taken:
+            return taken
         said = error.message
         if isinstance(error, NotFound):
             said = str(describe(self._client, name)["State"].get("Error") or error.message)
