@@ -68,6 +68,8 @@ def _program(view: View, program: Program) -> Finding:
     facts: Facts = {"optional": True} if program.optional else {}
     name = f"programs.{program.id}"
     result = view.tools.run(*program.argv)
+    if result is None and view.tools.find(program.argv[0]):
+        return unknown(name, AREA, f"{program.title} is installed but did not answer in time.", version=None)
     if result is None:
         fix = f"apt-get install -y --no-install-recommends {program.package}" if program.package else None
         without = f": {program.purpose} cannot work" if program.purpose else ""

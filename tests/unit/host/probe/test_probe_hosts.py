@@ -17,6 +17,7 @@ from triune.host.probe import examine as examining
 from triune.host.probe import shaping
 from triune.host.probe.examine import PROBES, examine
 from triune.host.probe.view import View, ok
+from triune.host.run import Result
 
 CONFIG, MODULES = "boot/config-6.1.0-37-amd64", "lib/modules/6.1.0-37-amd64/modules.dep"
 OK, WARNING, MISSING = FindingStatus.OK, FindingStatus.WARNING, FindingStatus.MISSING
@@ -160,6 +161,16 @@ def test_a_program_that_a_part_of_it_needs(tmp_path: Path, program: str, without
     assert found.sentence == f"{program} is not installed: {without}."
     assert found.fix == f"apt-get install -y --no-install-recommends {program}"
     assert not found.facts.get("optional")
+
+
+def test_a_program_that_is_slow_is_not_called_missing(tmp_path: Path) -> None:
+    class Slow(CannedTools):
+        def run(self, *argv: str, timeout: float = 2.0) -> Result | None:
+            return None if argv[0] == "dockerd" else super().run(*argv, timeout=timeout)
+
+    found = look(tmp_path, DEBIAN_12, tools=Slow(TOOLS, INFO))["programs.docker"]
+    assert found.sentence == "Docker is installed but did not answer in time."
+    assert found.facts["known"] is False
 
 
 def test_their_versions_are_their_own(tmp_path: Path) -> None:
