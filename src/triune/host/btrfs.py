@@ -6,22 +6,18 @@ subvolume ids alone.
 
 from __future__ import annotations
 
-import ctypes
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from triune.domain.errors import Failed, Unsupported
-from triune.host import quotas
+from triune.host import quotas, syscalls
 from triune.host.run import run
 
 _MAGIC = 0x9123683E  # include/uapi/linux/magic.h
 _TOP_INODE = 256  # BTRFS_FIRST_FREE_OBJECTID: the inode of every subvolume's top
 _QGROUP = re.compile(r"^0/(\d+)\s+(\d+)\s+(\d+)\s+(\d+|none)\s+(\d+|none)\b", re.MULTILINE)
 _LISTED = re.compile(r"^ID (\d+) gen \d+ (?:cgen \d+ )?(?:parent \d+ )?top level (\d+) ", re.MULTILINE)
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +41,7 @@ class Usage:
 
 def is_btrfs(path: Path) -> bool:
     """Whether this path is on btrfs. Gone: False."""
-    buffer = (ctypes.c_long * 64)()  # struct statfs: f_type comes first
-    if _libc.statfs(ctypes.c_char_p(os.fsencode(path)), ctypes.byref(buffer)) != 0:
-        return False
-    return int(buffer[0]) == _MAGIC
+    return syscalls.file_system(path) == _MAGIC
 
 
 def is_subvolume(path: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,6 +40,20 @@ def mount(lower: Path, upper: Path, work: Path, target: Path, *, devices: bool =
     """Mount the overlay at `target`; device files in it work only with `devices`. Raises OSError."""
     flags = 0 if devices else syscalls.MS_NODEV
     syscalls.mount("overlay", target, "overlay", flags, options(lower, upper, work))
+
+
+def holds_layers(folder: Path) -> bool:
+    """Whether an overlay's changes can lie in this folder of ours, tried: not every file system can hold them."""
+    with tempfile.TemporaryDirectory(prefix=".triune-layers-", dir=folder) as place:
+        lower, upper, work, target = (Path(place, name) for name in ("lower", "upper", "work", "merged"))
+        for path in (lower, upper, work, target):
+            path.mkdir()
+        try:
+            mount(lower, upper, work, target)
+        except OSError:
+            return False
+        unmount(target)
+        return True
 
 
 def mount_view(layers: Sequence[Path], target: Path) -> None:

@@ -187,6 +187,13 @@ def syncfs(fd: int) -> None:
     _checked(_libc.syncfs(ctypes.c_int(fd)))
 
 
+def file_system(path: Path) -> int | None:
+    """The magic number of the file system that a path is on (statfs(2), include/uapi/linux/magic.h). Gone: None."""
+    buffer = (ctypes.c_long * 64)()  # struct statfs: f_type comes first
+    done = _libc.statfs(ctypes.c_char_p(os.fsencode(path)), ctypes.byref(buffer))
+    return int(buffer[0]) if done == 0 else None
+
+
 def umount(target: Path, flags: int = UMOUNT_NOFOLLOW) -> None:
     """Call umount2(2)."""
     _checked(_libc.umount2(ctypes.c_char_p(os.fsencode(target)), ctypes.c_int(flags)), target)

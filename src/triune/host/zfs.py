@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from triune.domain.errors import Unsupported
+from triune.host import syscalls
 from triune.host.run import run
 
 _MODULE = Path("/sys/module/zfs")
+_MAGIC = 0x2FC12FC1  # ZFS_SUPER_MAGIC of OpenZFS
 
 
 def require() -> None:
@@ -21,14 +23,23 @@ def require() -> None:
     run(["zfs", "version"])
 
 
+def is_zfs(path: Path) -> bool:
+    """Whether this path is on ZFS. Gone: False."""
+    return syscalls.file_system(path) == _MAGIC
+
+
 def exists(dataset: str) -> bool:
     """Whether there is such a dataset."""
     return run(["zfs", "list", "-H", "-o", "name", dataset], check=False).status == 0
 
 
 def create(dataset: str, mountpoint: Path | None) -> None:
-    """Make one, mounted at `mountpoint`, or (None) below its parent's."""
-    where = [] if mountpoint is None else ["-o", f"mountpoint={mountpoint}"]
+    """Make one, mounted at `mountpoint`, or (None) below its parent's, whose settings it has.
+
+    ACLs are switched on, which ZFS on Linux has off: a system's journal and shared folders use them.
+    """
+    own = ("acltype=posixacl", "xattr=sa", f"mountpoint={mountpoint}")
+    where = [] if mountpoint is None else [word for setting in own for word in ("-o", setting)]
     run(["zfs", "create", *where, dataset])
 
 

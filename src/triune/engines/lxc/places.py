@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from triune.domain.errors import Failed, Unsupported
 from triune.domain.pool import PoolDriver, PoolPlace
-from triune.host import btrfs
+from triune.host import btrfs, overlay, zfs
 
 
 def check(pool: PoolPlace | None, disk: int | None, name: str) -> None:
@@ -31,18 +32,29 @@ def check(pool: PoolPlace | None, disk: int | None, name: str) -> None:
 
 def require(pool: PoolPlace) -> None:
     """Raise Failed("pool_away") or Unsupported where a pool can't be used now."""
-    if pool.driver is PoolDriver.ZFS:
-        raise Unsupported(
-            "pool_driver",
-            f"system containers can't live in the zfs pool {pool.name} yet",
-            hint="Use a pool of the driver dir or btrfs.",
-        )
     if not pool.path.is_dir():
         raise Failed("pool_away", f"the pool {pool.name} is not at {pool.path}", hint="Mount it there.")
     if pool.driver is PoolDriver.BTRFS and not btrfs.is_btrfs(pool.path):
         raise Failed(
             "pool_away", f"{pool.path} of the pool {pool.name} is not on btrfs", hint="Mount the pool's file system."
         )
+    if pool.driver is PoolDriver.ZFS:
+        _require_zfs(pool)
+
+
+def _require_zfs(pool: PoolPlace) -> None:
+    if not zfs.is_zfs(pool.path):
+        raise Failed("pool_away", f"{pool.path} of the pool {pool.name} is not on zfs", hint="Mount its dataset.")
+    if not _holds_layers(pool.path):
+        raise Unsupported(
+            "pool_driver",
+            f"system containers can't live in the zfs pool {pool.name}: this ZFS holds no layers of an overlay",
+            hint="Use OpenZFS 2.2 or newer, or a pool of the driver dir or btrfs.",
+        )
+
+
+# What a file system can is asked once: each time costs a mount.
+_holds_layers = functools.cache(overlay.holds_layers)
 
 
 def whole(pool: PoolPlace | None) -> bool:

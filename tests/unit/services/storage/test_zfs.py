@@ -62,7 +62,10 @@ def test_a_pool_and_its_trees(tool: Tool, tmp_path: Path) -> None:
     pool, backend = record(tmp_path), BACKENDS[PoolDriver.ZFS]
     backend.check(pool, None)
     backend.make(pool, None)
-    assert tool.asked[-2] == ["zfs", "create", "-o", f"mountpoint={tmp_path}", "tank/triune"]
+    assert tool.asked[-2] == [
+        *("zfs", "create", "-o", "acltype=posixacl", "-o", "xattr=sa", "-o", f"mountpoint={tmp_path}"),
+        "tank/triune",
+    ]
     tree = tmp_path / "trees" / "data"
     backend.make_tree(pool, tree)
     backend.limit(pool, tree, 1 << 30)
