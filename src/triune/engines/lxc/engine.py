@@ -48,7 +48,7 @@ from triune.engines.lxc.lifecycle import Lifecycle
 from triune.engines.lxc.limits import LxcLimiting
 from triune.engines.lxc.logs import LxcLogs
 from triune.engines.lxc.oom import LxcEvents
-from triune.engines.lxc.snapshots import LxcSnapshots, why_no_memory
+from triune.engines.lxc.snapshots import NO_MEMORY, LxcSnapshots
 from triune.host import cgroup, cgroup_limits, idmap, lxcfs
 
 _TOOLS = (
@@ -119,7 +119,7 @@ class LxcEngine:
                 missing=_MISSING,
             )
         lacking = {f"limiting.{key}": reason for key, reason in self._limiting.missing.items()}
-        lacking["snapshots.memory"] = why_no_memory()
+        lacking["snapshots.memory"] = NO_MEMORY
         return Probe(available=True, version=version, missing={**_MISSING, **lacking}, facts=self._facts())
 
     def _facts(self) -> Mapping[str, object]:
