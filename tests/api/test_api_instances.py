@@ -285,6 +285,11 @@ def test_a_missing_facet_says_why(house: House) -> None:
         facets = {found["name"]: found["facets"] for found in house.client.host()["engines"]}
         assert facets["lxc"]["pausing"] == {"available": False, "reason": "the freezer is not mounted"}
         assert facets["lxc"]["logs"] == {"available": True, "reason": ""}
+        assert facets["lxc"]["snapshots.memory"] == {"available": True, "reason": ""}
+        engine._missing["snapshots.memory"] = "criu is not installed"
+        facets = {found["name"]: found["facets"] for found in house.client.host()["engines"]}
+        assert facets["lxc"]["snapshots.memory"] == {"available": False, "reason": "criu is not installed"}
+        del engine._missing["snapshots.memory"]
     finally:
         engine.pausing = pausing
         del engine._missing["pausing"]

@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.live.daemon import CACHE
 from triune.host import criu
 
-_SUITE = "forky"  # with CRIU 4.2: 4.1 refuses network sockets of kernels from 6.16 on
+_SUITE = "forky"  # with CRIU 4.2: 4.1 refuses all network sockets of kernel 6.18
 _FOLDER = CACHE / "criu"
 _SOURCE = """Types: deb
 URIs: {uri}

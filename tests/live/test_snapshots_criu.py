@@ -253,7 +253,7 @@ def test_what_can_not_be_kept_is_refused_before(engine: DockerEngine, name: str)
         take(engine, name, "one")
 
 
-def test_a_docker_that_starts_from_the_beginning_is_noticed(
+def test_what_can_not_go_on_is_said_and_all_is_as_before(
     engine: DockerEngine, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     launch(engine, name)
@@ -270,6 +270,13 @@ def test_a_docker_that_starts_from_the_beginning_is_noticed(
     assert docker("ps", "-a", "--format", "{{.Names}}").split() == [name]
     restore(engine, name, "one")
     goes_on(name, kept_files())
+    (core,) = (STATE / "snapshots").glob("*/processes/core-1.img")
+    core.write_bytes(b"")
+    engine.stop(name, timeout=0, force=True, progress=SILENT)
+    with pytest.raises(Failed, match="CRIU says: Unexpected EOF"):
+        restore(engine, name, "one")
+    assert engine.get(name).instance.state is State.STOPPED
+    assert docker("ps", "-a", "--format", "{{.Names}}").split() == [name]
 
 
 # Killed at a step, as by kill -9, in a process of its own; "going" is after Docker has let the processes go on.

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from tests.patience import until
 
 from triune.host import criu
+from triune.host.run import environment
 
 LOG = """(00.003211) Warn  (criu/kerndat.c:1103): $XDG_RUNTIME_DIR not set
 (00.004100) Error (criu/util.c:1533): rlimit: Can't setup RLIMIT_NOFILE for self: Operation not permitted
@@ -63,3 +67,36 @@ def test_the_first_error_of_a_log_is_the_cause(tmp_path: Path) -> None:
     (tmp_path / "log").write_text(LOG)
     assert criu.complaint_of(tmp_path / "log") == cause
     assert criu.complaint_of(tmp_path / "none") is None
+
+
+def test_a_log_that_is_removed_is_read_nonetheless(tmp_path: Path) -> None:
+    log = tmp_path / "work/restore.log"
+    overheard = criu.Overheard(log)
+    log.parent.mkdir()
+    with log.open("w") as file:
+        until(lambda: overheard._file is not None)
+        log.unlink()
+        file.write(LOG)
+    assert (overheard.close() or "").startswith("inet: Connected TCP socket")
+    assert criu.Overheard(log).close() is None
+
+
+def test_the_engine_s_own_path_is_searched(tmp_path: Path) -> None:
+    write(tmp_path / "criu", "echo Looks good.")
+    listener = tmp_path / "engine.sock"
+    script = """
+import socket, sys
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+listener.listen()
+open(sys.argv[2], "w").close()
+listener.accept()
+"""
+    argv = [sys.executable, "-c", script, listener, tmp_path / "ready"]
+    with subprocess.Popen(argv, env={"PATH": str(tmp_path)}) as engine:
+        until((tmp_path / "ready").exists)
+        try:
+            assert criu.why_not({"ExperimentalBuild": True, "InitBinary": "/usr/bin/true"}, str(listener)) is None
+        finally:
+            engine.kill()
+    assert criu._search_path(str(listener)) == environment()["PATH"]

@@ -22,6 +22,7 @@ from triune.domain.limits import NETWORK
 from triune.engines.base import FACETS, Engine
 
 router = APIRouter(prefix="/v1", tags=["host"])
+_MEMORY = "snapshots.memory"  # the one part of a facet that hosts differ in
 
 # Each name stays for ever once it is here; clients ask for it before they use what it names.
 FEATURES = (
@@ -93,6 +94,9 @@ def _engine(triune: Triune, engine: Engine) -> dict[str, Any]:
         }
         for facet in FACETS
     }
+    if engine.snapshots is not None:
+        reason = probe.missing.get(_MEMORY, "")
+        facets[_MEMORY] = {"available": not reason, "reason": reason}
     return {
         "name": engine.name,
         "title": engine.title,

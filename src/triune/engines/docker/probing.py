@@ -8,9 +8,8 @@ from typing import Any
 
 from triune.domain.errors import TriuneError
 from triune.engines.base import Probe
-from triune.engines.docker import processes
 from triune.engines.docker.client import DockerClient
-from triune.host import cgroup, cgroup_limits
+from triune.host import cgroup, cgroup_limits, criu
 
 _LIMITING_DRIVERS = frozenset({"btrfs", "zfs", "devicemapper", "windowsfilter"})
 
@@ -31,7 +30,7 @@ def probe(client: DockerClient, limits: Mapping[str, str]) -> Probe:
         "templates": "a container starts in a moment: nothing has to be kept warm",
         **limits,
     }
-    no_memory = processes.why_not(info, client.socket_path)
+    no_memory = criu.why_not(info, client.socket_path)
     if no_memory is not None:
         missing["snapshots.memory"] = no_memory
     limit = disk_limit(info)

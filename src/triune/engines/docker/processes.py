@@ -12,15 +12,10 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import re
 import secrets
-import shutil
-import socket
-import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from triune.domain.errors import Conflict, Failed, TriuneError, Unsupported
 from triune.engines.docker.client import DockerClient
@@ -30,46 +25,10 @@ from triune.host.beneath import disk_usage, remove_tree
 from triune.host.copytree import copy_tree
 
 _FOLDER = "processes"
-_PLACE = "processes.json"
+_FACTS = "processes.json"
 _LOG = re.compile(r"(?:path= ?|log file: )(/[^\s:]+\.log)")
 _RUNC = frozenset({"", "runc", "crun", "io.containerd.runc.v1", "io.containerd.runc.v2"})
-_PEER = struct.Struct("3i")
-_STACK, _BRK = 25, 44  # proc(5), fields 28 and 47, counted after the name
-
-
-def why_not(info: Mapping[str, Any], socket_path: str) -> str | None:
-    """Why the running state of containers can't be kept here; None where it can. `info` is Docker's."""
-    path = _search_path(socket_path)
-    program = criu.find(path)
-    if program is None:
-        return "criu, which writes down running processes, is not installed"
-    if not info.get("ExperimentalBuild"):
-        return "Docker keeps the running state only in a daemon started with --experimental, and this one was not"
-    trouble = criu.trouble(program)
-    if trouble:
-        return f"CRIU does not work on this host: {trouble}"
-    init = shutil.which(str(info.get("InitBinary") or "docker-init"), path=path)
-    if init and Path(init).is_symlink():
-        # Restoring fails with "mnt-v2: Can't remount …" (CRIU 4.1 and 4.2).
-        target = Path(init).resolve()
-        return (
-            f"Docker's init program {init} is a symbolic link, which CRIU can't mount again; "
-            f'what helps is "init-path": "{target}" in /etc/docker/daemon.json'
-        )
-    return None
-
-
-def _search_path(socket_path: str) -> str | None:
-    """PATH of the engine, which it finds CRIU by; None where it is not to be seen (socket activation, a namespace)."""
-    try:
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(1)
-            sock.connect(socket_path)
-            pid = _PEER.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))[0]
-        words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return None
-    return next((os.fsdecode(word[5:]) for word in words if word.startswith(b"PATH=")), None)
+_PARENT, _STACK, _BRK = 1, 25, 44  # proc(5), fields 4, 28 and 47, counted after the name
 
 
 class Processes:
@@ -81,7 +40,7 @@ class Processes:
     def why_not(self) -> str | None:
         """Why not on this host; None where it can be done. Raises Unreachable."""
         info = self._client.read(lambda api: api.info())
-        return why_not(info, self._client.socket_path)
+        return criu.why_not(info, self._client.socket_path)
 
     def require(self, found: Described) -> None:
         """Raise Unsupported("no_memory_snapshot") or Conflict("instance_not_running") with the reason."""
@@ -115,7 +74,7 @@ class Processes:
         place = _place(found)
         if place is None:
             raise _refused(_name(found), "its first process has ended")
-        (folder / _PLACE).write_text(json.dumps(place))
+        (folder / _FACTS).write_text(json.dumps({"place": place, "bundles": _bundles(found)}))
         try:
             self._client.post(
                 f"/containers/{container}/checkpoints", body={"CheckpointID": _label(folder), "Exit": False}
@@ -145,17 +104,21 @@ class Processes:
         copy_tree(folder / _FOLDER, target)
         # Docker hands it to containerd, which refuses a content that it has already, as of an earlier restore.
         (target / "triune").write_text(secrets.token_hex(16))
+        facts = json.loads((folder / _FACTS).read_text())
+        log = criu.Overheard(Path(facts["bundles"]) / container / "work/restore.log")
         try:
             self._client.post(f"/containers/{container}/start", query={"checkpoint": _label(folder)})
         except TriuneError as error:
-            raise _not_restored(name, _said(error)) from error
+            complaint = log.close()
+            raise _not_restored(name, f"CRIU says: {complaint}" if complaint else error.message) from error
         finally:
+            log.close()
             self.drop(container, folder)
         found = describe(self._client, name)
         place = _place(found)
         if place is None:
             raise _not_restored(name, f"they ended at once, with status {found['State'].get('ExitCode')}")
-        if place != json.loads((folder / _PLACE).read_text()):
+        if place != facts["place"]:
             raise _not_restored(name, "this Docker engine starts a container from the beginning instead")
 
     def drop(self, container: str, folder: Path) -> None:
@@ -184,6 +147,15 @@ def _place(found: Described) -> list[int] | None:
     except OSError:
         return None
     return [int(words[_STACK]), int(words[_BRK])]
+
+
+def _bundles(found: Described) -> str:
+    """Where containerd keeps what belongs to each running container: its shim, whose child it is, works there."""
+    try:
+        stat = Path(f"/proc/{found['State']['Pid']}/stat").read_text().rpartition(")")[2].split()
+        return str(Path(f"/proc/{stat[_PARENT]}/cwd").readlink().parent)
+    except OSError:
+        return "/run/containerd/io.containerd.runtime.v2.task/moby"
 
 
 def _said(error: TriuneError) -> str:

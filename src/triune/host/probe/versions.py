@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from triune.domain.finding import Finding
-from triune.host import bindings, rootless
+from triune.host import bindings, criu, rootless
 from triune.host.probe.view import Facts, View, missing, ok, unknown, warning
 
 AREA = "programs"
@@ -112,7 +112,19 @@ def _docker_daemon(view: View) -> list[Finding]:
     sentence = (
         f"Docker's daemon {facts['version']} answers; storage {facts['storage']}, cgroups by {facts['cgroup_driver']}."
     )
-    return [ok("programs.docker-daemon", AREA, sentence, **facts), _live_restore(info), _rootless(view)]
+    found = [ok("programs.docker-daemon", AREA, sentence, **facts), _live_restore(info), _rootless(view)]
+    return [*found, _running_state(info)] if view.live else found
+
+
+def _running_state(info: Mapping[str, Any]) -> Finding:
+    """Whether snapshots of app containers can keep their processes, which nobody has to need."""
+    name = "programs.checkpoints"
+    why = criu.why_not(info, DOCKER_SOCKET)
+    if why is None:
+        return ok(name, AREA, "Snapshots of app containers can keep their running state (CRIU).", works=True)
+    return warning(
+        name, AREA, f"Snapshots of app containers can't keep their running state: {why}.", works=False, optional=True
+    )
 
 
 def _live_restore(info: Mapping[str, Any]) -> Finding:

@@ -10,8 +10,9 @@ import pytest
 
 from triune.domain.errors import Conflict, Failed, Unsupported
 from triune.engines.docker import processes
-from triune.engines.docker.processes import Processes, why_not
+from triune.engines.docker.processes import Processes
 from triune.host import criu
+from triune.host.criu import why_not
 
 EXPERIMENTAL = {"ExperimentalBuild": True, "InitBinary": "/usr/bin/true"}
 
