@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import logging
+import re
 import subprocess
 import tempfile
 import threading
@@ -23,6 +24,9 @@ from triune.services.machines.planning import is_linux
 
 _PATIENCE = 60.0  # seconds
 _WANTED = b"virtio_blk.ko"
+# The header of a member and its name: lists of modules in there (modules.order) name drivers that are not.
+_MEMBER = re.compile(rb"07070[12][0-9A-Fa-f]{104}[^\0]{0,400}virtio_blk\.ko(?:\.[a-z0-9]{1,4})?\0")
+_LONGEST = 600
 _CHUNK = 1 << 20
 _LARGEST = 1 << 30  # packed
 _LARGEST_UNPACKED = 4 << 30
@@ -179,9 +183,11 @@ def _searched(argv: list[str], packed: IO[bytes]) -> bool:
         try:
             tail, count = b"", 0
             while count < _LARGEST_UNPACKED and (data := process.stdout.read(_CHUNK)):
-                if _WANTED in tail + data:
+                count += len(data)
+                data = tail + data
+                if _MEMBER.search(data):
                     return True
-                tail, count = data[-len(_WANTED) :], count + len(data)
+                tail = data[-_LONGEST:]
             return False
         finally:
             process.kill()
