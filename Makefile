@@ -91,6 +91,9 @@ test-tools:
 	command -v ewfacquire >/dev/null || missing+=" ewf-tools"
 	command -v mcopy >/dev/null || missing+=" mtools"
 	command -v mkfs.vfat >/dev/null || missing+=" dosfstools"
+	command -v virt-v2v-in-place >/dev/null || missing+=" virt-v2v"
+	command -v nbdkit >/dev/null || missing+=" nbdkit"
+	[ -e /usr/lib/grub/x86_64-efi/monolithic/grubx64.efi ] || missing+=" grub-efi-amd64-bin"
 	command -v go >/dev/null || missing+=" golang-go"
 	[ -d /usr/share/gocode/src/github.com/vmware/govmomi ] || missing+=" golang-github-vmware-govmomi-dev"
 	[ -z "$$missing" ] || {

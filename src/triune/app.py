@@ -156,7 +156,15 @@ class Triune:
         inventory = self.instances.inventory
         self.snapshots = Snapshots(self.engines, inventory, self.operations, self.events, self.store)
         self.cloner = Cloner(self.instances, self.networks, self.operations, self.store, self.limits)
-        self.machines = Machines(self.engines, inventory, self.networks, self.limits, self.operations, self.store)
+        self.machines = Machines(
+            self.engines,
+            inventory,
+            self.networks,
+            self.limits,
+            self.operations,
+            self.store,
+            settings.data / "drivers",
+        )
         self.backups = Backups(
             settings.backup,
             settings.data,

@@ -14,6 +14,7 @@ from tests.api.house import House
 from tests.patience import PATIENCE
 from tests.unit.services.machines.made import flat
 from triune.domain.errors import Conflict, Failed, Invalid, NotFound, TriuneError, Unsupported
+from triune.services.machines import injecting, transfer
 from triune.services.machines.origin import open_file
 from triune.services.machines.serving import serve
 
@@ -101,6 +102,62 @@ def test_the_command_line(house: House, vmx: Path, tmp_path: Path) -> None:
     assert b"content equal" in done.stdout
     assert b"web came up: its guest agent answers" in done.stdout
     assert json.loads((tmp_path / "report.json").read_text())["result"]["up"] is True
+
+
+def tool(places: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """A stand-in for virt-v2v's tool, for the daemon in this process."""
+    places.mkdir(exist_ok=True)
+    monkeypatch.setattr(injecting, "_PLACES", str(places))
+    monkeypatch.setattr(injecting, "_APART", ())
+    monkeypatch.setenv("SUPERMIN_KERNEL", "/vmlinuz")
+    for name in (injecting.TOOL, "nbdkit"):
+        (places / name).write_text(f"#!/bin/sh\n{script}\n")
+        (places / name).chmod(0o755)
+
+
+def imported(house: House, vmx: Path) -> dict[str, Any]:
+    with open_file(vmx) as origin, serve(origin.disks) as exports:
+        export = exports["scsi0:0"]
+        disk = {"slot": "scsi0:0", "socket": str(export.socket), "export": export.name}
+        operation = house.client.machines.import_machine("web", body(disks=[disk], inject_drivers=True))
+        return house.client.operations.result(operation["id"], timeout=PATIENCE)
+
+
+def test_drivers_are_put_into_the_copy(
+    house: House, vmx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool(tmp_path / "bin", monkeypatch, f'for last; do :; done; cp "$last" {tmp_path}/machine.xml')
+    result = imported(house, vmx)
+    assert (result["drivers"]["tool"], result["up"]) == ("virt-v2v-in-place", True)
+    assert b'type="qcow2"' in (tmp_path / "machine.xml").read_bytes()
+    assert (vmx.parent / "web-flat.vmdk").read_bytes() == DATA, "the source is never touched"
+
+
+def test_drivers_that_can_not_be_put_in_leave_nothing(
+    house: House, vmx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool(tmp_path / "bin", monkeypatch, "echo no bootloader >&2; exit 1")
+    with pytest.raises(Failed) as caught:
+        imported(house, vmx)
+    assert caught.value.code == "drivers_failed"
+    assert "no bootloader" in caught.value.message
+    with pytest.raises(NotFound):
+        house.client.instances.get("web")
+    assert list((house.settings.data / "drivers").iterdir()) == []
+
+
+def test_the_command_line_refuses_what_drivers_are_of_no_use_for(house: House, vmx: Path) -> None:
+    done = house.run("import", str(vmx), "--name", "web", "--inject-drivers", "--bus", "sata")
+    assert (done.returncode, b"of no use on sata" in done.stderr) == (2, True)
+    done = house.run("import", str(vmx), "--name", "web", "--inject-drivers", "--register-esxi", str(vmx.parent / "x"))
+    assert (done.returncode, b"what goes to ESXi" in done.stderr) == (2, True)
+
+
+def test_without_the_tool_it_is_refused_at_once(house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(injecting, "_PLACES", str(tmp_path))
+    monkeypatch.setattr(transfer, "require_socket", lambda path: None)
+    error = refused(house, inject_drivers=True)
+    assert (error.code, "apt-get install" in error.hint) == ("tool_missing", True)
 
 
 def test_the_command_line_says_what_is_wrong(house: House, vmx: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ qemu-guest-agent, initramfs-tools and a kernel), else one built once with mmdebs
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -36,24 +37,27 @@ _PACKAGES = "systemd-sysv,udev,dbus,iproute2,initramfs-tools,busybox,qemu-guest-
 _SIZE = 1500 * 2**20
 
 
-def _tree() -> Path:
+def debian_tree() -> Path:
+    """Debian with systemd, a guest agent and a kernel, as a tree; made once."""
     if given := os.environ.get("TRIUNE_TEST_TREE"):
         return Path(given)
     tree = _CACHE / "kvm-tree"
-    if not (tree / "vmlinuz").exists():
-        shutil.rmtree(tree, ignore_errors=True)
-        _CACHE.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            ["mmdebstrap", "--variant=minbase", f"--include={_PACKAGES}", "bookworm", str(tree)],
-            check=True,
-            timeout=280,
-        )
+    _CACHE.mkdir(parents=True, exist_ok=True)
+    with (_CACHE / "kvm-tree.lock").open("w") as lock:  # one test process at a time
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (tree / "vmlinuz").exists():
+            shutil.rmtree(tree, ignore_errors=True)
+            subprocess.run(
+                ["mmdebstrap", "--variant=minbase", f"--include={_PACKAGES}", "bookworm", str(tree)],
+                check=True,
+                timeout=280,
+            )
     return tree
 
 
 def _build_image(folder: Path) -> None:
     copy = folder / "tree"
-    subprocess.run(["cp", "-a", str(_tree()), str(copy)], check=True, timeout=120)
+    subprocess.run(["cp", "-a", str(debian_tree()), str(copy)], check=True, timeout=120)
     (copy / "etc/initramfs-tools/modules").write_text("virtio_pci\nvirtio_blk\next4\n")
     (copy / "etc/initramfs-tools/conf.d/small").write_text("MODULES=list\nCOMPRESS=gzip\n")
     subprocess.run(["chroot", str(copy), "update-initramfs", "-u", "-k", "all"], check=True, timeout=200)

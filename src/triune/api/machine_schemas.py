@@ -57,6 +57,7 @@ class MachineBody(Body):
     tpm: bool = False
     clock: Literal["utc", "localtime"] = "utc"
     uuid: Annotated[str, Field(pattern=r"^([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})?$")] = ""
+    inject_drivers: Annotated[bool, Field(description="Put drivers for virtio into the copy, by virt-v2v")] = False
     verify: Annotated[bool, Field(description="Read all once more on both sides, and compare")] = True
     start: bool = True
     timeout: Annotated[Seconds, Field(description="For coming up")] = 180.0

@@ -30,6 +30,7 @@ _PATIENCE = 180.0
 _OPTIONS = (
     click.option("--name", required=True, metavar="NAME", help="Its name here."),
     click.option("--bus", type=click.Choice(DISK_BUSES), help="Of its disks (default: as it had, or virtio)."),
+    click.option("--inject-drivers", is_flag=True, help="Put drivers for virtio into the copy, by virt-v2v."),
     click.option("--card", type=click.Choice(CARD_MODELS), help="Kind of its network cards (default: the same way)."),
     click.option("--network", metavar="NET", help="Network to join, or 'none'.", shell_complete=complete_networks),
     click.option("--map", "mapped", metavar="NAME=NET", multiple=True, help="Network for cards that were in NAME."),
@@ -77,6 +78,7 @@ def wishes(given: Mapping[str, Any]) -> Wishes:
         networks=dict(_mapped(text) for text in given["mapped"]),
         new_macs=given["new_macs"],
         skip=frozenset(given["skip"]),
+        inject=given["inject_drivers"],
     )
 
 
@@ -96,8 +98,11 @@ def run(origin: Origin, given: Mapping[str, Any], form: str, quiet: bool) -> int
     from triune.services.machines import drivers, planning
     from triune.services.machines.origin import require_whole
 
-    wished = wishes(given)
-    described = planning.plan(origin.described, wished, virtio=drivers.virtio(origin))
+    wished, virtio = wishes(given), drivers.virtio(origin)
+    described = planning.plan(origin.described, wished, virtio=virtio)
+    inject = planning.lacks_drivers(wished, virtio=virtio)
+    if wished.inject and given["register_esxi"]:
+        raise Invalid("bad_option", "no drivers are put into what goes to ESXi", hint="Leave out --inject-drivers.")
     facts = report(origin, described)
     if given["only_plan"]:
         _write_report(given["report"], facts)
@@ -114,7 +119,7 @@ def run(origin: Origin, given: Mapping[str, Any], form: str, quiet: bool) -> int
         _write_report(given["report"], facts)
         _told(facts, form, quiet, [f"written: {path}" for path in written])
         return 0
-    result = _import(origin, described, given, quiet)
+    result = _import(origin, described, {**given, "inject_drivers": inject}, quiet)
     facts["result"] = result
     _write_report(given["report"], facts)
     _told(facts, form, quiet, _sentences(given["name"], result, facts))
@@ -137,6 +142,7 @@ def _import(origin: Origin, described: Described, given: Mapping[str, Any], quie
             **machine,
             "engine": given["engine"],
             "source": origin.name,
+            "inject_drivers": given["inject_drivers"],
             "verify": not given["no_verify"],
             "start": not given["no_start"],
             "timeout": given["timeout"],
@@ -170,6 +176,9 @@ def _sentences(name: str, result: Mapping[str, Any], facts: Mapping[str, Any]) -
     for disk in result["disks"]:
         equal = f", content equal ({disk['algorithm']} {disk['hash'][:16]}…)" if disk.get("equal") else ""
         lines.append(f"{disk['slot']}: {format_size(disk['stored'])} stored in {disk['seconds']:.1f} s{equal}")
+    if drivers := result["drivers"]:
+        lines.append(f"{drivers['tool']} put drivers for virtio into the copy in {drivers['seconds']:.1f} s")
+        lines += [f"{drivers['tool']}: {warning}" for warning in drivers["warnings"]]
     lines += [f"note: {note}" for note in [*facts["notes"], *result["notes"]]]
     left = len(facts["not_carried_over"])
     if left:

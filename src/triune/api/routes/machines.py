@@ -19,7 +19,8 @@ router = APIRouter(prefix="/v1/machines", tags=["machines"])
 @router.post("", status_code=202, responses=ACCEPTED)
 async def import_machine(body: schemas.MachineBody, triune: Services, run: Run) -> Response:
     """Make an instance of a description; its disks are read over NBD while the operation runs. Its result has `disks`
-    (with sums of their content), `up`, `sign`, `sentence`, `notes`."""
+    (with sums of their content), `up`, `sign`, `sentence`, `notes`, and `drivers` (`tool`, `seconds`,
+    `warnings`) where some were put into it."""
 
     def work() -> Operation:
         return triune.machines.import_machine(_request(body))
@@ -52,6 +53,7 @@ def _request(body: schemas.MachineBody) -> ImportRequest:
         machine=machine,
         disks={disk.slot: _source(disk) for disk in body.disks},
         engine=body.engine,
+        inject=body.inject_drivers,
         verify=body.verify,
         start=body.start,
         timeout=body.timeout,

@@ -25,6 +25,7 @@ _DATA = (
     "pools",
     "backup",
     "uploads",
+    "drivers",
     "lock",
     *(f"triune.db{end}" for end in ("", "-wal", "-shm", "-reserve")),
 )

@@ -31,6 +31,8 @@ _LINUX = (
     *("otherlinux", "other24xlinux", "other26xlinux", "other3xlinux", "other4xlinux", "other5xlinux", "other6xlinux"),
 )
 NONE = "none"
+_INJECTED = "virt-v2v puts drivers for virtio into its copy before it starts, and takes VMware's tools out"
+_THERE = "its system has drivers for virtio: none are put into it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +40,7 @@ class Wishes:
     """What the user wants otherwise than the description says; None: as it says.
 
     `network` is for all cards, `networks` by the name that a network had; None in there: not plugged in. `skip` names
-    slots of disks and cards that are left out.
+    slots of disks and cards that are left out. `inject`: put drivers for virtio into its copy.
     """
 
     bus: str | None = None
@@ -53,11 +55,22 @@ class Wishes:
     networks: Mapping[str, str | None] = field(default_factory=dict)
     new_macs: bool = False
     skip: frozenset[str] = frozenset()
+    inject: bool = False
 
 
 def is_linux(guest: str) -> bool:
     """Whether the origin's word for the system means a Linux."""
     return guest.removesuffix("guest").startswith(_LINUX)
+
+
+def is_windows(guest: str) -> bool:
+    """Whether the origin's word for the system means a Windows."""
+    return guest.startswith("win")
+
+
+def lacks_drivers(wishes: Wishes, *, virtio: bool | None) -> bool:
+    """Whether drivers for virtio are wanted, and not known to be there."""
+    return wishes.inject and not virtio
 
 
 def plan(described: Described, wishes: Wishes, *, virtio: bool | None) -> Described:
@@ -68,7 +81,10 @@ def plan(described: Described, wishes: Wishes, *, virtio: bool | None) -> Descri
     slots = {disk.slot for disk in machine.disks} | {card.slot for card in machine.cards}
     if unknown := sorted(wishes.skip - slots):
         raise Invalid("no_such_slot", f"the machine has no {unknown[0]}", hint=f"It has: {', '.join(sorted(slots))}")
-    bus = wishes.bus or ("virtio" if virtio else None)
+    if wishes.inject and wishes.bus not in (None, "virtio"):
+        raise Invalid("bad_bus", f"drivers for virtio are of no use on {wishes.bus}", hint="Leave out one: --bus")
+    quick = bool(virtio) or wishes.inject
+    bus = wishes.bus or ("virtio" if quick else None)
     uefi = (wishes.firmware or machine.firmware) is Firmware.UEFI
     machine = replace(
         machine,
@@ -78,9 +94,7 @@ def plan(described: Described, wishes: Wishes, *, virtio: bool | None) -> Descri
         tpm=machine.tpm if wishes.tpm is None else wishes.tpm,
         display=machine.display if wishes.display is None else wishes.display,
         disks=tuple(_disk(disk, bus, uefi, notes) for disk in machine.disks if disk.slot not in wishes.skip),
-        cards=tuple(
-            _card(card, wishes, notes, virtio=bool(virtio)) for card in machine.cards if card.slot not in wishes.skip
-        ),
+        cards=tuple(_card(card, wishes, notes, virtio=quick) for card in machine.cards if card.slot not in wishes.skip),
     )
     machine = _cpus(machine, wishes, notes)
     if machine.secure_boot and machine.firmware is not Firmware.UEFI:
@@ -133,12 +147,15 @@ def _cpus(machine: Machine, wishes: Wishes, notes: list[str]) -> Machine:
 
 
 def _say(machine: Machine, wishes: Wishes, virtio: bool | None, notes: list[str]) -> None:
-    if wishes.bus == "virtio" and virtio is False:
-        notes.append("its initial RAM disk has no driver for virtio: it may not find its disk (leave --bus out)")
+    lacking, kept = "its initial RAM disk has no driver for virtio", "its devices keep their kinds, so that it boots"
+    if wishes.inject:
+        notes.append(_INJECTED if lacks_drivers(wishes, virtio=virtio) else _THERE)
+    elif wishes.bus == "virtio" and virtio is False:
+        notes.append(f"{lacking}: it may not find its disk (leave --bus out, or add --inject-drivers)")
     elif virtio is False and wishes.bus is None:
-        notes.append("its initial RAM disk has no driver for virtio: its devices keep their kinds, so that it boots")
+        notes.append(f"{lacking}: {kept} (or: --inject-drivers)")
     elif virtio is None and wishes.bus is None:
-        notes.append("whether its system drives virtio is not known: its devices keep their kinds, so that it boots")
+        notes.append(f"whether its system drives virtio is not known: {kept}")
     if machine.firmware is Firmware.UEFI:
         notes.append("its UEFI variables begin fresh: it boots by \\EFI\\BOOT\\BOOTX64.EFI")
     if machine.tpm:

@@ -22,7 +22,7 @@ from triune.engines.importing import Importing, MachinePlan, Signs
 from triune.services.instances import policy
 from triune.services.instances.inventory import INTENT, Inventory
 from triune.services.limits import InstanceLimits
-from triune.services.machines import transfer
+from triune.services.machines import injecting, transfer
 from triune.services.networks import Networks
 from triune.services.operations import Operations, Task
 from triune.store import Put, Store
@@ -63,6 +63,7 @@ class DiskSource:
 class ImportRequest:
     """A machine, and where its disks are read, by their slots.
 
+    `inject`: put drivers for virtio into the copy.
     `verify`: read all once more on both sides and compare the sums. `timeout` in seconds is for coming up. `source`
     says in a few words where it comes from.
     """
@@ -71,6 +72,7 @@ class ImportRequest:
     machine: Machine
     disks: Mapping[str, DiskSource]
     engine: str = ""
+    inject: bool = False
     verify: bool = True
     start: bool = True
     timeout: float = 180.0
@@ -88,13 +90,17 @@ class Machines:
         limits: InstanceLimits,
         operations: Operations,
         store: Store,
+        work: Path,
     ) -> None:
+        """`work` is a folder for what puts drivers into machines."""
+        self.work = work
         self._engines = engines
         self._inventory = inventory
         self._networks = networks
         self._limits = limits
         self._operations = operations
         self._store = store
+        operations.handlers["drivers"] = injecting.forget
 
     def import_machine(self, request: ImportRequest) -> Operation:
         """Make it, start it, and see whether it comes up. Raises Invalid, Conflict, Unsupported at once."""
@@ -103,6 +109,8 @@ class Machines:
         policy.check(spec)
         self._inventory.require_free(request.name)
         machine = self._checked(request)
+        if request.inject:
+            injecting.require(machine.guest)
         importing.check(_plan(spec, machine, tuple(None for _ in machine.cards)))
 
         def work(task: Task) -> dict[str, Any]:
@@ -216,6 +224,8 @@ class _Import:
         self._importing = importing
         self._task = task
         self._disks: list[dict[str, Any]] = []
+        self._written: list[tuple[str, Path]] = []
+        self._injected: injecting.Injected | None = None
 
     def run(self, spec: InstanceSpec) -> dict[str, Any]:
         """The work; returns JSON-safe facts."""
@@ -246,6 +256,7 @@ class _Import:
             "addresses": [nic.address for nic in nics if nic is not None and nic.address],
             "disks": self._disks,
             "notes": notes,
+            "drivers": None if self._injected is None else asdict(self._injected),
             "accelerated": row.accelerated,
             **came,
         }
@@ -274,8 +285,21 @@ class _Import:
                     hint="The source may have changed meanwhile, or the medium is failing; nothing was kept.",
                 )
             facts |= {"size": size, "hash": before, "algorithm": transfer.ALGORITHM, "equal": True}
+        self._written.append((disk.slot, path))
+        if self._request.inject and len(self._written) == len(self._request.machine.disks):
+            self._inject()
         facts["stored"] = path.stat().st_blocks * 512
         self._disks.append(facts)
+
+    def _inject(self) -> None:
+        """All disks are there, and were compared; nothing has started yet."""
+        task, text = self._task, f"putting drivers into {self._request.name}"
+        task.step("drivers", text)
+        folder = self._machines.work / secrets.token_hex(4)
+        task.intend("drivers", folder=str(folder))
+        self._injected = injecting.inject(
+            self._request.machine, self._written, folder, lambda words: task.report(None, f"{text}: {words}")
+        )
 
     def _ticking(self, text: str) -> transfer.Tick:
         begun = time.monotonic()

@@ -7,7 +7,7 @@ from tests.unit.services.machines.made import VMX, parsed
 
 from triune.domain.errors import Invalid
 from triune.domain.machine import Described, Firmware
-from triune.services.machines.planning import Wishes, is_linux, plan
+from triune.services.machines.planning import Wishes, is_linux, is_windows, lacks_drivers, plan
 from triune.services.machines.vmx_machine import describe
 
 
@@ -32,6 +32,24 @@ def test_devices_keep_their_kinds_unless_virtio_is_known_to_work() -> None:
     quick = planned(virtio=True).machine
     assert {disk.bus for disk in quick.disks} == {"virtio"}
     assert {card.model for card in quick.cards} == {"virtio"}
+
+
+def test_drivers_that_are_put_in_count_as_there() -> None:
+    described = planned(Wishes(inject=True), virtio=False)
+    assert {disk.bus for disk in described.machine.disks} == {"virtio"}
+    assert {card.model for card in described.machine.cards} == {"virtio"}
+    assert any("virt-v2v puts drivers" in note for note in described.notes)
+    assert any("none are put" in note for note in planned(Wishes(inject=True), virtio=True).notes)
+    assert [lacks_drivers(Wishes(inject=True), virtio=one) for one in (None, False, True)] == [True, True, False]
+    assert not lacks_drivers(Wishes(), virtio=False)
+    with pytest.raises(Invalid) as caught:
+        planned(Wishes(inject=True, bus="sata"))
+    assert caught.value.code == "bad_bus"
+
+
+@pytest.mark.parametrize("wishes", [Wishes(), Wishes(bus="virtio")])
+def test_where_drivers_are_missing_they_are_offered(wishes: Wishes) -> None:
+    assert any("--inject-drivers" in note for note in planned(wishes, virtio=False).notes)
 
 
 def test_what_nothing_here_can_be_is_told() -> None:
@@ -73,3 +91,4 @@ def test_linux(guest: str) -> None:
 @pytest.mark.parametrize("guest", ["windows2019srv-64", "freebsd13-64", "other-64", ""])
 def test_no_linux(guest: str) -> None:
     assert not is_linux(guest)
+    assert is_windows(guest) == guest.startswith("windows")
