@@ -31,8 +31,9 @@ def working() -> tuple[Path | None, str]:
         return own.parent, ""
     try:
         fetched = _fetched()
-    except (OSError, subprocess.SubprocessError) as error:
-        return None, f"no newer CRIU could be fetched: {error}"
+    except (OSError, LookupError, subprocess.SubprocessError) as error:
+        said = str(getattr(error, "stderr", None) or error).strip().splitlines()
+        return None, f"no newer CRIU could be fetched: {said[-1] if said else error!r}"
     trouble = criu.trouble(fetched)
     return (None, trouble) if trouble else (fetched.parent, "")
 

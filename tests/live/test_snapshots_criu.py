@@ -35,6 +35,7 @@ DOCKERD = shutil.which("dockerd", path="/usr/sbin:/usr/bin")
 
 pytestmark = [
     pytest.mark.live,
+    pytest.mark.heavy,
     pytest.mark.docker,
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
     pytest.mark.skipif(DOCKERD is None, reason="needs dockerd"),
@@ -89,7 +90,7 @@ def stop_dockerd(process: subprocess.Popen[bytes], folder: Path) -> None:
 def engine() -> Iterator[DockerEngine]:
     path, reason = criu_tool.working()
     if path is None:
-        pytest.skip(f"the real thing is not tried: {reason}")
+        pytest.skip(f"hardware: the real thing is not tried, there is no CRIU that works here: {reason}")
     shutil.rmtree(FOLDER, ignore_errors=True)
     process = start_dockerd(FOLDER, "--experimental", path=path)
     try:
