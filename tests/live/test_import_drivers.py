@@ -80,8 +80,10 @@ def test_it_boots_from_virtio(daemon: Daemon, vmx: Path) -> None:
 
 def test_a_daemon_that_is_killed_meanwhile_leaves_nothing(daemon: Daemon, vmx: Path) -> None:
     name = f"{PREFIX}cut"
+    sockets = set(Path("/tmp").glob("libguestfs*"))
     client = daemon.begin("import", str(vmx), "--name", name, "--inject-drivers", "--no-verify")
-    until(lambda: any("qemu-system" in line for line in at_work(daemon)), within=PATIENCE, pause=0.5)
+    until(lambda: list((daemon.data / "drivers").glob("*/sockets")), within=PATIENCE, pause=0.5)
+    assert any("qemu-system" in line for line in at_work(daemon))
     daemon.kill()
     client.wait(60)
     until(lambda: not at_work(daemon), within=PATIENCE, pause=0.5)
@@ -89,3 +91,4 @@ def test_a_daemon_that_is_killed_meanwhile_leaves_nothing(daemon: Daemon, vmx: P
     assert name not in daemon.names()
     assert not (daemon.data / "instances" / "kvm" / name).exists()
     assert left(daemon) == []
+    assert set(Path("/tmp").glob("libguestfs*")) <= sockets

@@ -6,6 +6,7 @@ here, else they would reach what serves on the host's loopback. All its processe
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -37,6 +38,8 @@ _OURS = re.compile(r"LIBGUESTFS_|SUPERMIN_|VIRTIO_WIN$|VIRT_TOOLS_DATA_DIR$")
 # Emulated, code is translated anew for each address it runs at. With programs at random addresses there are soon so
 # many translations of one page (each program that ran has its own) that QEMU 7.2 takes minutes to forget them.
 _SLOW = {"LIBGUESTFS_BACKEND_SETTINGS": "force_tcg", "LIBGUESTFS_APPEND": "norandmaps"}
+_SOCKETS = re.compile(rb"/tmp/libguestfs[A-Za-z0-9]{6}(?=/)")
+_NOTED = "sockets"
 _WITHOUT = "does not have virtio drivers"
 _MOST = 50
 _LAST = 3
@@ -119,6 +122,7 @@ def inject(
                     f"{TOOL} did not finish within {format_duration(limit)}",
                     hint="Leave --inject-drivers out, or try again on a quieter host.",
                 )
+            _note_sockets(work)
             tell(f"{said.last or 'starting'} ({format_duration(spent)})")
 
         argv: list[str | Path] = [
@@ -139,8 +143,26 @@ def inject(
 
 
 def forget(data: Mapping[str, Any]) -> None:
-    """Remove the folder of an injection that is over, or was cut off."""
-    shutil.rmtree(data["folder"], ignore_errors=True)
+    """Remove the folder of an injection that is over, or was cut off, and its sockets."""
+    folder = Path(data["folder"])
+    with contextlib.suppress(OSError):
+        shutil.rmtree((folder / _NOTED).readlink(), ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _note_sockets(work: Path) -> None:
+    """Root's libguestfs has its sockets in a folder of /tmp, whatever it is told, and leaves it there when it is ended.
+
+    That is known from the command line of its QEMU, which names our folder too.
+    """
+    if (work / _NOTED).is_symlink():
+        return
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            line = path.read_bytes()
+            if os.fsencode(work) in line and (found := _SOCKETS.search(line)):
+                (work / _NOTED).symlink_to(os.fsdecode(found.group()))
+                return
 
 
 @dataclass(slots=True)

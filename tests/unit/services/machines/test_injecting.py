@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -107,6 +109,25 @@ def test_it_is_ended_in_time_or_when_it_is_cancelled(install: Install, tmp_path:
     assert caught.value.code == ("cancelled" if limit > 1 else "command_timeout")
     assert time.monotonic() - begun < 300
     assert not mark.exists() or gone(mark)
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_the_sockets_of_what_was_ended_go_too(
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sockets = tmp_path / "libguestfsAbCdEf"
+    sockets.mkdir()
+    monkeypatch.setattr(injecting, "_SOCKETS", re.compile(os.fsencode(tmp_path) + rb"/libguestfs\w{6}(?=/)"))
+    install(f'exec {sys.executable} -c "import time; time.sleep(600)" path={sockets}/guestfsd.sock "$TMPDIR/in0"')
+    noted = tmp_path / "work/one/sockets"
+
+    def tell(text: str) -> None:
+        if noted.is_symlink():
+            raise Cancelled("cancelled", "it was")
+
+    with pytest.raises(Cancelled):
+        injecting.inject(MACHINE, [], tmp_path / "work" / "one", tell, limit=300)
+    assert not sockets.exists()
     assert list((tmp_path / "work").iterdir()) == []
 
 
