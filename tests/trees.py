@@ -120,6 +120,7 @@ UBUNTU_24: Mapping[str, str] = {
 def plant(root: Path, tree: Mapping[str, str]) -> HostFiles:
     """Write a canned tree below `root`."""
     for name, content in tree.items():
+        assert not name.startswith("/"), f"{name} would be written to the host itself"
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)

@@ -13,25 +13,29 @@ from typing import Any
 
 from triune.domain.errors import Conflict, NotFound, TriuneError, Unsupported
 from triune.domain.image import OciForm
-from triune.domain.instance import HOST_NETWORK, Instance, InstanceDetail, Stats
-from triune.domain.isolation import Exposure
-from triune.domain.limits import FIELDS, Limits
+from triune.domain.instance import HOST_NETWORK, Instance, InstanceDetail, State, Stats
+from triune.domain.isolation import Exposure, Isolation
+from triune.domain.limits import NETWORK, Limits
 from triune.domain.network import Network
 from triune.domain.operation import Progress
 from triune.engines.base import EventSink, LaunchPlan, Probe, Watch
+from triune.engines.docker import containers
 from triune.engines.docker.auditing import DockerAuditing
 from triune.engines.docker.bridging import DockerBridging
 from triune.engines.docker.client import DockerClient
-from triune.engines.docker.counters import Counters
+from triune.engines.docker.containers import Described
+from triune.engines.docker.counters import Counters, of_process
 from triune.engines.docker.engine import DockerEngine
 from triune.engines.docker.images import ImageStore
-from triune.host import rootless
+from triune.engines.docker.inventory import Inventory
+from triune.engines.docker.limits import DockerLimiting
+from triune.host import cgroup, cgroup_limits, made_groups, rootless
 
 NAME = "rootless"
 INHIBIT = "com.docker.network.bridge.inhibit_ipv4"
 _COPY = "triune-copy"
 _START = f"Start it: systemctl start triune-docker; or let setup do it: {rootless.SETUP}"
-_NO_GROUPS = "a Docker engine without root has no control groups of its own here"
+_NO_PAUSE = "a Docker engine without root can't freeze processes"
 
 
 class RootlessEngine(DockerEngine):
@@ -44,10 +48,12 @@ class RootlessEngine(DockerEngine):
         self.title = "application containers (rootless Docker)"
         self._source = DockerClient(images_from)
         self._originals = ImageStore(self._source)
-        self._counters = NoCounters(self._client)
+        self._counters = RootlessCounters(self._client)
         self.bridging = RootlessBridging(self._client)
-        self.limiting = NoLimiting()
-        self.auditing = RootlessAuditing(self._client, self._source)
+        self._groups = RootlessLimiting(self._client, self._inventory)
+        self._limiting = self._groups
+        self.limiting = self._groups
+        self.auditing = RootlessAuditing(self._client, self._source, self._groups)
         self.oci = None
         self.ports = None
         self.pausing = None
@@ -70,16 +76,21 @@ class RootlessEngine(DockerEngine):
 
     def list(self) -> Sequence[Instance]:
         """All its containers."""
-        return [replace(one, engine=self.name) for one in super().list()]
+        return [self._limited(one) for one in super().list()]
 
     def row(self, name: str) -> Instance:
         """One of them as in the list."""
-        return replace(super().row(name), engine=self.name)
+        return self._limited(super().row(name))
 
     def get(self, name: str) -> InstanceDetail:
         """One of them with everything known of it."""
         found = super().get(name)
-        return replace(found, instance=replace(found.instance, engine=self.name))
+        return replace(found, instance=self._limited(found.instance))
+
+    def _limited(self, row: Instance) -> Instance:
+        """A row with the limits that are in force: Docker knows of none."""
+        limits = self._groups.in_force(row) if row.state is State.RUNNING else Limits()
+        return replace(row, engine=self.name, cpus=limits.cpus, memory_bytes=limits.memory)
 
     def watch(self, sink: EventSink) -> Watch:
         """Deliver its events until closed."""
@@ -95,12 +106,15 @@ class RootlessEngine(DockerEngine):
         refuse(plan)
         self._drop_copies()
         form = self._copied(plan, progress)
-        super().create(replace(plan, form=form, spec=replace(plan.spec, publish=())), progress)
+        # Ports and limits are for others to give.
+        spec = replace(plan.spec, publish=(), cpus=None, memory=None, limits=Limits())
+        super().create(replace(plan, form=form, spec=spec), progress)
 
     def delete(self, name: str) -> None:
         """Remove it, and copies of images that are gone."""
         super().delete(name)
         self._drop_copies()
+        made_groups.sweep()
 
     def _copied(self, plan: LaunchPlan, progress: Progress) -> OciForm:
         if not isinstance(plan.form, OciForm):
@@ -139,15 +153,12 @@ class RootlessEngine(DockerEngine):
 def refuse(plan: LaunchPlan) -> None:
     """Raise Unsupported for what only root could give."""
     spec = plan.spec
-    asked = {"cpus": spec.cpus, "memory": spec.memory, "pids": spec.settings.get("pids-limit")}
-    for key, value in asked.items():
-        if value is not None:
-            raise Unsupported(
-                "limit_unsupported",
-                f"the rootless Docker engine can't limit {key}: {_NO_GROUPS}",
-                hint=f"Leave {key} out, or launch it with --engine docker.",
-                key=key,
-            )
+    if "pids-limit" in spec.settings:
+        raise Unsupported(
+            "limit_unsupported",
+            "the rootless Docker engine takes no pids-limit of its own",
+            hint=f"Set the limit that every instance has: --set pids={spec.settings['pids-limit']}",
+        )
     if spec.network == HOST_NETWORK:
         raise Unsupported(
             "own_network_only",
@@ -167,18 +178,15 @@ def _missing() -> Mapping[str, str]:
     return {
         "oci": "its images are Docker's own, copied at the first launch",
         "ports": "Triune publishes its ports itself",
-        "pausing": f"{_NO_GROUPS}, so nothing freezes its processes",
+        "pausing": _NO_PAUSE,
         "snapshots": "they are kept for the root engine's containers only",
         "snapshots.memory": "they are kept for the root engine's containers only",
         "cloning": "only the root engine's containers can be copied",
         "archiving": "backups read the root engine's layers only; keep its data elsewhere",
-        "limiting": _NO_GROUPS,
-        **{f"limiting.{key}": _NO_GROUPS for key in FIELDS if not key.startswith("net.")},
-        **{
-            f"limiting.{key}": "its cards share one link to the host, so one alone can't be limited"
-            for key in FIELDS
-            if key.startswith("net.")
-        },
+        **dict.fromkeys(
+            (f"limiting.{key}" for key in sorted(NETWORK)),
+            "its cards share one link to the host, so one alone can't be limited",
+        ),
     }
 
 
@@ -201,47 +209,67 @@ class RootlessBridging(DockerBridging):
         return {**body, "Options": {**body["Options"], INHIBIT: "true"}}
 
 
-class NoCounters(Counters):
-    """Without control groups nobody counts; the engine's own statistics are zeros."""
-
-    def all(self) -> dict[str, Stats]:
-        """Nothing."""
-        return {}
-
-    def one(self, container: str) -> Stats | None:
-        """Nothing."""
+def held(found: Described) -> int | None:
+    """Put a running container into a control group of its own, with the process that starts commands in it; its pid,
+    None where it does not run (any more)."""
+    pid = int(found["State"].get("Pid") or 0)
+    if not pid or not found["State"].get("Running"):
         return None
+    try:
+        made_groups.hold(str(found["Id"]), made_groups.parent_of(pid), pid)
+    except ProcessLookupError:
+        return None
+    return pid
 
 
-class NoLimiting:
-    """No key can be limited; `Probe.missing` says why."""
+class RootlessCounters(Counters):
+    """Of the groups that we make; the engine's own statistics are zeros."""
 
-    keys: frozenset[str] = frozenset()
-    live: frozenset[str] = frozenset()
-    volatile: frozenset[str] = frozenset()
+    def _by_engine(self, container: str, memory_limit: int | None) -> Stats | None:
+        del memory_limit
+        try:
+            pid = held(self._client.read(lambda api: api.inspect_container(container)))
+        except NotFound:
+            return None
+        return of_process(pid, container) if pid else None
 
-    def read(self, name: str) -> Limits:
-        """None."""
-        return Limits()
+
+class RootlessLimiting(DockerLimiting):
+    """All of them in the groups that we make, which end with the container: so all are `volatile`."""
+
+    def __init__(self, client: DockerClient, inventory: Inventory) -> None:
+        super().__init__(client, inventory)
+        if cgroup_limits.versions(cgroup.hierarchies())["pids"] == 2:
+            self.missing["pids"] = "with control groups v2 it would hold the process that ends it, too"
+        self.keys -= self.missing.keys()
+        self.live = self.volatile = self.keys
 
     def apply(self, name: str, limits: Limits, changed: frozenset[str]) -> frozenset[str]:
-        """Raise Unsupported."""
-        key = min(changed, default="anything")
-        raise Unsupported(
-            "limit_unsupported",
-            f"{name}: {key} can't be limited: {_NO_GROUPS}",
-            hint="Launch it with --engine docker where it must be limited.",
-        )
+        """At once, where it runs."""
+        held(containers.describe(self._client, name))
+        return super().apply(name, limits, changed)
+
+    def in_force(self, row: Instance) -> Limits:
+        """Of a running one; none where it has ended meanwhile."""
+        try:
+            return self.read(row.name)
+        except NotFound:
+            return Limits()
 
 
 class RootlessAuditing(DockerAuditing):
     """Of containers there; where an image came from, the first engine knows."""
 
-    hardened_limits: Mapping[str, str] = {}
-
-    def __init__(self, client: DockerClient, source: DockerClient) -> None:
+    def __init__(self, client: DockerClient, source: DockerClient, limiting: RootlessLimiting) -> None:
         super().__init__(client)
         self._source = source
+        self._limiting = limiting
+
+    def isolation(self, name: str) -> Isolation:
+        """As of any container, with the limit that is in force; a stopped one's is not the engine's to know."""
+        found = super().isolation(name)
+        limited = self._limiting.read(name).memory is not None if found.running else None
+        return replace(found, memory_limited=limited)
 
     def _image(self, image: str) -> Mapping[str, Any]:
         gone = NotFound("image_not_found", "its image is gone", hint="Pull it again.")

@@ -71,6 +71,8 @@ def unit(program: str, place: Place = PLACE) -> str:
         "# Written by triune setup.\n"
         "[Unit]\nDescription=Docker daemon without root, for Triune\nAfter=network.target\n\n"
         f"[Service]\nUser={place.user}\nRuntimeDirectory={place.runtime.name}\nRuntimeDirectoryMode=0700\n{variables}"
+        # What one that was killed has left, it could not reach.
+        f"ExecStartPre=-+/usr/bin/pkill --signal KILL --euid {place.user}\n"
         f"ExecStart={' '.join(command(program, place))}\n"
         "Restart=always\nRestartSec=2\nKillMode=mixed\nLimitNOFILE=infinity\nLimitNPROC=infinity\nTasksMax=infinity\n"
         "Delegate=yes\n\n[Install]\nWantedBy=multi-user.target\n"

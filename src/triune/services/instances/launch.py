@@ -122,7 +122,7 @@ class Launcher:
         task.step("create", f"creating {spec.name}")
         warm = self._create(engine, plan, request, task)
         self._record(spec, plan.created)
-        self._limits.launched(engine, spec.name, spec.limits)
+        self._limits.launched(engine, spec.name, replace(spec.limits, cpus=spec.cpus, memory=spec.memory))
         if request.start:
             if not warm:
                 task.step("start", f"starting {spec.name}")

@@ -166,7 +166,7 @@ class InstanceLimits:
     # What lives and dies with the instance
 
     def launched(self, engine: Engine, name: str, limits: Limits) -> None:
-        """It was made with these: keep those that its engine won't, before its first start."""
+        """It was made with all of these: keep those that its engine won't, before its first start."""
         ours = NETWORK | (engine.limiting.volatile if engine.limiting is not None else frozenset())
         self._keep(engine, name, {key: value for key, value in limits.by_key().items() if key in ours})
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
+from triune.domain import limits
 from triune.domain.errors import Unsupported
 from triune.domain.image import OciForm
 from triune.domain.instance import HOST_NETWORK, InstanceSpec, VolumeMount
-from triune.domain.limits import FIELDS
 from triune.domain.network import Network
 from triune.engines import registry
 from triune.engines.base import FACETS, LaunchPlan
 from triune.engines.docker.bridging import matches
-from triune.engines.docker.rootless import NoLimiting, RootlessEngine, _missing, refuse
+from triune.engines.docker.rootless import RootlessEngine, _missing, refuse
 from triune.engines.registry import EngineSettings, engines
 from triune.host import rootless
 
@@ -48,8 +48,6 @@ def engine(tmp_path: Path) -> RootlessEngine:
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
-        ({"cpus": 1.0}, "limit_unsupported"),
-        ({"memory": 2**29}, "limit_unsupported"),
         ({"settings": {"pids-limit": "64"}}, "limit_unsupported"),
         ({"network": HOST_NETWORK}, "own_network_only"),
         ({"volumes": (VolumeMount(source="/srv", target="/srv"),)}, "volume_unsupported"),
@@ -84,14 +82,13 @@ def test_each_facet_it_lacks_has_a_reason(engine: RootlessEngine) -> None:
     lacking = {facet for facet in FACETS if getattr(engine, facet) is None}
     told = _missing().keys() | {"attaching", "importing", "templates"}  # the last are any Docker engine's
     assert lacking <= told
-    assert {f"limiting.{key}" for key in FIELDS} <= told
+    assert {f"limiting.{key}" for key in limits.NETWORK} <= told
 
 
-def test_a_limit_is_refused_and_none_is_told() -> None:
-    limiting = NoLimiting()
-    assert limiting.read("web").by_key() == {}
-    with pytest.raises(Unsupported, match="memory can't be limited"):
-        limiting.apply("web", limiting.read("web"), frozenset({"memory"}))
+def test_each_limit_is_set_anew_after_a_start(engine: RootlessEngine) -> None:
+    assert engine.limiting is not None
+    assert engine.limiting.volatile == engine.limiting.keys
+    assert not limits.NETWORK & engine.limiting.keys
 
 
 def test_one_that_is_away_says_how_to_start_it(engine: RootlessEngine) -> None:
