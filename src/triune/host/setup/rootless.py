@@ -182,11 +182,16 @@ class RootlessDaemon:
             hint = f"Read: journalctl -u {self.place.user} -n 50"
         else:
             end_leftovers(self.place)
+            # Its own containerd is looked for by a number in a file, which may be another's by now, or a zombie's.
+            remove_tree(self.machine.files.path(str(self.place.runtime)))
             _give(self.machine, self.place.runtime, self.place.user)
             pid = self.machine.spawn(direct(program, self.place), self.place.log)
             hint = f"Read {self.place.log}"
-        up = str(self.place.socket)
-        self.machine.wait(lambda: self.machine.listener(up) is not None, self.title, hint, _SECONDS, pid=pid)
+        # It listens before it has started what it needs.
+        self.machine.wait(self._answers, self.title, hint, _SECONDS, pid=pid)
+
+    def _answers(self) -> bool:
+        return self.machine.tools.ask(str(self.place.socket), "/version") is not None
 
 
 def direct(program: str, place: Place = PLACE) -> tuple[str, ...]:
