@@ -22,7 +22,7 @@ from triune.engines.docker import recreating
 from triune.engines.docker.client import DockerClient
 from triune.engines.docker.containers import Described, describe, not_found, state_of
 from triune.engines.docker.images import ImageStore
-from triune.engines.docker.layers import require_layer
+from triune.engines.docker.layers import in_containerd, require_layer
 from triune.engines.docker.lifecycle import Lifecycle, exists
 from triune.engines.docker.spec import Abilities
 from triune.host.filling import put
@@ -72,7 +72,8 @@ class DockerArchiving:
             if volume is not None:
                 parts.append(Part(kind=PartKind.TREE, name=volume["part"], path=Path(mount["Source"])))
         image = self._client.read(lambda api: api.inspect_image(str(found["Image"])))
-        if not image.get("RepoDigests"):
+        # containerd's image store gives a digest to images that no registry has, too.
+        if in_containerd(found) or not image.get("RepoDigests"):
             digest = str(found["Image"])
             parts.append(
                 Part(
@@ -119,8 +120,9 @@ class DockerArchiving:
         name = plan.spec.name
         if IMAGE in plan.parts:
             progress.step("docker-load", "loading the image")
-            self._load(plan.parts[IMAGE], plan)
-        image = self._image(plan, progress)
+            image = self._load(plan.parts[IMAGE], plan)
+        else:
+            image = self._image(plan, progress)
         abilities = Abilities(endpoint_mac=self._client.api_version >= (1, 44))
         taken = {str(one["Name"]) for one in self._client.read(lambda api: api.volumes()).get("Volumes") or ()}
         body = recreating.create_body(plan, image, abilities, taken)
@@ -136,23 +138,25 @@ class DockerArchiving:
             raise
 
     def _image(self, plan: RestorePlan, progress: Progress) -> str:
-        """The id of the image it stands on: on this host, or from its registry by digest."""
+        """The id of the image it stands on: on this host, or from its registry by digest.
+
+        Docker's own store and containerd's give an image different ids; its digest is the same.
+        """
         told = plan.described.get("image")
         image: Mapping[str, Any] = told if isinstance(told, dict) else {}
         identity = str(image.get("id", ""))
         if identity.startswith("sha256:") and self._images.inspect(identity) is not None:
             return identity
         for digest in image.get("digests") or ():
-            found = self._images.pull(str(digest), None, progress).id
-            if found == identity:
-                return found
+            return self._images.pull(str(digest), None, progress).id
         raise NotFound(
             "image_not_found",
             f"this host does not have the image {image.get('reference')} ({identity[:19]}) of the backup",
             hint="Get exactly it (docker load, docker pull), then restore again.",
         )
 
-    def _load(self, folder: Path, plan: RestorePlan) -> None:
+    def _load(self, folder: Path, plan: RestorePlan) -> str:
+        """Its id here, which is another one than it was where that was another kind of store."""
         told = plan.described.get("image")
         tags = list(told.get("tags") or ()) if isinstance(told, dict) else []
         reference = str(tags[0]) if tags else f"triune-restored:{plan.spec.name}"
@@ -166,6 +170,7 @@ class DockerArchiving:
             # The name means another image here; ours is known by its id alone.
             repository, _, tag = reference.rpartition(":")
             self._client.act(lambda api: api.tag(str(before["id"]), repository, tag, force=True))
+        return form.id
 
     def _fill(self, made: Described, plan: RestorePlan, progress: Progress) -> None:
         progress.step("docker-fill", "putting its files in place")

@@ -17,6 +17,12 @@ from triune.host.run import run
 _SOCKET = "/run/containerd/containerd.sock"
 _NAMESPACE = "moby"
 _UPPER = "upperdir="
+_SNAPSHOTTER = "overlayfs"
+
+
+def in_containerd(found: Described) -> bool:
+    """Whether a container and its image are in containerd's image store."""
+    return (found.get("GraphDriver") or {}).get("Name") == _SNAPSHOTTER
 
 
 def layer(client: DockerClient, found: Described) -> Path | None:
@@ -25,7 +31,7 @@ def layer(client: DockerClient, found: Described) -> Path | None:
     upper = None
     if driver.get("Name") == "overlay2":
         upper = (driver.get("Data") or {}).get("UpperDir")
-    elif driver.get("Name") == "overlayfs":
+    elif in_containerd(found):
         upper = _ask_containerd(client, str(found["Id"]))
     return Path(str(upper)) if upper else None
 
@@ -47,7 +53,7 @@ def _ask_containerd(client: DockerClient, container: str) -> str | None:
     told = client.read(lambda api: api.info()).get("Containerd") or {}
     where = str(told.get("Address") or _SOCKET)
     namespace = str((told.get("Namespaces") or {}).get("Containers") or _NAMESPACE)
-    snapshots = ("snapshots", "--snapshotter", "overlayfs")
+    snapshots = ("snapshots", "--snapshotter", _SNAPSHOTTER)
     try:
         result = run(
             ["ctr", "--address", where, "--namespace", namespace, *snapshots, "mounts", "/mnt", container], check=False
