@@ -17,6 +17,7 @@ from triune.engines.docker import containers, ports, spec
 from triune.engines.docker.client import DockerClient
 from triune.engines.docker.containers import Described
 from triune.engines.docker.detail import isolation
+from triune.engines.docker.layers import in_containerd
 from triune.host import confinement, doors, packages
 from triune.host.mounted import shown
 
@@ -136,7 +137,8 @@ def facts(
         memory_limited=bool(host.get("Memory")),
         image=reference,
         image_created=containers.timestamp(image.get("Created")),
-        image_origin=next(iter(image.get("RepoDigests") or ()), "") if image else None,
+        # containerd's image store gives a digest to what was built here, too: it tells nothing of the origin.
+        image_origin=next(iter(image.get("RepoDigests") or ()), "") if image and not in_containerd(found) else None,
         secrets=tuple(secrets.in_variables(secrets.as_variables(map(str, config.get("Env") or ())))),
         unknown=unknown,
     )

@@ -45,6 +45,10 @@ def test_an_ordinary_one() -> None:
     assert found.image_created.year == 2026
 
 
+def test_a_digest_in_containerds_store_is_no_origin() -> None:
+    assert told(GraphDriver={"Name": "overlayfs"}).image_origin is None
+
+
 def test_a_privileged_one() -> None:
     found = told({"Privileged": True, "MaskedPaths": None, "ReadonlyPaths": None})
     assert found.capabilities == capabilities.ALL
