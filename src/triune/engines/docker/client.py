@@ -60,13 +60,16 @@ class DockerClient:
     @property
     def api_version(self) -> tuple[int, int]:
         """The API version agreed upon with the engine, e.g. (1, 41). Asks the engine the first time."""
-        return self._agreed(_QUICK)
+        if self._version is None:
+            self.ping()
+        return self._agreed(_PATIENT)
 
     def _agreed(self, timeout: float) -> tuple[int, int]:
         with self._lock:
             version = self._version
         if version is None:
-            version = self._negotiate(min(timeout, _QUICK))
+            # Docker starts three programs to answer this: where the host is busy, that takes its time.
+            version = self._negotiate(min(timeout, _PATIENT))
             with self._lock:
                 self._version = version
         return version
@@ -103,12 +106,23 @@ class DockerClient:
         """Raise Unreachable if the engine gives no sign of life."""
         self._require_no_silence()
         try:
-            self._call(lambda api: api.ping(), _SIGN_OF_LIFE, None)
+            self._sign_of_life()
         except TriuneError as error:
             if isinstance(error, _TimedOut):
                 self._silent_until = time.monotonic() + _SILENCE
             self.forget()
             raise
+
+    def _sign_of_life(self) -> None:
+        if self._version is not None:
+            self._call(lambda api: api.ping(), _SIGN_OF_LIFE, None)
+            return
+        try:
+            self._call(lambda api: api.ping(), _SIGN_OF_LIFE, None, version=NEWEST_API)
+        except Unreachable:
+            raise
+        except TriuneError:
+            return  # it may not speak that version: it lives
 
     def _require_no_silence(self) -> None:
         if time.monotonic() < self._silent_until:

@@ -214,6 +214,31 @@ def test_a_busy_engine_is_waited_for(served: Callable[[Answer], str], monkeypatc
     assert pinged.is_set()
 
 
+@pytest.mark.parametrize("status", ["200 OK", "400 Bad Request"], ids=["known", "unknown"])
+def test_an_engine_that_is_slow_to_tell_its_version_is_waited_for(
+    served: Callable[[Answer], str], monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    """It gives signs of life, if only by refusing the version it was asked in."""
+    pinged = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(BrokenPipeError):
+            while request := connection.recv(65536):
+                path = request.split(b" ")[1]
+                if path.endswith(b"/version"):
+                    pinged.wait(PATIENCE)
+                    connection.sendall(reply('{"ApiVersion": "1.41", "Version": "20.10"}'))
+                elif path.endswith(b"/_ping"):
+                    connection.sendall(reply('{"message": "client version 1.46 is too new"}', status))
+                    pinged.set()
+                else:
+                    connection.sendall(reply("[]"))
+
+    monkeypatch.setattr(module, "_QUICK", 0.3)
+    assert DockerEngine(served(answer)).list() == []
+    assert pinged.is_set()
+
+
 def test_agrees_on_an_api_both_know(served: Callable[[Answer], str]) -> None:
     client = DockerClient(served(scripted({"/version": '{"ApiVersion": "1.51", "Version": "29.0"}'})))
     assert client.api_version == (1, 46)
