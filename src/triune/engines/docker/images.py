@@ -105,13 +105,16 @@ class ImageStore:
         """Docker before 25 loads no OCI layouts, and Ubuntu 24.04's skopeo does not talk to Docker 29: by a file."""
         reference = ":".join(wanted)
         argv = ["skopeo", "copy", "--insecure-policy", f"oci-archive:{path}"]
-        with tempfile.NamedTemporaryFile(prefix=_SPOOL_PREFIX, dir=folder) as made:
+        with tempfile.NamedTemporaryFile(prefix=_SPOOL_PREFIX, dir=folder, delete=False) as made:
             fcntl.flock(made, fcntl.LOCK_EX)
-            done = run([*argv, f"docker-archive:{made.name}:{reference}"], check=False, timeout=_LOAD_TIMEOUT)
-            if done.status != 0:
-                said = done.stderr.decode(errors="replace").strip().splitlines() or ["skopeo refused it"]
-                raise _bad_archive(said[-1][-300:])
-            self._load(made, [reference], wanted)
+            try:
+                done = run([*argv, f"docker-archive:{made.name}:{reference}"], check=False, timeout=_LOAD_TIMEOUT)
+                if done.status != 0:
+                    said = done.stderr.decode(errors="replace").strip().splitlines() or ["skopeo refused it"]
+                    raise _bad_archive(said[-1][-300:])
+                self._load(made, [reference], wanted)
+            finally:
+                Path(made.name).unlink(missing_ok=True)  # skopeo itself removes what it could not complete
 
     def _load(self, spool: Any, own_tags: Sequence[str], wanted: tuple[str, str]) -> None:
         before = {own: self.inspect(own) for own in own_tags}
