@@ -42,7 +42,7 @@ def test_terminal(lab: Lab, guest: str) -> None:  # noqa: F811
 
 
 def test_four_at_once_and_the_fifth_is_told(lab: Lab, guest: str) -> None:  # noqa: F811
-    sessions = [lab.engine.commands.open(guest, Command(argv=("sleep", "60"))) for _ in range(4)]
+    sessions = [lab.engine.commands.open(guest, Command(argv=("sleep", "300"))) for _ in range(4)]
     try:
         with pytest.raises(Conflict) as caught:
             lab.engine.commands.open(guest, Command(argv=("true",)))

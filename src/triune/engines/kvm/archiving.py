@@ -21,7 +21,7 @@ from triune.domain.instance import InstanceSpec
 from triune.domain.operation import Progress
 from triune.domain.snapshot import Consistency
 from triune.engines.archiving import Archive, Part, PartKind, RestorePlan
-from triune.engines.kvm import checkpoints, drives, exports, folders, inventory, restoring, stillness, tuning
+from triune.engines.kvm import checkpoints, drives, exports, folders, inventory, restoring, stillness, tpm, tuning
 from triune.engines.kvm import mark as marks
 from triune.engines.kvm.bases import Bases
 from triune.engines.kvm.client import Client, library
@@ -68,9 +68,10 @@ class KvmArchiving:
         }
 
     def open(self, name: str, base: str | None, progress: Progress) -> Archive:
-        """Begin the instant. Raises Unsupported("disk_not_a_file")."""
+        """Begin the instant. Raises Unsupported("disk_not_a_file" | "tpm_elsewhere")."""
         machine = Subject(self._client, self._state_dir, name)
         _require_files(machine)
+        tpm.require_known_place(machine.live, name)
         self._let_go(machine)  # what a crash left
         progress.step("kvm-export", f"opening the disks of {name}")
         self._state_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
@@ -214,7 +215,7 @@ class KvmArchive:
         )
 
     def _files(self) -> Sequence[Part]:
-        """Small raw files, copied: UEFI variables and the first-boot data."""
+        """Small raw files, copied: UEFI variables, what the TPM remembers, and the first-boot data."""
         machine = self._machine
         sources = {NVRAM: drives.nvram(machine.live)}
         if machine.folder is not None:
@@ -225,6 +226,11 @@ class KvmArchive:
                 copy = self._folder / name
                 shutil.copyfile(source, copy)
                 found.append(Part(kind=PartKind.DISK, name=name, path=copy, size=copy.stat().st_size))
+        remembered = tpm.memory(machine.live)
+        if remembered is not None and remembered.exists():
+            copy = self._folder / restoring.TPM
+            tpm.copy(remembered, copy)
+            found.append(Part(kind=PartKind.DISK, name=restoring.TPM, path=copy, size=copy.stat().st_size))
         return found
 
     def _boot(self) -> Sequence[Part]:

@@ -112,6 +112,7 @@ class Client:
         self.uri = uri
         self._lock = threading.Lock()
         self._connection: Any = None
+        self._answered = 0.0  # when it last answered anything, by time.monotonic()
         # Attempts to connect that still wait for a libvirt that hangs, each with a thread and a socket.
         self._waiting: list[tuple[float, threading.Thread]] = []
 
@@ -166,9 +167,12 @@ class Client:
 
     def _bounded(self, connection: Any, work: Callable[[Any], T], seconds: float) -> T:
         """`work` within `seconds`, or for longer where libvirt gives a sign of life: while it kills one guest, all that
-        is asked of that guest waits."""
+        is asked of that guest waits; and where many machines boot at once, an answer to anything may take seconds."""
+        begun = time.monotonic()
 
         def late(_thread: threading.Thread) -> float:
+            if self._answered > begun:
+                return _BUSY
             try:
                 bounded(connection.getLibVersion, self.uri, _SIGN_OF_LIFE)
             except (TriuneError, library().libvirtError):
@@ -195,7 +199,11 @@ class Client:
         try:
             yield
         except virt.libvirtError as error:
-            raise translate(error, name, self.uri) from error
+            told = translate(error, name, self.uri)
+            if not isinstance(told, Unreachable):
+                self._answered = time.monotonic()
+            raise told from error
+        self._answered = time.monotonic()
 
 
 def translate(error: Any, name: str, uri: str) -> TriuneError:

@@ -21,7 +21,7 @@ from triune.domain.errors import Conflict, NotFound, Unsupported
 from triune.domain.names import instance_name
 from triune.domain.operation import Progress
 from triune.engines.base import ClonePlan
-from triune.engines.kvm import checkpoints, clone_xml, drives, folders, snapshot_xml, stillness
+from triune.engines.kvm import checkpoints, clone_xml, drives, folders, snapshot_xml, stillness, tpm
 from triune.engines.kvm import mark as marks
 from triune.engines.kvm.client import Client, library
 from triune.engines.kvm.clone_xml import Chain
@@ -69,7 +69,7 @@ class Cloning:
 
     def clone(self, plan: ClonePlan, progress: Progress) -> None:
         """Make it. Raises Conflict("instance_exists" | "folder_in_use"), NotFound("snapshot_not_found"), Unsupported(
-        "external_snapshot" | "disk_not_a_file" | "disk_not_qcow2")."""
+        "external_snapshot" | "disk_not_a_file" | "disk_not_qcow2" | "tpm_elsewhere")."""
         files = Files(folder=self._state_dir / instance_name(plan.new))
         original = self._original(plan.name)
         if self._client.find(plan.new) is not None:
@@ -79,6 +79,7 @@ class Cloning:
                 hint=f"Choose another name, or: triune rm {plan.new}",
             )
         folders.require_free(self._client, files.folder)
+        tpm.require_known_place(original.root, plan.name)
         state = self._wanted(original, plan)
         try:
             self._make_folder(files)
@@ -223,7 +224,8 @@ class Cloning:
         _copy_files(original, files, plan.snapshot)
         progress.step("kvm-define", "defining the virtual machine")
         xml = clone_xml.build(original.root, plan, original.folder, files, disks)
-        self._client.call(lambda connection: connection.defineXML(xml), name=plan.new)
+        remembered = tpm.kept(original.root, plan.snapshot) if plan.snapshot else tpm.memory(original.root)
+        tpm.define(self._client, plan.new, xml, remembered)
 
 
 def _copy_files(original: _Original, files: Files, snapshot: str | None) -> None:

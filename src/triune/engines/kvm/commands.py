@@ -24,6 +24,7 @@ from triune.engines.kvm.pump import PumpSession, greet, orders
 from triune.engines.kvm.spec import EXEC_PORT, Files
 
 _WAIT_FOR_PORT = 5.0
+_WAIT_EMULATED = 20.0  # the shortest command takes seconds where the host's cores are busy
 _GREETING = 15.0  # an emulated guest on a busy host needs seconds to start Perl
 
 
@@ -52,16 +53,16 @@ class Commands:
         paths = _exec_ports(root)
         if paths:
             request = orders(command, inherited)
-            session = self._through_port(name, agent, paths, request, terminal=command.terminal is not None)
+            deadline = time.monotonic() + (_WAIT_FOR_PORT if root.get("type") == "kvm" else _WAIT_EMULATED)
+            session = self._through_port(name, agent, paths, request, deadline, terminal=command.terminal is not None)
             if session is not None:
                 return session
         return _through_agent(name, agent, command, inherited)
 
     def _through_port(
-        self, name: str, agent: Agent, paths: Mapping[str, str], request: bytes, *, terminal: bool
+        self, name: str, agent: Agent, paths: Mapping[str, str], request: bytes, deadline: float, *, terminal: bool
     ) -> Session | None:
-        """A session, or None when the guest has no Perl."""
-        deadline = time.monotonic() + _WAIT_FOR_PORT
+        """A session, or None when the guest has no Perl; a free port is waited for until the deadline."""
         tried: set[str] = set()
         while True:
             port = self._ports.take(paths, tried, deadline)

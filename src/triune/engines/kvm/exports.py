@@ -22,6 +22,7 @@ from triune.engines.kvm import checkpoints
 from triune.engines.kvm.client import Client, library
 from triune.engines.kvm.drives import Drive
 from triune.engines.kvm.owner import qemu_owner
+from triune.host import polling
 from triune.host.nbd import dirty_ranges
 from triune.host.run import run
 
@@ -132,11 +133,11 @@ class Served:
             pid = _serving(file, self._folder)
             if pid is None:
                 continue
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-            deadline = time.monotonic() + _ENDS
-            while _serving(file, self._folder) is not None and time.monotonic() < deadline:
-                time.sleep(_POLL)
+            with contextlib.suppress(ProcessLookupError), os.fdopen(os.pidfd_open(pid)) as process:
+                if _serving(file, self._folder) == pid:  # no other process that has its number since
+                    signal.pidfd_send_signal(process.fileno(), signal.SIGTERM)
+                    # Its pid file and its arguments go before it lets go of the disk, which a start would want.
+                    polling.ready([process.fileno()], timeout=_ENDS)
 
 
 def _serving(pid_file: Path, folder: Path) -> int | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from triune.domain.errors import Conflict, NotFound, TriuneError
 from triune.domain.operation import Progress
 from triune.engines.importing import MachinePlan, Signs, Write
-from triune.engines.kvm import folders, logs, machine_spec
+from triune.engines.kvm import folders, logs, machine_spec, tpm
 from triune.engines.kvm import mark as marks
 from triune.engines.kvm.agent import Agent
 from triune.engines.kvm.client import Client, library
@@ -34,8 +33,9 @@ class KvmImporting:
         """Raise Invalid or Unsupported; returns what is missing here."""
         machine_spec.check(plan, self._host())
         missing = []
-        if plan.machine.tpm and not _tpm():
-            missing.append("it has a TPM, and swtpm is not installed here: it runs without one")
+        if plan.machine.tpm and not tpm.available():
+            install = f"apt-get install --no-install-recommends {tpm.PACKAGES}"
+            missing.append(f"it has a TPM, and swtpm is not installed here ({install}): it runs without one")
         if plan.machine.uuid and not self._free(plan.machine.uuid):
             missing.append("another machine of this host has its UUID: it gets a new one")
         return missing
@@ -58,7 +58,7 @@ class KvmImporting:
                 write(disk, path)
                 path.chmod(0o600)
             progress.step("kvm-define", "defining the virtual machine")
-            xml = machine_spec.build(plan, files, self._host(), self._identity(plan), tpm=_tpm())
+            xml = machine_spec.build(plan, files, self._host(), self._identity(plan), tpm=tpm.available())
             self._client.call(lambda connection: connection.defineXML(xml), name=name)
         except BaseException:
             # only the files: a domain of that name would be somebody else's, defined meanwhile
@@ -109,7 +109,3 @@ class KvmImporting:
             domain.setMetadata(  # type: ignore[attr-defined]
                 virt.VIR_DOMAIN_METADATA_ELEMENT, text, "triune", marks.NAMESPACE, flags
             )
-
-
-def _tpm() -> bool:
-    return shutil.which("swtpm") is not None

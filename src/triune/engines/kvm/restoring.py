@@ -16,13 +16,14 @@ from triune.domain.names import instance_name
 from triune.domain.operation import Progress
 from triune.engines.archiving import RestorePlan
 from triune.engines.base import ClonePlan
-from triune.engines.kvm import clone_xml, drives, folders
+from triune.engines.kvm import clone_xml, drives, folders, tpm
 from triune.engines.kvm import mark as marks
 from triune.engines.kvm.client import Client
 from triune.engines.kvm.clone_xml import Chain
 from triune.engines.kvm.spec import Files, HostFacts
 from triune.host.run import run
 
+TPM = "tpm"  # the part with what it remembers
 _BOOT = {"kernel": "os/kernel", "initrd": "os/initrd"}
 
 
@@ -33,13 +34,15 @@ def boot_files(root: ET.Element) -> dict[str, Path]:
 
 
 def restore(client: Client, state_dir: Path, host: HostFacts, plan: RestorePlan, progress: Progress) -> None:
-    """Make it, stopped. Raises Conflict("instance_exists" | "folder_in_use"), Failed("backup_unreadable")."""
+    """Make it, stopped. Raises Conflict("instance_exists" | "folder_in_use"), Failed("backup_unreadable"), Unsupported(
+    "no_tpm")."""
     name = instance_name(plan.spec.name)
     files = Files(folder=state_dir / name)
     if client.find(name) is not None:
         raise Conflict("instance_exists", f"there is a virtual machine {name!r} already", hint="Choose another name.")
     folders.require_free(client, files.folder)
     root = _definition(plan)
+    tpm.require(root, name)
     try:
         if files.folder.exists():
             shutil.rmtree(files.folder)  # no domain has it: what a crash left
@@ -48,7 +51,7 @@ def restore(client: Client, state_dir: Path, host: HostFacts, plan: RestorePlan,
         _small_files(plan, files)
         progress.step("kvm-define", "defining the virtual machine")
         xml = _xml(client, root, plan, files, disks, host)
-        client.call(lambda connection: connection.defineXML(xml), name=name)
+        tpm.define(client, name, xml, plan.parts.get(TPM))
     except BaseException:
         # only the files: a domain of that name would be somebody else's, defined meanwhile
         shutil.rmtree(files.folder, ignore_errors=True)

@@ -1,7 +1,8 @@
 """Points in time of domains, as internal snapshots of their qcow2 disks: `virsh` and `qemu-img` see and handle them.
 
 Taking one, without memory: the disks' state first (QEMU itself, or qemu-img), then libvirt is told of it. With memory:
-libvirt does both. A UEFI machine's variables lie in a raw file, of which a copy is kept beside it.
+libvirt does both. A UEFI machine's variables lie in a raw file, of which a copy is kept beside it; so does what its TPM
+remembers.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from triune.domain.errors import Conflict, Failed, NotFound, TriuneError, Unsupp
 from triune.domain.names import single_line, snapshot_name
 from triune.domain.operation import Progress
 from triune.domain.snapshot import Consistency, Snapshot
-from triune.engines.kvm import checkpoints, drives, snapshot_xml, stillness
+from triune.engines.kvm import checkpoints, drives, snapshot_xml, stillness, tpm
 from triune.engines.kvm.agent import Agent
 from triune.engines.kvm.client import Client, library, not_running
 from triune.engines.kvm.diskstates import DiskStates, snapshots
@@ -47,6 +48,7 @@ class Snapshots:
         machine = _Machine(self._client, name)
         self._records.mend(machine.domain)
         drives.require_qcow2(name, machine.drives, "snapshot")
+        tpm.require_known_place(machine.root, name)
         if machine.find(snapshot.name) is not None or machine.states.has(snapshot.name):
             raise Conflict(
                 "snapshot_exists",
@@ -185,6 +187,10 @@ class _Machine:
         """Where a snapshot's copy of the UEFI variables lies."""
         return self.nvram.with_name(f"{self.nvram.name}.{snapshot}") if self.nvram is not None else None
 
+    def remembered(self, snapshot: str) -> Path | None:
+        """Where a snapshot's copy of what its TPM remembers lies."""
+        return tpm.kept(self.root, snapshot)
+
 
 def _require_memory(machine: _Machine) -> None:
     name = machine.name
@@ -193,6 +199,8 @@ def _require_memory(machine: _Machine) -> None:
     reason = ""
     if machine.nvram is not None:
         reason = "its UEFI variables lie in a raw file, which can't hold a running state"
+    elif tpm.emulated(machine.root):
+        reason = "it has a TPM, which is no part of a running state"
     elif machine.root.find("devices/filesystem") is not None:
         reason = "it shares a folder by virtiofs, whose state QEMU can't save"
     elif machine.root.find("devices/hostdev") is not None:
@@ -221,7 +229,7 @@ def _take_disks(machine: _Machine, snapshot: Snapshot, progress: Progress) -> Sn
     if not machine.active:
         return _take_at_rest(machine, snapshot)
     with stillness.held(machine.domain) as consistency:
-        _keep_variables(machine, snapshot.name)
+        _keep_beside(machine, snapshot.name)
         machine.states.take(snapshot.name)
     taken = replace(snapshot, consistency=consistency, parent=machine.current())
     progress.step("kvm-record", "telling libvirt")
@@ -232,7 +240,7 @@ def _take_disks(machine: _Machine, snapshot: Snapshot, progress: Progress) -> Sn
 def _take_at_rest(machine: _Machine, snapshot: Snapshot) -> Snapshot:
     """Of a stopped machine: both at once, as nothing can be put back before this is done, and the one takes as long as
     the other."""
-    _keep_variables(machine, snapshot.name)
+    _keep_beside(machine, snapshot.name)
     with ThreadPoolExecutor(1, "snapshot") as pool:
         keeping = pool.submit(machine.states.take, snapshot.name)
         taken = replace(snapshot, consistency=Consistency.STOPPED, parent=machine.current())
@@ -253,11 +261,15 @@ def _record(machine: _Machine, snapshot: Snapshot) -> None:
         machine.domain.snapshotCreateXML(xml, flags)
 
 
-def _keep_variables(machine: _Machine, snapshot: str) -> None:
+def _keep_beside(machine: _Machine, snapshot: str) -> None:
     copy = machine.variables(snapshot)
     if machine.nvram is not None and copy is not None and machine.nvram.exists():
         shutil.copyfile(machine.nvram, copy)
         copy.chmod(0o600)
+    memory, copy = tpm.memory(machine.root), machine.remembered(snapshot)
+    if memory is not None and copy is not None and memory.exists():
+        copy.unlink(missing_ok=True)  # what a crash left
+        tpm.copy(memory, copy)
 
 
 def _restore_disks(machine: _Machine, handle: Any, snapshot: str) -> None:
@@ -278,6 +290,8 @@ def _restore_disks(machine: _Machine, handle: Any, snapshot: str) -> None:
         shutil.copyfile(copy, fresh)
         fresh.chmod(0o600)
         fresh.replace(machine.nvram)
+    if (copy := machine.remembered(snapshot)) is not None:
+        tpm.put(copy, machine.root)
 
 
 def _stand_on(machine: _Machine, handle: Any) -> None:
@@ -327,9 +341,9 @@ def _erase(machine: _Machine, snapshot: str) -> None:
     if handle is not None:
         with machine.client.errors(machine.name):
             handle.delete(virt.VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
-    copy = machine.variables(snapshot)
-    if copy is not None:
-        copy.unlink(missing_ok=True)
+    for copy in (machine.variables(snapshot), machine.remembered(snapshot)):
+        if copy is not None:
+            copy.unlink(missing_ok=True)
 
 
 def _external(name: str, snapshot: str, what: str) -> Unsupported:

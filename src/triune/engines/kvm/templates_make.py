@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
+from pathlib import Path
 from typing import Any
 
 from triune.domain.errors import Conflict, Failed, TriuneError, Unsupported
@@ -55,12 +56,24 @@ def make(
         token = _let_wait(client, domain, agent, name, progress)
         progress.step("template-save", "saving the guest's memory")
         with client.errors(name):
-            domain.save(str(files.folder / "memory"))
+            _save(domain, files.folder / "memory")
     except BaseException:
         with contextlib.suppress(TriuneError):
             destroy(client, name)
         raise
     return token
+
+
+def _save(domain: Any, path: Path) -> None:
+    """Raw, whatever the host's qemu.conf says, where libvirt takes a word on it (11.2): a compressed memory would be
+    unpacked at each start, and a sparse one can't be restored from a pipe.
+    """
+    virt = library()
+    form = getattr(virt, "VIR_DOMAIN_SAVE_PARAM_IMAGE_FORMAT", None)
+    if form is None:
+        domain.save(str(path))
+    else:
+        domain.saveParams({virt.VIR_DOMAIN_SAVE_PARAM_FILE: str(path), form: "raw"}, 0)
 
 
 def destroy(client: Client, name: str) -> None:

@@ -23,6 +23,7 @@ _FORMAT = 1  # of what lies in a template's folder
 _KEY = 24
 _WEIGHT = 25  # of 100, for a template made in the background
 _NOWHERE = Path("/nonexistent")
+_SPACE = uuid.UUID(int=0x7472697565)  # of the templates' UUIDs
 _NOT_OF_THE_MACHINE = ("autostart", "user-data")
 # What the host grants a machine, and the guest does not see.
 _HOST_SIDE = ("cputune", "memtune", "blkiotune", "numatune", "resource")
@@ -88,7 +89,7 @@ def neutral(plan: LaunchPlan) -> LaunchPlan:
         form=plan.form,
         image=plan.image,
         created=datetime.fromtimestamp(0, UTC),
-        machine_id=uuid.UUID(int=0x7472697565).hex,
+        machine_id=_SPACE.hex,
     )
 
 
@@ -126,6 +127,8 @@ def template_xml(plan: LaunchPlan, files: Files, host: HostFacts, name: str, *, 
     """The domain that boots once to become the template: no instance, and, `aside`, behind all of them for CPU time."""
     root = ET.fromstring(build(neutral(plan), files, host))  # noqa: S314 - our own
     _child(root, "name").text = name
+    # libvirt takes one domain of a UUID, and another daemon may be making a template on it.
+    _child(root, "uuid").text = str(uuid.uuid5(_SPACE, name))
     metadata = root.find("metadata")
     if metadata is not None:
         root.remove(metadata)

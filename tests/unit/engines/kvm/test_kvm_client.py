@@ -57,6 +57,28 @@ def test_a_busy_libvirt_is_waited_for_and_a_hung_one_is_not(alive: bool, monkeyp
     over.set()
 
 
+@pytest.mark.parametrize("meanwhile", [True, False])
+def test_an_answer_to_another_is_a_sign_of_life(meanwhile: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_libvirt()
+    monkeypatch.setattr(module, "_SIGN_OF_LIFE", 0.1)
+    client, over = Client("test:///default"), threading.Event()
+    client._connection = Libvirt(False, over)
+
+    def work(_: object) -> str:
+        if meanwhile:
+            assert client.call(lambda _: "another") == "another"
+        over.wait(0.8 if meanwhile else PATIENCE)
+        return "done"
+
+    assert client.call(lambda _: "before") == "before"
+    if meanwhile:
+        assert client.call(work, seconds=0.3) == "done"
+        return
+    with pytest.raises(Unreachable):
+        client.call(work, seconds=0.3)
+    over.set()
+
+
 def test_attempts_to_reach_a_libvirt_that_hangs_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     require_libvirt()
     path = tmp_path / "hung.sock"

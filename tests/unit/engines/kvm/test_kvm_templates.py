@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ET
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from tests.unit.engines.kvm.plans import ACCELERATED, DIRECT, EMULATED, FILES, G
 from triune.domain.image import DiskForm, OciForm
 from triune.domain.instance import VolumeMount
 from triune.engines.base import LaunchPlan
+from triune.engines.kvm import templates_make
 from triune.engines.kvm import templates_spec as spec
 from triune.engines.kvm.names import is_template
 from triune.engines.kvm.spec import Files, build
@@ -140,6 +142,14 @@ def test_the_template_is_no_instance_and_gives_way() -> None:
     assert not is_template("triune-template-x")
 
 
+def test_two_daemons_may_make_templates_at_once() -> None:
+    first, again, other = (
+        ET.fromstring(spec.template_xml(plan(), FILES, EMULATED, name, aside=True)).findtext("uuid")
+        for name in ("triune_template_x", "triune_template_x", "triune_template_y")
+    )
+    assert first == again != other
+
+
 def test_the_waiting_port() -> None:
     xml = """<domain><devices>
         <channel><source path='/a'/><target name='triune.exec.0' state='connected'/></channel>
@@ -149,6 +159,30 @@ def test_the_waiting_port() -> None:
     assert not spec.waits(xml.format("disconnected"))
     assert spec.waiting_socket("<domain/>") == ""
     assert not spec.waits("<domain/>")
+
+
+class Domain:
+    """Keeps how it was saved."""
+
+    def __init__(self) -> None:
+        self.calls: list[object] = []
+
+    def save(self, path: str) -> None:
+        self.calls.append(path)
+
+    def saveParams(self, params: dict[str, str], flags: int) -> None:
+        self.calls.append((params, flags))
+
+
+@pytest.mark.parametrize("chooses", [False, True])
+def test_the_memory_is_saved_raw_where_that_can_be_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chooses: bool
+) -> None:
+    words = {"VIR_DOMAIN_SAVE_PARAM_FILE": "file", "VIR_DOMAIN_SAVE_PARAM_IMAGE_FORMAT": "image_format"}
+    monkeypatch.setattr(templates_make, "library", lambda: SimpleNamespace(**(words if chooses else {})))
+    domain, path = Domain(), str(tmp_path / "memory")
+    templates_make._save(domain, tmp_path / "memory")
+    assert domain.calls == [({"file": path, "image_format": "raw"}, 0) if chooses else path]
 
 
 class TestShelf:
