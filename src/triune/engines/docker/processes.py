@@ -14,6 +14,7 @@ import errno
 import json
 import re
 import secrets
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +28,9 @@ from triune.host.copytree import copy_tree
 _FOLDER = "processes"
 _FACTS = "processes.json"
 _LOG = re.compile(r"(?:path= ?|log file: )(/[^\s:]+\.log)")
+_THERE_ALREADY = re.compile(r"content sha256:\w+: already exists")
+_FORGOTTEN = 15.0
+_POLL = 0.5
 _RUNC = frozenset({"", "runc", "crun", "io.containerd.runc.v1", "io.containerd.runc.v2"})
 _PARENT, _STACK, _BRK = 1, 25, 44  # proc(5), fields 4, 28 and 47, counted after the name
 
@@ -75,12 +79,19 @@ class Processes:
         if place is None:
             raise _refused(_name(found), "its first process has ended")
         (folder / _FACTS).write_text(json.dumps({"place": place, "bundles": _bundles(found)}))
-        try:
-            self._client.post(
-                f"/containers/{container}/checkpoints", body={"CheckpointID": _label(folder), "Exit": False}
-            )
-        except (Failed, Conflict) as error:
-            raise _refused(_name(found), _said(error)) from error
+        deadline = time.monotonic() + _FORGOTTEN
+        while True:
+            try:
+                self._client.post(
+                    f"/containers/{container}/checkpoints", body={"CheckpointID": _label(folder), "Exit": False}
+                )
+                break
+            except (Failed, Conflict) as error:
+                # containerd writes nothing twice, and forgets a moment later what an attempt that was cut off left.
+                if not _THERE_ALREADY.search(error.message) or time.monotonic() > deadline:
+                    raise _refused(_name(found), _said(error)) from error
+            time.sleep(_POLL)
+            self.drop(container, folder)
         return disk_usage(self._checkpoint(container, folder)) or 0
 
     def fetch(self, found: Described, folder: Path, check: Callable[[], None]) -> None:

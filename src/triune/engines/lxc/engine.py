@@ -130,7 +130,7 @@ class LxcEngine:
             "subordinate_ids": [granted.base, granted.count] if granted else None,
             "apparmor": detail.apparmor_enabled(),
             "cgroups": {name: mounted.version(name) for name in ("cpu", "memory", "pids")},
-            "lxcfs": lxcfs.why_not() or "inside, the limits are what a container sees of CPU and memory",
+            "lxcfs": lxcfs.shown(),
             "disk_limits": cgroup_limits.disk_note(mounted),
         }
 

@@ -88,7 +88,8 @@ class LxcSnapshots:
         folder, mark = managed(self._client, name)
         point = points.require(mark.data(folder), snapshot, name)
         require_stopped(self._client, name)
-        restoring.settle(folder, mark)
+        with roots.telling(folder):
+            restoring.settle(folder, mark)
         progress.step("lxc-copy", f"copying the snapshot {snapshot}")
         before = dict(spec.parse((point / "config").read_text())).get("lxc.uts.name", name)
         with roots.telling(folder):

@@ -71,3 +71,28 @@ def test_criu_s_own_reason_is_read_from_its_log(tmp_path: Path, form: str) -> No
     assert processes._said(error) == error.message
     log.write_text("(00.01) Error (criu/tty.c:1): tty: Unable to find a master\n")
     assert processes._said(error) == "CRIU says: tty: Unable to find a master"
+
+
+@pytest.mark.parametrize(("times", "says"), [(2, "content sha256:f8e5: already exists"), (1, "criu failed")])
+def test_what_an_attempt_left_in_containerd_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, says: str
+) -> None:
+    asked: list[str] = []
+
+    def post(path: str, **_more: object) -> None:
+        asked.append(path)
+        if len(asked) <= times:
+            raise Failed("docker_failed", f"Docker: Cannot checkpoint container 1: {says}", hint="Look.")
+
+    client: Any = SimpleNamespace(read=lambda _: {"DockerRootDir": str(tmp_path / "docker")}, post=post)
+    monkeypatch.setattr(processes, "_place", lambda _found: "/place")
+    monkeypatch.setattr(processes, "_bundles", lambda _found: "/bundles")
+    monkeypatch.setattr(processes, "_POLL", 0.01)
+    found: Any = {**container(), "Id": "1"}
+    if "already exists" in says:
+        Processes(client).write(found, tmp_path)
+        assert len(asked) == 3
+        return
+    with pytest.raises(Failed, match="criu failed"):
+        Processes(client).write(found, tmp_path)
+    assert len(asked) == 1

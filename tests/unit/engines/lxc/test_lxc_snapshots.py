@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from datetime import UTC
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,10 +14,12 @@ from hypothesis import strategies as st
 from tests.unit.engines.lxc.test_lxc_spec import CARD, MARK
 
 from triune.domain.errors import Failed, NotFound
+from triune.domain.operation import Silent
 from triune.domain.pool import PoolDriver, PoolPlace
 from triune.domain.snapshot import Consistency, Snapshot
 from triune.engines.lxc import mark as marks
 from triune.engines.lxc import points, restoring, seed, spec
+from triune.engines.lxc import snapshots as module
 from triune.host import beneath
 from triune.host.idmap import IdRange
 
@@ -194,3 +198,17 @@ def test_a_resolver_of_the_users_own_stays(tmp_path: Path, monkeypatch: pytest.M
     assert (tmp_path / "etc/resolv.conf").read_text() == "nameserver 9.9.9.9\n"
     assert (tmp_path / "etc/ssh/ssh_host_rsa_key").exists()
     assert (tmp_path / "etc/hostname").read_text() == "new\n"
+
+
+def test_a_restore_decided_before_meets_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_folder: Path, _mark: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    client: Any = object()
+    monkeypatch.setattr(module, "managed", lambda _client, _name: (tmp_path, MARK))
+    monkeypatch.setattr(module, "require_stopped", lambda _client, _name: None)
+    monkeypatch.setattr(points, "require", lambda _data, _snapshot, _name: tmp_path)
+    monkeypatch.setattr(restoring, "settle", full)
+    with pytest.raises(Failed) as caught:
+        module.LxcSnapshots(client).restore("one", "s1", Silent())
+    assert caught.value.code == "no_space"
