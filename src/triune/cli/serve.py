@@ -6,17 +6,17 @@ import logging
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import click
 
 from triune.domain.errors import Conflict, Failed, TriuneError
+from triune.host.coming import await_answer
+from triune.host.setup.machine import Machine
 from triune.sdk import Client
 
 _PID_FILE = Path("/run/triune/triune.pid")
 _LOG_FILE = Path("/var/log/triune.log")
-_PATIENCE = 90.0
 
 
 @click.command()
@@ -64,22 +64,25 @@ def _detach(socket: Path, pid_file: Path, log_file: Path, verbose: bool) -> None
             )
     except OSError as error:
         raise Failed("log_denied", f"can't write {log_file}: {error.strerror}", hint="Run it as root.") from None
-    deadline = time.monotonic() + _PATIENCE
-    while time.monotonic() < deadline:
-        if child.poll() is not None:
-            kind = Conflict if child.returncode == Conflict.exit_code else Failed
-            raise kind(
-                "daemon_ended",
-                f"the daemon ended at once: {_last(log_file, begin)}",
-                hint=f"See its log: {log_file}",
-                status=child.returncode,
-            )
+    machine = Machine()
+    why = await_answer(
         # Its process file is written once it has the data folder: until then another daemon may answer.
-        if _runs(pid_file, child.pid) and _answers(socket):
-            print(f"the daemon runs (process {child.pid}), listening at {socket}")
-            return
-        time.sleep(0.05)
-    raise Failed("daemon_silent", f"the daemon did not answer within {_PATIENCE:g} s", hint=f"See its log: {log_file}")
+        lambda: _runs(pid_file, child.pid) and _answers(socket),
+        lambda: machine.spent(child.pid),
+        lambda text: print(f"the daemon (process {child.pid}): {text}; its log is {log_file}", file=sys.stderr),
+    )
+    if not why:
+        print(f"the daemon runs (process {child.pid}), listening at {socket}")
+        return
+    if child.poll() is not None:
+        kind = Conflict if child.returncode == Conflict.exit_code else Failed
+        raise kind(
+            "daemon_ended",
+            f"the daemon ended at once: {_last(log_file, begin)}",
+            hint=f"See its log: {log_file}",
+            status=child.returncode,
+        )
+    raise Failed("daemon_silent", f"the daemon (process {child.pid}) {why}", hint=f"See its log: {log_file}")
 
 
 def _runs(pid_file: Path, pid: int) -> bool:

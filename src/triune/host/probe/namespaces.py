@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from triune.domain.finding import Finding
 from triune.host.idmap import subordinate_range
-from triune.host.lxcfs import FOLDER
+from triune.host.lxcfs import ENABLE, FOLDER, blind
 from triune.host.probe.view import Facts, View, missing, ok, warning
 
 AREA = "namespaces"
@@ -68,6 +68,12 @@ def _ranges(view: View) -> Finding:
 
 def _seen(view: View) -> Finding:
     if any(f" {FOLDER} " in line for line in view.files.lines("/proc/self/mountinfo")):
+        if (pid := blind(view.files.root)) is not None:
+            sentence = (
+                f"System containers see the host's CPUs in place of their limit: lxcfs (process {pid}) was started "
+                f"without {ENABLE}. Setup restarts it when no container uses it."
+            )
+            return warning("namespaces.lxcfs", AREA, sentence, "triune setup", optional=True)
         return ok("namespaces.lxcfs", AREA, "System containers see their limits as CPUs and memory (lxcfs).")
     sentence = "System containers see the host's CPUs and memory in place of their limits: lxcfs does not run."
     return warning("namespaces.lxcfs", AREA, sentence, "triune setup", optional=True)

@@ -15,6 +15,7 @@ from triune.host.probe.view import Facts, View, missing, ok, unknown, warning
 AREA = "programs"
 DOCKER_SOCKET = "/run/docker.sock"
 TRIUNE_SOCKET = "/run/triune/triune.sock"
+TPM_MAKERS = "/var/lib/swtpm-localca"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,14 @@ PROGRAMS = (
         optional=True,
         purpose="`triune import --inject-drivers`",
     ),
+    Program(
+        "swtpm",
+        "swtpm",
+        ("swtpm_setup", "--version"),
+        "swtpm swtpm-tools",
+        optional=True,
+        purpose="an imported machine's TPM",
+    ),
     Program("crun", "crun", ("crun", "--version"), "crun", optional=True),
     Program("gvisor", "gVisor (runsc)", ("runsc", "--version"), "runsc", optional=True),
     Program("kata", "Kata Containers", ("kata-runtime", "--version"), None, optional=True),
@@ -69,7 +78,7 @@ def probe(view: View) -> Sequence[Finding]:
     """Every program, the daemons behind them, the bindings, and Docker clients that hide each other."""
     found = [_program(view, program) for program in PROGRAMS]
     daemons = [*_docker_daemon(view), _libvirt_daemon(view), _triune_daemon(view)]
-    return [*found, *_docker_clients(view), *daemons, _bindings(view)]
+    return [*found, *_docker_clients(view), *daemons, *_tpm_makers(view), _bindings(view)]
 
 
 def _program(view: View, program: Program) -> Finding:
@@ -199,6 +208,25 @@ def _libvirt_daemon(view: View) -> Finding:
     if uri is None:
         return missing(name, AREA, "libvirt's daemon does not answer.", "triune setup", answers=False)
     return ok(name, AREA, "libvirt's daemon answers at qemu:///system.", answers=True)
+
+
+def _tpm_makers(view: View) -> list[Finding]:
+    """The keys that new TPMs' certificates are signed with. The folder is of the user that swtpm is to run as; libvirt
+    looks that user up once, when it starts, and until then runs swtpm as root, whose keys nobody else may read."""
+    name = "programs.tpm-keys"
+    folder = view.files.path(TPM_MAKERS)
+    try:
+        owner = folder.stat()
+        strange = [entry.name for entry in folder.iterdir() if entry.lstat().st_uid != owner.st_uid]
+    except OSError:
+        return []
+    if not strange:
+        return [ok(name, AREA, "TPMs of virtual machines can be made.", strange=[])]
+    sentence = (
+        "libvirt ran swtpm as root, as it was started before swtpm was installed: once restarted it can make no TPM."
+    )
+    fix = f"chown -R --reference={TPM_MAKERS} {TPM_MAKERS} && systemctl restart libvirtd"
+    return [warning(name, AREA, sentence, fix, strange=sorted(strange), optional=True)]
 
 
 def _bindings(view: View) -> Finding:

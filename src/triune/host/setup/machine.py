@@ -99,10 +99,18 @@ class Machine:
 
     def started(self, pid: int) -> float | None:
         """When a process started, in seconds since the epoch (proc(5), stat field 22); None when it has ended."""
-        stat = self.files.text(f"/proc/{pid}/stat")
+        fields = self._stat(pid)
         boot = next((line.split()[1] for line in self.files.lines("/proc/stat") if line.startswith("btime ")), None)
-        if stat is None or boot is None:
-            return None
+        return None if fields is None or boot is None else int(boot) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+    def spent(self, pid: int) -> float | None:
+        """The processor time of a process and its children that ended, in seconds; None when it has ended."""
+        fields = self._stat(pid)
+        return None if fields is None else sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+    def _stat(self, pid: int) -> list[str] | None:
+        """Of proc(5)'s stat the fields from the third on."""
+        stat = self.files.text(f"/proc/{pid}/stat")
         # The name in parentheses may hold blanks; the fields after it don't. A zombie has ended, reaped or not.
-        fields = stat.rpartition(")")[2].split()
-        return None if fields[0] in "ZX" else int(boot) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        fields = stat.rpartition(")")[2].split() if stat is not None else ["X"]
+        return None if fields[0] in "ZX" else fields

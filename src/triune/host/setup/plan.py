@@ -11,7 +11,7 @@ from triune.host import rootless
 from triune.host.setup.accounts import Group, KvmAccess, SubordinateIds
 from triune.host.setup.daemons import LiveRestore, daemons
 from triune.host.setup.limits import KernelLimits
-from triune.host.setup.lxcfs import Lxcfs, LxcfsUnit
+from triune.host.setup.lxcfs import Lxcfs, LxcfsOptions, LxcfsUnit
 from triune.host.setup.machine import Machine
 from triune.host.setup.packages import Packages
 from triune.host.setup.rootless import RootlessDaemon, RootlessPackages, RootlessUser
@@ -43,6 +43,7 @@ def plan(options: Options) -> list[Step]:
         KernelLimits(machine),
         *daemons(machine),
         Lxcfs(machine),
+        LxcfsOptions(machine),
     ]
     # On a host that had Docker before us its configuration is its owner's; ours to set only where Docker is ours too.
     if options.live_restore or not machine.tools.find("dockerd"):

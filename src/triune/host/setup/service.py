@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+import threading
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 import triune
+from triune.domain.errors import Failed
 from triune.host import rootless
+from triune.host.coming import Patience, await_answer
 from triune.host.setup.daemons import stop
 from triune.host.setup.machine import Machine
 from triune.host.setup.step import Say
@@ -17,6 +20,10 @@ COMMAND = "/usr/local/bin/triune"
 UNIT = "/etc/systemd/system/triune.service"
 SOCKET = "/run/triune/triune.sock"
 LOG = "/var/log/triune.log"
+_STOP_SECONDS = 150.0  # systemd itself waits 90 for the old one to end
+_SPARE_SECONDS = 30.0
+_TRIES = 3
+_JOURNAL = "journalctl -u triune"
 COMPLETIONS = {
     "bash": "/usr/local/share/bash-completion/completions/triune",
     "zsh": "/usr/local/share/zsh/site-functions/_triune",
@@ -105,18 +112,40 @@ class TriuneDaemon:
             self.machine.write(UNIT, unit())
             self.machine.run("systemctl", "daemon-reload")
             self.machine.run("systemctl", "enable", "triune.service")
-            self.machine.run("systemctl", "restart", "triune.service", timeout=90)
-            hint = "Read: journalctl -u triune -n 50"
+            self.machine.run("systemctl", "restart", "triune.service", timeout=_STOP_SECONDS)
+            self._wait(say)
         else:
-            self._start_directly()
-            hint = f"Read {LOG}"
-        self.machine.wait(lambda: self.machine.listener(SOCKET) is not None, self.title, hint, 60)
+            self._start_directly(say)
 
-    def _start_directly(self) -> None:
+    def _start_directly(self, say: Say) -> None:
         running = self.machine.listener(SOCKET)
         if running is not None:
             stop(self.machine, running, self.title)
-        self.machine.run(str(own_command()), "serve", "--detach", timeout=120)
+        patience = Patience()
+        teller = threading.Timer(patience.told, say, ("do", f"{self.title}: {patience.waiting}; its log is {LOG}"))
+        teller.start()
+        try:
+            self.machine.run(str(own_command()), "serve", "--detach", timeout=patience.most + _SPARE_SECONDS)
+        finally:
+            teller.cancel()
+
+    def _wait(self, say: Say) -> None:
+        """Until the one that systemd has started answers. Raises Failed("daemon_not_up")."""
+        why = await_answer(
+            lambda: self.machine.listener(SOCKET) is not None,
+            self._spent,
+            lambda text: say("do", f"{self.title}: {text}; its log: {_JOURNAL}"),
+        )
+        if why:
+            raise Failed("daemon_not_up", f"{self.title} {why}", hint=f"Read: {_JOURNAL} -n 50")
+
+    def _spent(self) -> float | None:
+        """Of the process that systemd has started, with those that it started again; None once it has given up."""
+        shown = self.machine.run("systemctl", "show", "--property=MainPID,ActiveState,NRestarts", "triune.service").text
+        told = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+        if told.get("ActiveState") in ("failed", "inactive") or int(told.get("NRestarts") or 0) >= _TRIES:
+            return None
+        return self.machine.spent(int(told.get("MainPID") or 0)) or 0.0
 
 
 def unit() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -163,6 +164,20 @@ def test_a_program_that_a_part_of_it_needs(tmp_path: Path, program: str, without
     assert not found.facts.get("optional")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="owners need root")
+def test_keys_of_tpms_that_root_made(tmp_path: Path) -> None:
+    keys = tmp_path / "var/lib/swtpm-localca"
+    keys.mkdir(parents=True)
+    os.chown(keys, 105, -1)
+    assert look(tmp_path, DEBIAN_12)["programs.tpm-keys"].status is OK
+    (keys / "signkey.pem").touch()
+    found = look(tmp_path, DEBIAN_12)["programs.tpm-keys"]
+    assert (found.status, found.facts["strange"]) == (WARNING, ["signkey.pem"])
+    assert found.fix and found.fix.startswith("chown -R ")
+    os.chown(keys / "signkey.pem", 105, -1)
+    assert look(tmp_path, DEBIAN_12)["programs.tpm-keys"].status is OK
+
+
 def test_a_program_that_is_slow_is_not_called_missing(tmp_path: Path) -> None:
     class Slow(CannedTools):
         def run(self, *argv: str, timeout: float = 2.0) -> Result | None:
@@ -252,3 +267,13 @@ def test_every_area_has_a_title_in_the_table() -> None:
     from triune.cli.findings import AREAS
 
     assert {area for area, _ in PROBES.values()} <= set(AREAS)
+
+
+def test_an_lxcfs_that_shows_no_cpu_limits_is_told(tmp_path: Path) -> None:
+    mounted = {"proc/self/mountinfo": "96 27 0:50 / /var/lib/lxcfs rw - fuse.lxcfs lxcfs rw\n", "run/lxcfs.pid": "77"}
+    tree = {**DEBIAN_12, **mounted, "proc/77/cmdline": "lxcfs\0/var/lib/lxcfs\0"}
+    old = look(tmp_path / "a", tree)["namespaces.lxcfs"]
+    assert old.status is WARNING
+    assert "(process 77) was started without --enable-cfs" in old.sentence
+    new = {**DEBIAN_12, **mounted, "proc/77/cmdline": "lxcfs\0--enable-cfs\0/var/lib/lxcfs\0"}
+    assert look(tmp_path / "b", new)["namespaces.lxcfs"].status is OK

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from tests.unit.host.setup.test_setup_steps import CannedMachine, quiet
 
-from triune.domain.errors import Failed
-from triune.host.setup.lxcfs import Lxcfs, LxcfsUnit
+from triune.domain.errors import Conflict, Failed
+from triune.host.run import Result
+from triune.host.setup.lxcfs import Lxcfs, LxcfsOptions, LxcfsUnit
+from triune.host.setup.plan import carry_out
 
 MOUNTED = "96 27 0:50 / /var/lib/lxcfs rw - fuse.lxcfs lxcfs rw,user_id=0\n"
 UPTIME = "var/lib/lxcfs/proc/uptime"
@@ -60,3 +63,55 @@ def test_systemds_unit_is_told_once(tmp_path: Path) -> None:
     step.fill(quiet)
     assert machine.done == [("systemctl", "daemon-reload")]  # type: ignore[attr-defined]
     assert step.gap() is None
+
+
+def _old(**more: str) -> dict[str, str]:
+    """A host whose lxcfs, process 77, ran before setup; process 5 is a service with the host's mounts."""
+    tree = {
+        "dev/fuse": "",
+        UPTIME: "1.00 1.00",
+        "run/lxcfs.pid": "77",
+        "run/systemd/system/.keep": "",
+        "proc/77/cmdline": "/usr/bin/lxcfs\0/var/lib/lxcfs\0",
+        "proc/5/mountinfo": MOUNTED,
+    }
+    return {**tree, **more}
+
+
+class Restarting(CannedMachine):
+    """systemd starts its lxcfs with the options of its unit."""
+
+    def run(self, *argv: str, timeout: float = 60, env: Mapping[str, str] | None = None) -> Result:
+        if argv[1] == "restart":
+            self.write("/proc/77/cmdline", "/usr/bin/lxcfs\0--enable-cfs\0/var/lib/lxcfs\0")
+        return super().run(*argv)
+
+
+def test_one_without_the_option_is_restarted_where_nobody_uses_it(tmp_path: Path) -> None:
+    machine = Restarting(tmp_path, _old())
+    step = LxcfsOptions(machine)
+    assert "without --enable-cfs" in (step.gap() or "")
+    step.fill(quiet)
+    assert machine.done == [("systemctl", "restart", "lxcfs.service")]  # type: ignore[attr-defined]
+    assert step.gap() is None
+
+
+def test_one_that_containers_use_is_left_and_told(tmp_path: Path) -> None:
+    inside = "99 27 0:50 /proc/meminfo /proc/meminfo rw - fuse.lxcfs lxcfs rw,user_id=0\n"
+    machine = CannedMachine(tmp_path, _old(**{"proc/6/mountinfo": inside}))
+    said: list[str] = []
+    carry_out([LxcfsOptions(machine)], lambda mark, text: said.append(f"{mark} {text}"), "")
+    assert machine.done == []  # type: ignore[attr-defined]
+    assert said[-1].startswith("warn")
+    assert "stop the containers, then run triune setup again" in said[-1]
+    with pytest.raises(Conflict):
+        LxcfsOptions(machine).fill(quiet)
+
+
+@pytest.mark.parametrize(
+    ("pid", "argv"),
+    [("", ""), ("77", "/usr/bin/lxcfs\0--enable-cfs\0/var/lib/lxcfs\0"), ("77", "/bin/sleep\0"), ("x", "")],
+)
+def test_one_that_has_it_or_is_none(tmp_path: Path, pid: str, argv: str) -> None:
+    tree = _old(**{"run/lxcfs.pid": pid, "proc/77/cmdline": argv})
+    assert LxcfsOptions(CannedMachine(tmp_path, tree)).gap() is None

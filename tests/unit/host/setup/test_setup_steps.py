@@ -345,10 +345,33 @@ def test_the_daemon_without_systemd(short: Path) -> None:
     machine = CannedMachine(short, {})
     step = TriuneDaemon(machine)
     assert step.gap() == "start it"
-    with pytest.raises(Failed), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Machine, "wait", lambda *_: (_ for _ in ()).throw(Failed("daemon_not_up", "no")))
-        step.fill(quiet)
+    step.fill(quiet)  # it waits itself
     assert machine.done == [(str(own_command()), "serve", "--detach")]  # type: ignore[attr-defined]
+
+
+class Slow(CannedMachine):
+    """systemd has started a daemon that does not answer; `shown` is what it tells of it, by the call."""
+
+    def __init__(self, root: Path, *shown: str) -> None:
+        super().__init__(root, {"run/systemd/system/.keep": ""})
+        object.__setattr__(self, "shown", list(shown))
+
+    def run(self, *argv: str, timeout: float = 60, env: Mapping[str, str] | None = None) -> Result:
+        super().run(*argv)
+        if argv[:2] != ("systemctl", "show"):
+            return Result(0, b"", b"")
+        shown = self.shown  # type: ignore[attr-defined]
+        return Result(0, (shown.pop(0) if len(shown) > 1 else shown[0]).encode(), b"")
+
+
+@pytest.mark.parametrize(
+    "shown", ["MainPID=0\nActiveState=failed\n", "MainPID=0\nActiveState=activating\nNRestarts=3\n"]
+)
+def test_a_daemon_that_systemd_gave_up_is_not_waited_for(short: Path, shown: str) -> None:
+    machine = Slow(short, "MainPID=7\nActiveState=active\nNRestarts=0\n", shown)
+    with pytest.raises(Failed, match="has ended") as caught:
+        TriuneDaemon(machine).fill(quiet)
+    assert "journalctl -u triune" in caught.value.hint
 
 
 def test_the_unit_keeps_instances_alive() -> None:
