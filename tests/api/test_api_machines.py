@@ -59,6 +59,8 @@ def test_an_import(house: House, vmx: Path) -> None:
     assert result["disks"][0]["equal"] is True
     assert result["disks"][0]["size"] == len(DATA)
     assert "TPM" in result["notes"][0]
+    told = [step["name"] for step in house.client.operations.get(operation["id"])["steps"]]
+    assert told.index("lacking") < told.index("convert"), "before anything is copied"
     row = house.client.instances.get("web")
     assert (row["origin"], row["state"], row["network"][0]["mac"]) == ("managed", "running", "00:50:56:00:00:09")
 

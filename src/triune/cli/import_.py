@@ -11,10 +11,11 @@ from triune.cli import importing
 
 
 @click.command("import")
-@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("file", metavar="FILE", type=click.Path(readable=False, path_type=Path))
 @importing.options
 def import_machine(file: Path, form: str, quiet: bool, **given: Any) -> int:
-    """Make an instance of a machine of VMware's: FILE is a .vmx, .ovf, .ova or .vmdk.
+    """Make an instance of a machine of VMware's: FILE is a .vmx, .vmtx, .ovf, .ova or .vmdk, or a vmware.log where the
+    VMX is lost. Disks of other kinds become images: triune image import.
 
     Its disks become qcow2 and are compared with what they came from, snapshots become one disk. Every line of its
     description that is not carried over is told, with the reason.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
+import stat
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +22,14 @@ from triune.services.machines import ova, ovf, vmx_machine
 from triune.services.rescue.folders import HostFolder, on_host
 
 _BEGINNINGS = {".vmx": "vmx", ".vmtx": "vmx", ".ovf": "ovf", ".vmdk": "disk", ".log": "log"}
+ACCEPTED = "Name a .vmx, .vmtx, .ovf, .ova or .vmdk file, or a vmware.log where the VMX is lost"
+_OTHER = "Disks of other kinds (qcow2, raw) become images: triune image import FILE --name FAMILY/VERSION"
+_RIGHT = {
+    "bad_vmx": 'Is it the right file? A VMX has lines like memsize = "512"; a vmware.log beside it tells the same.',
+    "bad_ovf": "Is it the right file? An OVF is XML; it may be cut off: fetch or export it again.",
+}
 _MOST_MISSING = 1000
+_NEAREST = 3
 _ESP, _BIOS_BOOT = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "21686148-6449-6e6f-744e-656564454649"
 _BOOT_CODE = 440  # bytes of a master boot record
 
@@ -39,6 +48,7 @@ class Origin:
 def open_file(path: Path, skip: Collection[str] = ()) -> Iterator[Origin]:
     """A .vmx, .ovf, .ova or .vmdk of this host. Raises NotFound, Invalid, Unsupported."""
     path = path.absolute()
+    _require_file(path)
     if path.suffix.lower() == ".ova":
         with ova.Archive(path) as archive:
             yield read_origin(archive, archive.description, skip)
@@ -50,27 +60,66 @@ def open_file(path: Path, skip: Collection[str] = ()) -> Iterator[Origin]:
         yield read_origin(folder, name, skip)
 
 
+def _require_file(path: Path) -> None:
+    """Refuse what is no file with words that help. Raises NotFound, Invalid, Failed."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        near = _near(path.parent, path.name)
+        told = f"Did you mean {near[0]}? {ACCEPTED}." if near else f"{ACCEPTED}."
+        raise NotFound("no_source", f"there is no {path}", hint=told) from None
+    except OSError as error:
+        raise Failed(
+            "source_refused", f"{path}: {error.strerror}", hint="Check the path and who may read it."
+        ) from None
+    if stat.S_ISDIR(found.st_mode):
+        inside = _near(path)
+        told = f"Name the machine's file in it: {', '.join(inside)}." if inside else f"{ACCEPTED}."
+        raise Invalid("no_description", f"{path} is a folder", hint=told)
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISBLK(found.st_mode)):
+        raise Invalid("no_description", f"{path} is no file", hint=f"{ACCEPTED}.")
+    if stat.S_ISREG(found.st_mode) and not found.st_size:
+        raise Invalid("no_description", f"{path} is empty", hint="Fetch or export it again.")
+
+
+def _near(folder: Path, name: str = "") -> list[str]:
+    """Paths of machines' files in a folder: what describes one before mere disks, those like `name` if one is given."""
+    try:
+        there = sorted(
+            one.name for one in folder.iterdir() if one.suffix.lower() in (*_BEGINNINGS, ".ova") and one.is_file()
+        )
+    except OSError:
+        return []
+    there.sort(key=lambda one: (one.lower().endswith((".vmdk", ".log")), one))
+    chosen = difflib.get_close_matches(name, there, 1) if name else there[:_NEAREST]
+    return [str(folder / one) for one in chosen]
+
+
 def read_origin(folder: Folder, name: str, skip: Collection[str] = ()) -> Origin:
     """The machine that a file of a folder describes; the disks in the slots `skip` are not looked for.
 
     Raises NotFound, Invalid, Unsupported.
     """
+    try:
+        described = _described(folder, name)
+    except Invalid as error:
+        if error.code not in _RIGHT:
+            raise
+        raise Invalid(error.code, f"{name}: {error.message}", hint=_RIGHT[error.code], **error.details) from None
+    return with_disks(described, folder, name, skip)
+
+
+def _described(folder: Folder, name: str) -> Described:
     kind = _BEGINNINGS.get(Path(name).suffix.lower())
     if kind == "disk":
-        described = _of_disk(name)
-    elif kind == "vmx":
-        described = vmx_machine.describe(Vmx.parse(_whole(folder, name, LARGEST)))
-    elif kind == "log":
-        described = _of_log(_whole(folder, name, vmware_log.LARGEST), name)
-    elif kind == "ovf":
-        described = ovf.describe(_whole(folder, name, ovf.LARGEST))
-    else:
-        raise Invalid(
-            "no_description",
-            f"{name} is no description of a machine",
-            hint="Name a .vmx, .vmtx, .ovf, .ova or .vmdk file, or a vmware.log where the VMX is lost.",
-        )
-    return with_disks(described, folder, name, skip)
+        return _of_disk(name)
+    if kind == "vmx":
+        return vmx_machine.describe(Vmx.parse(_whole(folder, name, LARGEST)))
+    if kind == "log":
+        return _of_log(_whole(folder, name, vmware_log.LARGEST), name)
+    if kind == "ovf":
+        return ovf.describe(_whole(folder, name, ovf.LARGEST))
+    raise Invalid("no_description", f"{name or '/'} is no description of a machine", hint=f"{ACCEPTED}. {_OTHER}")
 
 
 def _of_log(log: bytes, name: str) -> Described:
@@ -109,7 +158,7 @@ def with_disks(described: Described, folder: Folder, name: str, skip: Collection
         if disk.slot in skip:
             sized.append(disk)
             continue
-        content = _open(folder, disk)
+        content = _open(folder, disk, alone=disk.file == name)
         disks[disk.slot] = content
         sized.append(replace(disk, size=content.size))
         notes += [f"{disk.slot}: {sentence}" for sentence in content.damages()]
@@ -132,7 +181,7 @@ def _wants_uefi(content: Content) -> bool:
     return _ESP in codes and _BIOS_BOOT not in codes and not any(code)
 
 
-def _open(folder: Folder, disk: MachineDisk) -> vmdk_disk.Disk:
+def _open(folder: Folder, disk: MachineDisk, *, alone: bool) -> vmdk_disk.Disk:
     """By the name it has; what had an absolute path or one with `..` is looked for beside, by its last name."""
     last = disk.file.replace("\\", "/").rpartition("/")[2]
     tries: list[tuple[Folder, str]] = []
@@ -147,6 +196,12 @@ def _open(folder: Folder, disk: MachineDisk) -> vmdk_disk.Disk:
             return vmdk_disk.open_disk(where, name)
         except NotFound:
             continue
+        except Invalid as error:
+            if error.code != "unknown_disk":
+                raise
+            others = f"Without it: --skip {disk.slot}. " if not alone else ""
+            hint = f"Is it the right file? {others}{_OTHER}"
+            raise Invalid(error.code, f"{disk.slot}: {error.message}", hint=hint) from None
     raise NotFound(
         "disk_missing",
         f"the disk {disk.slot} is {disk.file!r}, which is not in {folder.name}",
@@ -208,6 +263,8 @@ def require_whole(origin: Origin) -> None:
 
 def _whole(folder: Folder, name: str, most: int) -> bytes:
     content = folder.open(name)
+    if not content.size:
+        raise Invalid("no_description", f"{name} is empty", hint="Fetch or export it again.")
     if content.size > most:
         raise Invalid("too_large", f"{name} has {content.size} bytes: that is no description", hint="Check the file.")
     try:

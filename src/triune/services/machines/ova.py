@@ -23,6 +23,7 @@ _MOST_MEMBERS = 4096
 _LARGEST_MANIFEST = 1 << 20
 _CHUNK = 4 << 20
 _LINE = re.compile(r"^(SHA1|SHA256|SHA512)\s*\(([^()\r\n]{1,255})\)\s*=\s*([0-9a-fA-F]{40,128})\s*$", re.MULTILINE)
+_RIGHT = "Is it the right file? An OVA is a tar archive; it may be cut off: fetch or export it again."
 
 
 class Archive:
@@ -88,7 +89,7 @@ def _members(path: Path, size: int) -> Iterator[tuple[str, tuple[int, int]]]:
                     raise Invalid("bad_ova", f"{path} is cut off within {name}", hint="Fetch or export it again.")
                 yield name, (member.offset_data, member.size)
     except (tarfile.TarError, EOFError, UnicodeError) as error:
-        raise Invalid("bad_ova", f"{path} is no OVA: {error}", hint="Is it the right file?") from None
+        raise Invalid("bad_ova", f"{path} is no OVA: {error}", hint=_RIGHT) from None
 
 
 def verify(folder: Folder, description: str) -> None:

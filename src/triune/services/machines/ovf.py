@@ -144,6 +144,7 @@ class _Reader:
             memory=self._memory(),
             disks=tuple(self._found_disks()),
             cards=tuple(self._cards()),
+            tpm=any(_is_tpm(one) for one in self._items),
             serials=sum(one.child("ResourceType") == _SERIAL for one in self._items),
             clock="localtime" if self._guest().startswith("win") else "utc",
         )
@@ -224,7 +225,7 @@ class _Reader:
         known = {_CPU, _MEMORY, _CARD, _DISK, _SERIAL, *_BUSES}
         for item in self._items:
             kind = item.child("ResourceType")
-            if kind not in known:
+            if kind not in known and not _is_tpm(item):
                 self._leave(item, f"{_OTHER.get(kind, 'a device of its kind')} is not carried over")
         carried = {"firmware", "bootOptions.efiSecureBootEnabled"}
         for name in _REPORTED:
@@ -237,6 +238,11 @@ class _Reader:
 
     def _leave(self, item: Element, why: str) -> None:
         self._left.append(LeftOut(item.line, _plain(item.child("ElementName"))[:200] or item.name, "", why))
+
+
+def _is_tpm(item: Element) -> bool:
+    """VMware's placeholder: "Virtual TPM", of the kind "other"."""
+    return item.child("ResourceSubType").lower() == "vmware.vtpm"
 
 
 def _number(text: str, default: int, most: int) -> int:

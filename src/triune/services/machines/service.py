@@ -234,6 +234,8 @@ class _Import:
         nics = self._machines.cards(request.machine, spec.name, task)
         plan = _plan(spec, request.machine, nics)
         notes = list(self._importing.check(plan))
+        for note in notes:
+            task.step("lacking", note)  # before anything is copied, so that it can be cancelled and mended
         try:
             self._importing.create(plan, self._write, task)
         except Conflict as error:

@@ -242,7 +242,8 @@ def _serials(reader: _Reader) -> int:
 
 def _tpm(reader: _Reader) -> bool:
     there = reader.truth("vtpm.present")
-    return reader.truth("managedvm.autoaddvtpm") or there
+    # Workstation's and Fusion's way without encryption has one value: software.
+    return reader.take("managedvm.autoaddvtpm").lower() in ("software", "true") or there
 
 
 def _uuid(reader: _Reader) -> str:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 from tests.unit.services.machines.made import InMemory, flat
 
 from triune.disks.content import read
-from triune.domain.errors import Failed, Invalid, NotFound
-from triune.services.machines.origin import Origin, read_origin, require_whole
+from triune.domain.errors import Failed, Invalid, NotFound, TriuneError
+from triune.services.machines.origin import Origin, open_file, read_origin, require_whole
 from triune.services.machines.planning import Wishes, plan
+from triune.services.rescue.folders import on_host
 
 DATA = bytes(range(256)) * 8
 VMX = 'scsi0.present = "TRUE"\nscsi0:0.present = "TRUE"\nscsi0:0.fileName = "{file}"\n'
@@ -98,3 +102,63 @@ def test_a_disk_alone() -> None:
     found = read_origin(InMemory({"web.vmdk": flat("web", 4), "web-flat.vmdk": DATA}), "web.vmdk")
     assert found.described.machine.disks[0].bus == "sata"
     assert read(found.disks["disk0"], 0, 4) == DATA[:4]
+
+
+def _refused(path: Path) -> TriuneError:
+    with pytest.raises(TriuneError) as caught, open_file(path):
+        pass
+    return caught.value
+
+
+def test_a_file_that_is_not_there_and_what_is_taken(tmp_path: Path) -> None:
+    found = _refused(tmp_path / "web.vmx")
+    assert (found.code, str(tmp_path / "web.vmx") in found.message) == ("no_source", True)
+    for suffix in (".vmx", ".vmtx", ".ovf", ".ova", ".vmdk", "vmware.log"):
+        assert suffix in found.hint
+    (tmp_path / "web2.vmx").write_text("x")
+    assert f"Did you mean {tmp_path / 'web2.vmx'}?" in _refused(tmp_path / "web.vmx").hint
+    assert _refused(tmp_path / "web2.vmx" / "below.vmx").code == "source_refused"
+
+
+def test_a_folder_tells_the_machines_in_it(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "folder.vmx").mkdir()
+    found = _refused(tmp_path)
+    assert (found.message, ".ova" in found.hint) == (f"{tmp_path} is a folder", True)
+    for name in ("a-flat.vmdk", "web.vmx"):
+        (tmp_path / name).write_text("x")
+    assert _refused(tmp_path).hint == f"Name the machine's file in it: {tmp_path / 'web.vmx'}, {tmp_path}/a-flat.vmdk."
+
+
+@pytest.mark.parametrize("name", ["web.vmx", "web.ovf", "web.ova", "web.vmdk", "web.img"])
+def test_an_empty_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    assert _refused(tmp_path / name).message == f"{tmp_path / name} is empty"
+
+
+def test_what_cannot_be_opened_as_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "web.vmx")
+    assert _refused(tmp_path / "web.vmx").message.endswith("is no file")
+    (tmp_path / "loop.vmx").symlink_to("loop.vmx")
+    assert _refused(tmp_path / "loop.vmx").code == "source_refused"
+    with pytest.raises(Failed):
+        on_host(tmp_path / "loop.vmx")
+
+
+@pytest.mark.parametrize(("name", "word"), [("web.vmx", "memsize"), ("web.ovf", "XML"), ("web.vmdk", "image import")])
+def test_a_text_of_another_kind_is_named(tmp_path: Path, name: str, word: str) -> None:
+    (tmp_path / name).write_text("hello, this is a text\nwith lines\n")
+    found = _refused(tmp_path / name)
+    assert name in found.message
+    assert word in found.hint
+
+
+def test_disks_of_other_kinds_are_led_to_images(tmp_path: Path) -> None:
+    (tmp_path / "web.qcow2").write_bytes(b"QFI\xfb")
+    assert "triune image import" in _refused(tmp_path / "web.qcow2").hint
+
+
+def test_a_disk_that_is_none_can_be_left_out(tmp_path: Path) -> None:
+    (tmp_path / "web.vmx").write_text(VMX.format(file="web.vmdk"))
+    (tmp_path / "web.vmdk").write_text("hello")
+    assert "--skip scsi0:0" in _refused(tmp_path / "web.vmx").hint

@@ -74,6 +74,16 @@ def test_what_is_no_envelope(data: bytes) -> None:
     assert caught.value.code == "bad_ovf"
 
 
+def test_secure_boot_and_a_tpm() -> None:
+    """As vSphere writes them."""
+    items = item(1, ElementName="Virtual TPM", ResourceSubType="vmware.vtpm", InstanceID="14")
+    secure = '<vmw:Config vmw:key="bootOptions.efiSecureBootEnabled" vmw:value="true"/>'
+    described = ovf.describe(envelope(items + secure))
+    assert (described.machine.tpm, described.machine.secure_boot) == (True, True)
+    assert not {one.key for one in described.left_out} & {"Virtual TPM", "bootOptions.efiSecureBootEnabled"}
+    assert not ovf.describe(envelope()).machine.tpm
+
+
 def test_packed_disks_are_refused() -> None:
     with pytest.raises(Unsupported) as caught:
         ovf.describe(envelope(extra=' ovf:compression="gzip"'))

@@ -32,6 +32,15 @@ def test_what_is_carried_over() -> None:
     )
 
 
+@pytest.mark.parametrize(("value", "there"), [("software", True), ("TRUE", True), ("FALSE", False), ("", False)])
+def test_a_tpm_without_encryption(value: str, there: bool) -> None:
+    text = VMX.replace("vtpm.present", "managedvm.autoAddVTPM").replace(
+        'managedvm.autoAddVTPM = "TRUE"', f'managedvm.autoAddVTPM = "{value}"'
+    )
+    assert "autoAddVTPM" in text
+    assert describe(parsed(text)).machine.tpm is there
+
+
 def test_every_other_line_is_told_with_its_number_and_a_reason() -> None:
     described = describe(parsed(VMX))
     lines = VMX.splitlines()
