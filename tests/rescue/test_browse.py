@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,13 @@ def test_real_files(image: Image, capfdbinary: pytest.CaptureFixture[bytes]) -> 
     assert (facts["size"], facts["data"], facts["missing"]) == (74088185856, 1 << 20, [])
     found = json.loads(printed(capfdbinary, "find", path, "--name", "SMALL", "--format", "json"))
     assert [row["path"] for row in found] == ["small"]
+
+
+def test_a_volume_here_needs_neither_the_network_nor_arrays(image: Image) -> None:
+    code = f"import sys\nfrom triune.cli.root import main\nmain(['rescue', 'ls', {str(image('vmfs6'))!r}])\n"
+    code += "print('IMPORTED', {'asyncssh', 'asyncio', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("IMPORTED set()\n")
 
 
 def test_extract_a_real_volume(image: Image, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -274,6 +274,7 @@ def test_stopped_and_gone_on(tmp_path: Path) -> None:
     class Stopping(Bytes):
         def read(self, offset: int, length: int) -> bytes:
             if offset >= 66 * MIB:
+                until(lambda: meter.files_done)  # the first is there
                 meter.stop.set()
             return super().read(offset, length)
 

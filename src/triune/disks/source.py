@@ -61,7 +61,11 @@ class FileSource:
         kind = os.fstat(self._fd).st_mode
         if not (stat.S_ISREG(kind) or stat.S_ISBLK(kind)):
             self.close()
-            raise Invalid("bad_source", f"{path} is neither a file nor a block device", hint="Name one.")
+            raise Invalid(
+                "bad_source",
+                f"{path} is neither a file nor a block device",
+                hint="Name an image file or a block device.",
+            )
         self._size = self._block_size() if stat.S_ISBLK(kind) else os.fstat(self._fd).st_size
 
     @property

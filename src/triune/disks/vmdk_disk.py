@@ -174,7 +174,7 @@ def _open(folder: Folder, name: str, raw: bool, above: tuple[tuple[str, str], ..
     elif found := owner_of(folder, name):
         return _open(folder, found, raw, above)
     else:
-        raise Invalid("unknown_disk", f"nothing in {name!r} says what disk it is", hint="Take it as it is: --raw")
+        raise Invalid("unknown_disk", f"nothing in {name!r} says what disk it is", hint="Is it the right file?")
     _join_parent(disk, raw, above)
     return disk
 

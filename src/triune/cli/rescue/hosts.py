@@ -44,13 +44,13 @@ _FILES = (
 
 def shown(text: str, access: Access, form: str) -> bool:
     """Print the list of a host, its devices, or a folder of a datastore; False where the source is none of these."""
-    from triune.services.rescue.esxi.opening import list_devices, list_folder
-
     if not is_address(text):
         return False
     address = parse_address(text)
     if address.place is Place.DEVICE:
         return False
+    from triune.services.rescue.esxi.opening import list_devices, list_folder  # takes 0.25 s, most of it asyncssh
+
     if address.place is Place.HOST:
         _show_host(address, access, form)
     elif address.place is Place.DEVICES:

@@ -18,6 +18,7 @@ from triune.disks.source import FileSource, Source, Unreadable
 from triune.disks.stream import ContentSource, Stream
 from triune.disks.vmfs.space import Segment, Space
 from triune.domain.errors import Invalid, TriuneError
+from triune.services.rescue.links import resolved
 
 if TYPE_CHECKING:
     from triune.disks.vmdk_disk import Disk
@@ -79,7 +80,7 @@ def open_paths(paths: list[Path]) -> list[Source]:
     taken: set[Path] = set()
     try:
         for path in paths:
-            real = path.resolve()
+            real = resolved(path)
             if real in taken:
                 continue
             parts = _parts(real)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from triune.services.rescue.scan import Told
 
 _TOO_MANY = 1 << 62
+_EXTENTS = (
+    "Name all its extents, as disks or images of disks. A machine's own files (.vmx, .ova, …) go to: triune import"
+)
 
 
 def volumes(
@@ -44,7 +47,7 @@ def volumes(
     sources = open_sources(rest, access)
     found = read_volumes(sources, session, told, deleted=deleted)
     if not found:
-        raise NotFound("no_volume", f"there is no VMFS volume on {', '.join(names)}", hint="Name all its extents.")
+        raise NotFound("no_volume", f"there is no VMFS volume on {', '.join(names)}", hint=_EXTENTS)
     return shown + found
 
 

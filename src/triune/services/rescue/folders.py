@@ -19,6 +19,7 @@ from triune.disks.vmdk_disk import Folder
 from triune.domain.errors import Conflict, Denied, Failed, NotFound
 from triune.domain.rescue import FileKind, Found
 from triune.host.beneath import Root
+from triune.services.rescue.links import resolved
 from triune.services.rescue.volume import Volume
 
 _VOLUMES = "/vmfs/volumes/"
@@ -76,11 +77,9 @@ class HostFolder:
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 raise NotFound("no_source", f"there is no {path!r} in {self.name}", hint="See: ls") from None
-            raise Denied(
-                "source_refused",
-                f"{path!r} in {self.name}: {error.strerror}",
-                hint="Only files of the folder are read.",
-            ) from None
+            refused = error.errno in (errno.EACCES, errno.EPERM)
+            hint = "Run as a user who may read it." if refused else "Only files of the folder are read."
+            raise Denied("source_refused", f"{path!r} in {self.name}: {error.strerror}", hint=hint) from None
         return FileSource(self.path / path, fd)
 
     def beside(self, hint: str) -> tuple[Folder, str] | None:
@@ -138,9 +137,9 @@ class VolumeFolder:
 
 def on_host(file: Path) -> tuple[HostFolder, str]:
     """The folder of a file of this host, and its name there; a link is followed first, for the user named it."""
-    real = file.resolve()
+    real = resolved(file)
     if not real.exists():
-        raise NotFound("no_source", f"there is no {file}", hint="Name a disk's file.")
+        raise NotFound("no_source", f"there is no {file}", hint="Check the path: files of this host are meant.")
     return HostFolder(real.parent), real.name
 
 

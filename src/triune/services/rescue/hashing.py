@@ -25,7 +25,7 @@ _TICK = 1 << 26
 class Sink(Protocol):
     """Takes a content from its beginning to its end."""
 
-    def update(self, data: bytes) -> None: ...
+    def update(self, data: bytes | memoryview) -> None: ...
     def zeros(self, length: int) -> None: ...
 
 
@@ -42,7 +42,7 @@ class Sha256:
         self._hash = hashlib.sha256()
         self._tick = tick or (lambda _length: None)
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         """The next bytes."""
         self._hash.update(data)
 
@@ -73,7 +73,7 @@ class Merkle:
         self._count = 0
         self._whole: list[tuple[int, bytes]] = []  # (height, hash) of perfect subtrees, heights descending
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         """The next bytes."""
         view = memoryview(data)
         while view:
@@ -136,7 +136,7 @@ def _zero_tree(height: int) -> bytes:
 class Unhashed:
     """Takes a content, and makes nothing of it."""
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         """The next bytes."""
 
     def zeros(self, length: int) -> None:
@@ -152,7 +152,7 @@ class Behind:
     def __init__(self, sink: Sink) -> None:
         self._sink, self._lane = sink, Lane()
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         """The next bytes; waits while too many are on their way."""
         self._lane.do(self._sink.update, data)
 

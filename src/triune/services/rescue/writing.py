@@ -13,12 +13,13 @@ from triune.domain.errors import Failed
 from triune.domain.rescue import Status
 from triune.domain.units import format_size
 from triune.host.beneath import Root
-from triune.services.rescue.copying import MARK, Copy, read_back
+from triune.services.rescue.copying import MARK, Copy
 from triune.services.rescue.hashing import MERKLE, Behind, Digest, Merkle, Sha256, Unhashed
 from triune.services.rescue.lane import Lane
 from triune.services.rescue.manifest import Entry, Journal, merged
 from triune.services.rescue.meter import Meter
 from triune.services.rescue.names import OWN
+from triune.services.rescue.reading import read_back
 
 _MOSTLY_HOLES = 1 << 30
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -121,8 +122,7 @@ class Writer:
             if plan.verify:
                 # Flushed part by part, but read only when all is there: a medium smaller than it says loses what came
                 # first.
-                os.fdatasync(fd)
-                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                _flush(fd, plan.content.size)
         finally:
             os.close(fd)
         again = self._digest(plan)
@@ -145,7 +145,7 @@ class Writer:
 
         def mark(at: int) -> None:
             if flushing:
-                flushing.do(os.fdatasync, fd)
+                flushing.do(_flush, fd, at)
                 flushing.do(self._journal.mark, plan.who, at)
             else:
                 self._journal.mark(plan.who, at)
@@ -180,11 +180,9 @@ class Writer:
     def _read_again(self, plan: Planned, path: str, digest: Digest) -> None:
         """Hash what a path holds, through a descriptor of its own."""
         fd = self._root.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-        behind = Behind(digest)
         try:
-            read_back(fd, plan.content.size, behind, self._meter.tick)
+            read_back(fd, plan.content.size, digest, self._meter.tick)
         finally:
-            behind.finish()
             os.close(fd)
 
     def _tell(self, plan: Planned, copy: Copy, digest: Digest | None) -> None:
@@ -213,6 +211,12 @@ class Writer:
         for path in (plan.temporary, plan.target):
             with suppress(OSError):
                 self._root.unlink(path)
+
+
+def _flush(fd: int, end: int) -> None:
+    """Put a file's bytes on the medium, and those before `end` out of the page cache."""
+    os.fdatasync(fd)
+    os.posix_fadvise(fd, 0, end, os.POSIX_FADV_DONTNEED)
 
 
 def _reason(error: OSError, plan: Planned) -> str:
