@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,7 @@ class Triune:
             self.store,
             self.limits,
             self.warming,
+            self._measured,
         )
         inventory = self.instances.inventory
         self.snapshots = Snapshots(self.engines, inventory, self.operations, self.events, self.store)
@@ -232,6 +234,17 @@ class Triune:
             return False
         except TriuneError:
             return True
+
+    def _measured(self, wanted: Collection[str]) -> Mapping[str, Any]:
+        """What benchmarks found on this host. They are files that anybody may have put there: none fails a launch."""
+        from triune.services.benchmarks.measured import measured
+        from triune.services.benchmarks.results import FOLDER
+
+        try:
+            return measured(self.settings.data / FOLDER, platform.node(), wanted)
+        except Exception:
+            log.exception("results of benchmarks can't be used; published figures are")
+            return {}
 
     def _image_users(self) -> dict[str, list[str]]:
         users: dict[str, list[str]] = {}

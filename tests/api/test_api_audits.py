@@ -12,7 +12,9 @@ import pytest
 
 from tests.api.house import House
 from tests.patience import PATIENCE, Awake
-from triune.domain.errors import Invalid, NotFound
+from triune.domain.errors import Invalid, NotFound, Unreachable
+from triune.domain.isolation import Isolation
+from triune.engines.fake.auditing import FakeAuditing
 from triune.services.audit.reports import KEPT
 
 ROOT = Path(__file__).parents[2]
@@ -104,9 +106,50 @@ def test_an_engine_that_is_away_is_told(full: House) -> None:
     report = audited(full)
     assert [problem["subject"] for problem in report["problems"]] == ["kvm"]
     assert {found["engine"] for found in report["instances"]} == {"lxc", "docker"}
+    assert len(report["problems"][0]["error"]["hint"]) > 0
     done = full.run("audit", "--no-probe")
     assert done.returncode == 1
-    assert b"kvm could not be looked at" in done.stderr
+    for form in ("table", "json", "sarif", "html"):
+        done = full.run("audit", "--no-probe", "--format", form)
+        assert done.returncode == 1
+        assert b"kvm" in done.stdout
+        assert b"not looked at" in done.stdout.lower() or b"could not be" in done.stdout or form == "json"
+        assert done.stderr.count(b"could not be looked at") == (form != "table")
+
+
+def test_one_is_looked_at_though_another_engine_is_away(full: House) -> None:
+    full.engine("kvm").go_down()
+    assert audited(full, "web", probe=False)["problems"] == []
+    assert full.run("audit", "web", "--no-probe").returncode == 0
+    with pytest.raises(Unreachable):
+        audited(full, "vm")
+    done = full.run("audit", "vm")
+    assert (done.returncode, done.stdout) == (Unreachable.exit_code, b"")
+
+
+def test_where_nothing_could_be_looked_at_it_does_not_say_that_there_is_nothing(house: House) -> None:
+    for engine in ("lxc", "kvm", "docker"):
+        house.engine(engine).go_down()
+    done = house.run("audit", "--all")
+    assert done.returncode == 1
+    assert done.stdout.count(b"could not be looked at") == 3
+    assert b"no instances" not in done.stderr
+
+
+def test_what_nobody_thought_of_spoils_one_instance_only(full: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = FakeAuditing.isolation
+
+    def broken(self: FakeAuditing, name: str) -> Isolation:
+        if name == "sys":
+            raise OSError(5, "Input/output error")
+        return plain(self, name)
+
+    monkeypatch.setattr(FakeAuditing, "isolation", broken)
+    report = audited(full, probe=False)
+    assert {found["name"] for found in report["instances"]} == {"off", "vm", "weak", "web"}
+    (problem,) = report["problems"]
+    assert (problem["subject"], problem["error"]["code"]) == ("sys", "audit_failed")
+    assert "Input/output error" in problem["error"]["message"]
 
 
 def test_waivers_of_a_file(full: House, tmp_path: Path) -> None:
@@ -117,6 +160,8 @@ def test_waivers_of_a_file(full: House, tmp_path: Path) -> None:
         "- {rule: no-pids-limit, instance: web, reason: long ago, expires: 2020-01-31}\n"
         "- {rule: secrets, reason: none there, expires: 2099-01-31}\n"
     )
+    other = tmp_path / "other.yaml"
+    other.write_text("waivers:\n- {rule: no-memory-limit, instance: web, reason: tuned, expires: 2099-01-31}\n")
     before = one(audited(full, "web", probe=False))["score"]
     done = full.run("audit", "web", "--no-probe", "--waivers", str(path))
     text = done.stdout.decode()
@@ -124,6 +169,7 @@ def test_waivers_of_a_file(full: House, tmp_path: Path) -> None:
     assert "tuned by hand (until 2099-01-31)" in text
     assert "the waiver of no-pids-limit for web (long ago) expired on 2020-01-31" in text
     assert "the waiver of secrets for * (none there) fits nothing here" in text
+    assert "fits nothing here" not in full.run("audit", "sys", "--no-probe", "--waivers", str(other)).stdout.decode()
     report = json.loads(full.run("audit", "web", "--no-probe", "--waivers", str(path), "--format", "json").stdout)
     assert one(report)["score"] > before
 

@@ -32,9 +32,10 @@ def show(answer: Answer, *, explain: bool = False) -> None:
         _say(note, "note: ", "")
     print()
     if answer.parts:
-        for part in answer.parts:
+        for number, part in enumerate(answer.parts):
+            if number:
+                print()
             show(part, explain=explain)
-            print()
     else:
         emit([ranked.as_dict() for ranked in answer.ranking], _RANKING)
         for ranked in answer.ranking:

@@ -40,7 +40,8 @@ def audit(name: str | None, every: bool, form: str, fix: bool, probe: bool, waiv
 
     Each gets a score from 0 to 100 with its reasons; each finding comes with a command that mends it. A probe run
     inside tries the classic ways out, and what it can do is compared with what the configuration allows. --fix sets
-    missing limits where that cannot hurt what runs.
+    missing limits where that cannot hurt what runs. An engine that does not answer is named in the report, the
+    instances of the others are looked at, and the exit code is 1.
 
     \b
     triune audit web
@@ -59,7 +60,7 @@ def audit(name: str | None, every: bool, form: str, fix: bool, probe: bool, waiv
         for line in (*(fixed or ("there was nothing that could be mended safely",)), *failed):
             print(clean(line), file=sys.stderr)
     _print(report, form)
-    for one in report["problems"]:
+    for one in report["problems"] if form != "table" else ():
         print(clean(f"{one['subject']} could not be looked at: {one['error']['message']}"), file=sys.stderr)
     return 1 if report["problems"] or (fix and failed) else 0
 

@@ -50,10 +50,11 @@ def _probed(probe: Mapping[str, Any]) -> str:
 
 
 def show(report: Mapping[str, Any]) -> None:
-    """Print it: a table of all, then each instance's findings, the host's, and waivers that do nothing."""
+    """Print it: a table of all, then each instance's findings, the host's, waivers that do nothing, and what could not
+    be looked at."""
     colour = colours(sys.stdout)
     rows = sorted(report["instances"], key=lambda row: (row["score"], row["name"]))
-    emit(rows, _SUMMARY, empty="there are no instances to audit")
+    emit(rows, _SUMMARY, empty="" if report["problems"] else "there are no instances to audit")
     alone = len(rows) == 1
     for row in rows if len(rows) <= _TOLD else ():
         print()
@@ -67,6 +68,9 @@ def show(report: Mapping[str, Any]) -> None:
         _say(f"the waiver of {_waived(waiver)} expired on {waiver['expires']}: it counts again", "\n! ", "  ")
     for waiver in report["waivers"]["unused"]:
         _say(f"the waiver of {_waived(waiver)} fits nothing here", "\n! ", "  ")
+    for problem in report["problems"]:
+        _say(f"{problem['subject']} could not be looked at: {problem['error']['message']}", "\n! ", "  ")
+        _say(problem["error"]["hint"], "  ", "  ")
 
 
 def _waived(waiver: Mapping[str, Any]) -> str:

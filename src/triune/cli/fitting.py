@@ -231,10 +231,15 @@ def require_mix(data: Mapping[str, Any]) -> None:
     worst = mix["needs"][0]
     raise Unsupported(
         "mix_does_not_fit",
-        f"the mix needs {amount(worst['needed'], worst['unit'])} of {worst['what']}, and there is "
+        f"the mix needs {_so_much(worst['needed'], worst)}, and there {'are' if worst['unit'] == 'count' else 'is'} "
         f"{amount(worst['most'], worst['unit'])}",
         hint=f"It fits {mix['times']:g} times: take less, or have more {worst['what']}.",
     )
+
+
+def _so_much(value: float, limit: Mapping[str, Any]) -> str:
+    """`1,024 inotify instances`, `31.4 GiB of memory`."""
+    return f"{amount(value, limit['unit'])}{' ' if limit['unit'] == 'count' else ' of '}{limit['what']}"
 
 
 def amount(value: float, unit: str) -> str:

@@ -7,11 +7,11 @@ from typing import Any
 
 from triune.domain.errors import Invalid, Unsupported
 from triune.domain.workload import KEYS, Workload
-from triune.services.advice.answer import HYBRID, Answer, Ranked, Reason
+from triune.services.advice.answer import HYBRID, Answer, Ranked, Reason, counted
 from triune.services.advice.command import launch_command, of_a_store
 from triune.services.advice.conditions import Host, holds
 from triune.services.advice.knowledge import Knowledge, Rule, knowledge
-from triune.services.advice.measured import figure, points, relative
+from triune.services.advice.measured import weighed as measured
 
 _MOST_CHANGES = 12
 _PROBED = "measured here: this host's probe (triune doctor)"
@@ -115,21 +115,21 @@ def rank(workload: Workload, host: Host, known: Knowledge) -> tuple[Ranked, ...]
             for rule in firing
             if engine in rule.blocks
         ]
-        weighed = [_weighed(rule, engine, host) for rule in firing if engine in rule.weights]
+        weighed = [_weighed(rule, engine, workload, host) for rule in firing if engine in rule.weights]
         blocked += _absent(workload, engine, host)
         weighed += _probed(engine, host, known)
         found.append(_ranked(engine, float(facts["start"]), weighed, blocked))
     return tuple(sorted(found, key=lambda one: (bool(one.blocked), -one.score)))
 
 
-def _weighed(rule: Rule, engine: str, host: Host) -> Reason:
+def _weighed(rule: Rule, engine: str, workload: Workload, host: Host) -> Reason:
     """What a rule says of an engine: by what was measured here, else as published."""
-    weight, text = rule.weights[engine]
-    found = figure(host, engine, rule.measured)
-    here = points(found, [other for other, _ in rule.weights.values()])
-    if found is None or here is None:
+    here = measured(rule, engine, workload, host)
+    if here is None:
+        weight, text = rule.weights[engine]
         return Reason(text, rule.source.told(rule.name), rule.name, weight)
-    return Reason(f"{rule.measures} on this host: {relative(found)}", str(found["source"]), rule.name, here)
+    text, source, weight = here
+    return Reason(text, source, rule.name, weight, measured=True)
 
 
 def _ranked(engine: str, start: float, weighed: list[Reason], blocked: list[Reason]) -> Ranked:
@@ -194,7 +194,7 @@ def _notes(workload: Workload, host: Host, able: list[Ranked], margin: float) ->
     if not host:
         yield "nothing is known of the host: what it cannot do is not weighed"
     if len(able) > 1 and margin < _CLOSE and not workload.parts:
-        yield f"it is close: {able[0].engine} is {margin:g} points before {able[1].engine}"
+        yield f"it is close: {able[0].engine} is {counted(margin)} before {able[1].engine}"
     if not workload.given - _NO_DEMAND and not workload.parts:
         yield "the workload says nothing of what it needs: the answer is a guess"
 

@@ -9,14 +9,20 @@ from typing import Any
 HYBRID = "hybrid"
 
 
+def counted(points: float) -> str:
+    """`1 point`, `2.5 points`."""
+    return f"{points:g} point{'' if points == 1 else 's'}"
+
+
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One sentence, its source, and the points it adds (0: it only informs)."""
+    """One sentence, its source, and the points it adds (0: it only informs). `measured`: by a benchmark, here."""
 
     text: str
     source: str
     rule: str
     weight: float = 0.0
+    measured: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-safe."""
@@ -63,12 +69,17 @@ class Answer:
     workload: Mapping[str, Any] = field(default_factory=dict)
 
     def why(self, engine: str) -> str:
-        """The strongest reasons for this engine, the best or as good as it, and by how much it leads: one sentence."""
+        """The strongest reasons for this engine, the best or as good as it, and by how much it leads: one sentence.
+
+        It says where benchmarks of this host counted, for this engine or against another that could do it.
+        """
         pro = next(ranked.pro for ranked in self.ranking if ranked.engine == engine)
         reasons = [reason.text for reason in pro if reason.weight > 0][:2]
         told = ", and ".join(reasons or ["nothing that was asked for speaks against it"])
-        behind = f"; {self.margin:g} points before the next" if len(self.ranking) > 1 and self.margin else ""
-        return told + behind
+        behind = f"; {counted(self.margin)} before the next" if len(self.ranking) > 1 and self.margin else ""
+        able = [ranked for ranked in self.ranking if not ranked.blocked]
+        sources = {reason.source for ranked in able for reason in (*ranked.pro, *ranked.con) if reason.measured}
+        return f"{told}{behind}{''.join(f' ({source})' for source in sorted(sources))}"
 
     def as_dict(self, *, explain: bool = False) -> dict[str, Any]:
         """The JSON of `triune advise`."""

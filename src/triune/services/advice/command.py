@@ -21,10 +21,18 @@ def launch_command(
     for key, option in (("cpus", "--cpus"), ("memory", "--memory"), ("disk", "--disk")):
         if workload[key] is not None:
             value = workload[key]
-            words += [option, f"{value:g}" if isinstance(value, float) else str(value)]
+            words += [option, f"{value:g}" if key == "cpus" else _size(value)]
     for key, option in (("publish", "--publish"), ("volumes", "--volume"), ("env", "--env")):
         words += [word for value in workload[key] for word in (option, value)]
     return (*words, *(word for setting in settings for word in setting["options"]))
+
+
+def _size(size: int) -> str:
+    """As people write it, and not a byte less: 512MiB."""
+    for unit, bytes_ in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size and size % bytes_ == 0:
+            return f"{size // bytes_}{unit}"
+    return str(size)
 
 
 def _what(workload: Workload, engine: str, known: Knowledge) -> list[str]:

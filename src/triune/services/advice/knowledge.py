@@ -31,7 +31,8 @@ class Rule:
     """`blocks` and `weights` by engine: a sentence, and for weights the points.
 
     `measured` are benchmarks of `triune bench` that tell the same of this host: they take the weights' place, and
-    `measures` is what they measure.
+    `measures` is what they measure. `share_of` names the key of the workload that a figure is a share of; without it
+    the figure counts by its ratio to native.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Rule:
     weights: Mapping[str, tuple[float, str]]
     measured: tuple[str, ...] = ()
     measures: str = ""
+    share_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +113,10 @@ def _rule(fields: Mapping[str, Any], sources: Mapping[str, Source]) -> Rule:
     )
 
 
-def _measured(fields: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
-    """Benchmarks, and what they measure."""
+def _measured(fields: Mapping[str, Any]) -> tuple[tuple[str, ...], str, str]:
+    """Benchmarks, what they measure, and the key that they are a share of."""
     found = fields.get("measured") or {"benchmarks": (), "what": ""}
-    return tuple(found["benchmarks"]), str(found["what"])
+    return tuple(found["benchmarks"]), str(found["what"]), str(found.get("share_of", ""))
 
 
 def _mistakes(data: Mapping[str, Any], sources: Mapping[str, Any]) -> Iterator[str]:

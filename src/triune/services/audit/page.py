@@ -25,11 +25,11 @@ def page(report: Mapping[str, Any]) -> str:
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>Audit of {host}</title><style>{style}</style></head><body><main>",
             *_head(report, host),
+            *_problems(report["problems"]),
             *_overview(instances),
             *(part for one in instances for part in _instance(one, alone=len(instances) == 1)),
             *_host(report["host"]),
             *_waivers(report["waivers"]),
-            *_problems(report["problems"]),
             f"<footer>Rules of {escape(report['rules']['date'])}, version {report['rules']['version']}. "
             "What every rule says, and where it is from: docs/AUDIT.md.</footer></main></body></html>\n",
         ]
@@ -193,5 +193,7 @@ def _waivers(waivers: Mapping[str, Any]) -> Iterator[str]:
 def _problems(problems: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if problems:
         yield "<section><h2>Not looked at</h2><ul>"
-        yield from (f"<li>{escape(one['subject'])}: {escape(one['error']['message'])}</li>" for one in problems)
+        for one in problems:
+            error = one["error"]
+            yield f"<li><b>{escape(one['subject'])}</b>: {escape(error['message'])}. {escape(error['hint'])}"
         yield "</ul></section>"

@@ -100,4 +100,5 @@ def _result(engine: str, name: str, found: Mapping[str, Any], numbers: Mapping[s
 
 def _notification(problem: Mapping[str, Any]) -> dict[str, Any]:
     text = f"{problem['subject']} could not be looked at: {problem['error']['message']}"
-    return {"level": "error", "message": {"text": text}}
+    hint = problem["error"]["hint"]
+    return {"level": "error", "message": {"text": f"{text}. {hint}" if hint else text}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from triune.domain.errors import Cancelled, NotFound, TriuneError
+from triune.domain.errors import Cancelled, Failed, NotFound, TriuneError
 from triune.domain.image import FormKind, Image
 from triune.domain.instance import Instance, State, Stats
 from triune.domain.isolation import Door, Exposure, Isolation
@@ -29,6 +30,8 @@ from triune.services.images.references import OCI_PREFIX
 from triune.services.instances import Instances
 from triune.services.instances.facets import require_facet
 from triune.services.operations import Operations, Task
+
+log = logging.getLogger(__name__)
 
 _AT_ONCE = 4
 
@@ -75,11 +78,12 @@ class Audits:
     def audit(self, request: AuditRequest) -> Operation:
         """Look at instances; its result has `report`, where the API has it, and its `summary`.
 
-        Raises NotFound, Unsupported at once.
+        Raises NotFound, Unsupported, and Unreachable where an engine of those that are named is away, at once.
         """
         for name in request.names:
             engine = self._instances.inventory.engine_of(name)
             require_facet(engine, "auditing", engine.auditing)
+            engine.row(name)
         resource = f"instances/{request.names[0]}" if len(request.names) == 1 else "host"
         return self._operations.submit("audit", resource, lambda task: self._kept(request, task))
 
@@ -95,11 +99,14 @@ class Audits:
         listing = self._instances.list()
         wanted = [row for row in listing.instances if not request.names or row.name in request.names]
         task.step("engines", "asking the engines")
-        exposed, problems = self._exposures({row.engine for row in wanted} if request.names else set(self._engines))
+        # Of one that is named, another engine that is away says nothing.
+        concerned = {row.engine for row in wanted} if request.names else set(self._engines)
+        exposed, problems = self._exposures(concerned)
         problems += [
             {"subject": problem.engine, "error": problem.error.as_dict()}
             for problem in listing.problems
             if problem.engine not in {one["subject"] for one in problems}
+            and (problem.engine in concerned or len(wanted) < len(request.names))
         ]
         seen = _Seen(
             exposed=exposed,
@@ -115,7 +122,7 @@ class Audits:
             created=now,
             host=self._host(exposed, request.waivers, now),
             instances=done,
-            waivers=request.waivers,
+            waivers=[one for one in request.waivers if not request.names or one.concerns(request.names)],
             problems=problems,
         )
 
@@ -155,6 +162,10 @@ class Audits:
                     # Of all, one that was removed meanwhile is simply not there.
                     if request.names or not isinstance(error, NotFound):
                         missed.append({"subject": row.name, "error": error.as_dict()})
+                except Exception as error:
+                    # An instance may be as no engine should leave it; the others are looked at all the same.
+                    log.exception("the audit of %s failed", row.name)
+                    missed.append({"subject": row.name, "error": _unexpected(error).as_dict()})
         return done, missed
 
     def _one(self, row: Instance, seen: _Seen, request: AuditRequest) -> Audited:
@@ -265,6 +276,14 @@ def host_facts(ours: Door | None, others: Sequence[Door]) -> dict[str, Any]:
         "ports_plain": [door.address for door in ports if not door.guarded],
         "ports_tls": [door.address for door in ports if door.guarded],
     }
+
+
+def _unexpected(error: Exception) -> TriuneError:
+    return Failed(
+        "audit_failed",
+        f"looking at it failed unexpectedly: {type(error).__name__}: {error}",
+        hint="The daemon's log has more: triune.log, or journalctl -u triune",
+    )
 
 
 def _for_all(door: Door) -> bool:

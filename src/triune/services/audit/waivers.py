@@ -36,6 +36,10 @@ class Waiver:
         """Whether it is about this finding."""
         return self.rule == rule and fnmatchcase(instance, self.instance)
 
+    def concerns(self, instances: Iterable[str]) -> bool:
+        """Whether it is about one of these; the others' waivers say nothing of an audit of these alone."""
+        return any(fnmatchcase(name, self.instance) for name in instances)
+
     def as_dict(self) -> dict[str, str]:
         """As the report has it."""
         return {

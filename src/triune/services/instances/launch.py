@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from triune.domain.errors import Conflict, Failed, Invalid, Unsupported
 from triune.domain.image import FormKind
@@ -24,6 +24,9 @@ from triune.services.networks import Networks
 from triune.services.operations import Task
 from triune.services.storage import Storage
 from triune.store import Put, Store
+
+if TYPE_CHECKING:
+    from triune.services.advice.choosing import Figures
 
 AUTO = "auto"
 _PROBE_LASTS_S = 60.0
@@ -64,6 +67,7 @@ class Launcher:
         store: Store,
         limits: InstanceLimits,
         warming: Warming,
+        measured: Figures | None,
     ) -> None:
         self._engines = engines
         self._inventory = inventory
@@ -73,6 +77,7 @@ class Launcher:
         self._store = store
         self._limits = limits
         self._warming = warming
+        self._measured = measured
         self._probed: dict[str, float] = {}
 
     def checked(self, request: LaunchRequest) -> LaunchRequest:
@@ -191,7 +196,7 @@ class Launcher:
             # Only here: the rules are megabytes of memory that most daemons never need.
             from triune.services.advice.choosing import choose
 
-            return choose(spec, able, user_data=request.user_data is not None)
+            return choose(spec, able, user_data=request.user_data is not None, measured=self._measured)
         raise Unsupported(
             "no_engine",
             f"no engine of this host can run {spec.image}",

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from triune.domain.errors import Conflict, NotFound, TriuneError, Unreachable
 from triune.domain.files import FileStat
@@ -26,6 +26,9 @@ from triune.services.networks import Networks
 from triune.services.operations import Events, Operations, Task
 from triune.services.storage import Storage
 from triune.store import Delete, Entry, Put, Store
+
+if TYPE_CHECKING:
+    from triune.services.advice.choosing import Figures
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +57,9 @@ class Instances:
         store: Store,
         limits: InstanceLimits,
         warming: Warming,
+        measured: Figures | None = None,
     ) -> None:
+        """`measured` tells the figures of this host that count where a launch names no engine."""
         self._engines = engines
         self._networks = networks
         self._limits = limits
@@ -62,7 +67,7 @@ class Instances:
         self._events = events
         self._store = store
         self._inventory = Inventory(engines, store)
-        self._launcher = Launcher(engines, self._inventory, images, networks, storage, store, limits, warming)
+        self._launcher = Launcher(engines, self._inventory, images, networks, storage, store, limits, warming, measured)
         self.followers: list[Follower] = []
         self.attachments = Attachments(engines, self._inventory, storage, operations, store)
         operations.handlers["instance"] = self._erase_recorded

@@ -81,7 +81,7 @@ def test_an_answer_has_all_that_is_promised() -> None:
     )
     assert found["choice"] == "docker" == found["ranking"][0]["engine"]
     assert found["command"].startswith(
-        "triune launch docker:nginx my-shop --engine docker --memory 536870912 --publish 80:80"
+        "triune launch docker:nginx my-shop --engine docker --memory 512MiB --publish 80:80"
     )
     assert all(
         reason["source"] and reason["text"] for one in found["ranking"] for reason in one["for"] + one["against"]
@@ -194,3 +194,9 @@ def test_what_was_measured_here_takes_the_place_of_what_is_published() -> None:
     assert -7 < _points(_with(0.8))[0] < 5
     for unusable in (_with(0.5, loaded=True), _with(0.5, ratio=None)):
         assert _points(unusable) == published
+
+
+@pytest.mark.parametrize(("memory", "told"), [("512MiB", "512MiB"), ("2GiB", "2GiB"), (1000, "1000"), (1536, "1536")])
+def test_the_command_has_sizes_as_people_write_them(memory: object, told: str) -> None:
+    command = advise(parse({"memory": memory, "engines": ["lxc"]})).command
+    assert command[command.index("--memory") + 1] == told

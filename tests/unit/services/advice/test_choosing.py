@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,3 +64,39 @@ def test_what_the_rules_do_not_know_is_not_taken_unasked(engines: list[Engine], 
     unknown = FakeEngine("rootless", path=tmp_path / "rootless")
     assert chosen([unknown, *engines])[0] == "docker"
     assert chosen([unknown])[0] == "rootless"  # alone it can do it
+
+
+def _benched(asked: list[Collection[str]], **idle: float) -> Any:
+    """What `benchmarks.measured` tells: the memory of an idle instance, in MiB, by engine."""
+
+    def measured(wanted: Collection[str]) -> dict[str, Any]:
+        asked.append(wanted)
+        facts = {"unit": "MiB", "ratio": None, "loaded": True, "source": "measured here: run 1 of a day"}
+        return {name: {"memory.idle": {**facts, "median": median}} for name, median in idle.items()}
+
+    return measured
+
+
+def test_what_was_measured_here_decides_and_is_said(engines: list[Engine]) -> None:
+    asked: list[Collection[str]] = []
+    small = spec(memory=128 * 2**20)
+    containers = engines[:2]
+    assert choose(small, containers, user_data=False)[0].name == "docker"  # as published they are equal
+    engine, why = choose(small, containers, user_data=False, measured=_benched(asked, docker=60.0, lxc=8.0))
+    assert engine.name == "lxc"
+    assert "an idle one takes 8.0 MiB on this host, of 128 MiB asked for" in why
+    assert why.endswith("(measured here: run 1 of a day)")
+    assert asked == [{"memory.idle"}]
+
+
+def test_figures_that_cannot_count_are_not_even_read(engines: list[Engine]) -> None:
+    asked: list[Collection[str]] = []
+    _, why = choose(spec(memory=2**30), engines, user_data=False, measured=_benched(asked, docker=1.0))
+    assert (asked, "measured" in why) == ([], False)
+
+
+def test_a_figure_against_another_engine_is_said_too(engines: list[Engine]) -> None:
+    asked: list[Collection[str]] = []
+    engine, why = choose(spec(memory=128 * 2**20), engines, user_data=False, measured=_benched(asked, lxc=90.0))
+    assert engine.name == "docker"
+    assert "(measured here" in why
