@@ -199,7 +199,10 @@ class InstanceSubject:
 
     def crowd(self, count: int) -> Mapping[str, float]:
         """Launch several at once, weigh them, remove them. Raises Unsupported("no_room") where they do not fit."""
-        self._require_room(count)
+        if count > 1:
+            if not self._idle_mib:
+                self.crowd(1)  # how much many take is not known before one is weighed
+            self._require_room(count)
         names = [f"{self._prefix}-c{number}" for number in range(count)]
         before = memory.processes()
         try:
@@ -210,7 +213,7 @@ class InstanceSubject:
             time.sleep(_SETTLE_S)
             paid = memory.paid(names, before)
             if paid is not None:
-                found["memory"] = paid.mib / count
+                found["memory"] = self._idle_mib = paid.mib / count
         finally:
             with ThreadPoolExecutor(min(8, count)) as pool:
                 list(pool.map(self._remove, names))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from triune.cli.text import clean, width
 from triune.domain.units import format_duration
+from triune.services.benchmarks.telling import figure, remarks, spread
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -23,16 +24,8 @@ if TYPE_CHECKING:
     from triune.services.benchmarks.results import Cell, Result
 
 _WIDTH = 140
-_MOST_PROBLEMS = 8
 _MARKS: Mapping[str, str] = {"equal": "≈", "better": "▲", "worse": "▼", "unsure": "?"}
 _STYLES: Mapping[str, str] = {"equal": "", "better": "green", "worse": "yellow", "unsure": "dim"}
-
-
-def figure(value: float) -> str:
-    """Three digits that count, thousands apart."""
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.3g}" if value >= 0.001 else f"{value:.1e}"
 
 
 class Screen:
@@ -165,7 +158,7 @@ def show(result: Result, path: str) -> None:
     )
     for line in _pairs(result):
         console.print(line)
-    for line in _remarks(result.data):
+    for line in remarks(result.data, "triune bench report --json"):
         console.print(Text(f"! {clean(line)}"))
     console.print(Text(f"{_state(result.data)}; {clean(path)}"))
 
@@ -190,7 +183,7 @@ def _cell(cell: Cell | None) -> Any:
 
     if cell is None:
         return Text("-", style="dim")
-    shown = f"{figure(cell.summary.median)} ±{cell.summary.spread / 2:.0%}"
+    shown = f"{figure(cell.summary.median)}{spread(cell.summary.count, cell.summary.spread)}"
     if cell.ratio is None:
         return Text(shown)
     verdict = cell.ratio.verdict
@@ -208,15 +201,6 @@ def _least() -> int:
     from triune.services.benchmarks.statistics import LEAST
 
     return LEAST
-
-
-def _remarks(data: Mapping[str, Any]) -> list[str]:
-    lines = [str(warning) for warning in data["warnings"]]
-    lines += [f"{row['name']} was left out: {row['reason']}" for row in data["absent"]]
-    failed = sorted({(str(row["benchmark"]), str(row["subject"]), str(row["message"])) for row in data["problems"]})
-    lines += [f"{benchmark} in {subject}: {message}" for benchmark, subject, message in failed[:_MOST_PROBLEMS]]
-    more = len(failed) - _MOST_PROBLEMS
-    return [*lines, f"and {more} problems more: triune bench report --json"] if more > 0 else lines
 
 
 def _state(data: Mapping[str, Any]) -> str:
@@ -240,7 +224,10 @@ def show_comparison(found: Mapping[str, Any]) -> None:
             clean(row["title"]),
             Text(clean(f"{row['subject']}{f', {label}' if label else ''}")),
             clean(row["unit"]),
-            *(f"{figure(row[which]['median'])} ±{row[which]['spread'] / 2:.0%}" for which in ("first", "second")),
+            *(
+                figure(row[which]["median"]) + spread(row[which]["count"], row[which]["spread"])
+                for which in ("first", "second")
+            ),
             f"{against['value']:.2f}× ({against['low']:.2f} to {against['high']:.2f})",
             Text(_VERDICTS[against["verdict"]], style=_STYLES[against["verdict"]]),
         )

@@ -54,8 +54,8 @@ def show_fleet(hosts: str, instances: str, *, effort: float, extra: Sequence[str
     if missing:
         raise Failed(
             "not_all_placed",
-            f"{len(missing):,} of {summary['instances']:,} instances have no host, {missing[0]['instance']} for one: "
-            f"{missing[0]['reason']}",
+            f"{len(missing):,} of {summary['instances']:,} instances {'has' if len(missing) == 1 else 'have'} no host, "
+            f"{missing[0]['instance']}{' for one' if len(missing) > 1 else ''}: {missing[0]['reason']}",
             hint="See the reason of each in --format json; the others are placed.",
         )
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from triune.cli import bench_instance
 from triune.cli.bench_instance import InstanceSubject
 from triune.domain.errors import Invalid, Unsupported
+from triune.services.benchmarks import memory
 from triune.services.benchmarks.subject import HOST, NAT
 
 
@@ -118,3 +120,17 @@ def test_without_a_network_outside_nothing_is_launched() -> None:
     with pytest.raises(Unsupported):
         subject(daemon, outside="").reached(NAT)
     assert daemon.launched == []
+
+
+def test_one_is_weighed_before_many_are_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon = Daemon()
+    monkeypatch.setattr(daemon, "host", lambda: {"memory_available_bytes": 10 * 2**30}, raising=False)
+    monkeypatch.setattr(bench_instance, "_SETTLE_S", 0)
+    monkeypatch.setattr(memory, "paid", lambda names, _before: memory.Paid(pss=len(names) * 500 * 2**20, kernel=0))
+    one = subject(daemon)
+    with pytest.raises(Unsupported) as caught:
+        one.crowd(50)
+    assert caught.value.code == "no_room"
+    assert len(daemon.launched) == 1 and daemon.removed == [daemon.launched[0]["name"]]
+    assert one.crowd(3)["memory"] == 500
+    assert len(daemon.launched) == 4

@@ -211,3 +211,18 @@ def test_an_interrupt_during_the_request_cancels_the_launch() -> None:
         starter.start("a", "b")
     assert Fake.cancelled == ["op"]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(
+    ("need", "told"),
+    [
+        ({"what": "inotify instances", "unit": "count", "needed": 18000, "most": 1024},
+         "the mix needs 18,000 inotify instances, and there are 1,024"),
+        ({"what": "memory", "unit": "bytes", "needed": 2 << 30, "most": 1 << 30},
+         "the mix needs 2.0 GiB of memory, and there is 1.0 GiB"),
+    ],
+)  # fmt: skip
+def test_what_a_mix_lacks_is_a_sentence(need: dict[str, object], told: str) -> None:
+    with pytest.raises(Unsupported) as caught:
+        fitting.require_mix({"mix": {"fits": False, "times": 0.5, "needs": [need]}})
+    assert caught.value.message == told

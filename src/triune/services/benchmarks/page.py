@@ -13,6 +13,8 @@ from triune.services.benchmarks.pairs import pairs
 from triune.services.benchmarks.published import TOLERANCE, beside
 from triune.services.benchmarks.results import Cell, Result
 from triune.services.benchmarks.statistics import LEAST, Ratio
+from triune.services.benchmarks.telling import figure, spread
+from triune.services.benchmarks.telling import remarks as told
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -26,7 +28,6 @@ th { border-bottom: 2px solid #bbb; } td.n, th.n { text-align: right; font-varia
 .emulated, .missing, .unpublished { color: #777; } dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; font-size: .88rem; } dt { color: #666; } dd { margin: 0; }
 code { font-size: .85em; overflow-wrap: anywhere; } summary { cursor: pointer; margin: .6rem 0; } @media (max-width: 40rem) { dl { grid-template-columns: 1fr; } }
 """  # noqa: E501
-_MOST_PROBLEMS = 8
 _IN_FRONT = 4  # remarks before the first picture
 _VERDICTS: Mapping[str, str] = {
     "better": "better than native",
@@ -40,13 +41,6 @@ _VERDICTS: Mapping[str, str] = {
     "missing": "not measured",
     "unpublished": "not published",
 }
-
-
-def figure(value: float) -> str:
-    """Three digits that count, thousands apart."""
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.3g}" if value >= 0.001 else f"{value:.1e}"
 
 
 def html(result: Result) -> str:
@@ -98,12 +92,7 @@ def _e(value: object) -> str:
 def remarks(result: Result) -> list[str]:
     """What must be known to read the figures."""
     labels = {f"{subject['title']}: {subject['label']}" for subject in result["subjects"] if subject["label"]}
-    lines = [*sorted(labels), *(str(line) for line in result["warnings"])]
-    lines += [f"{row.get('name')} was left out: {row.get('reason')}" for row in result["absent"]]
-    failed = {(row.get("benchmark"), row.get("subject"), row.get("message")): None for row in result["problems"]}
-    told = [f"{benchmark} in {subject}: {message}" for benchmark, subject, message in failed]
-    more = [f"and {len(told) - _MOST_PROBLEMS} problems more, in the result"] if len(told) > _MOST_PROBLEMS else []
-    return [*lines, *told[:_MOST_PROBLEMS], *more]
+    return [*sorted(labels), *told(result.data, "in the result")]
 
 
 def _table(cells: Sequence[Cell], result: Result) -> str:
@@ -123,7 +112,8 @@ def _table(cells: Sequence[Cell], result: Result) -> str:
 def _cell(cell: Cell | None) -> str:
     if cell is None:
         return '<td class="n missing">–</td>'
-    shown = f"{figure(cell.summary.median)} <small>±{cell.summary.spread / 2:.0%}, n={cell.summary.count}</small>"
+    one = cell.summary
+    shown = f"{figure(one.median)} <small>{f'{spread(one.count, one.spread)}, n={one.count}'.strip(', ')}</small>"
     if cell.ratio is None:
         return f'<td class="n">{shown}</td>'
     ratio, verdict = cell.ratio, cell.ratio.verdict
@@ -305,7 +295,7 @@ def _beside_plain(cell: Mapping[str, Any] | None) -> str:
 def _plain(cell: Cell | None) -> str:
     if cell is None:
         return "–"
-    shown = f"{figure(cell.summary.median)} ±{cell.summary.spread / 2:.0%}"
+    shown = f"{figure(cell.summary.median)}{spread(cell.summary.count, cell.summary.spread)}"
     if cell.ratio is None:
         return shown
     one = cell.ratio

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ FOLDER = "bench"
 COMPLETE, INTERRUPTED, RUNNING = "complete", "interrupted", "running"
 
 _LARGEST = 256 * 2**20
+_LEAST_FIGURE = 1e-18
+_LONGEST_ID = 64
 _KEYS: Mapping[str, type | tuple[type, ...]] = {
     "id": str, "state": str, "suite": str, "started": str, "host": dict, "limits": dict, "image": dict,
     "subjects": list, "absent": list, "benchmarks": list, "samples": list, "problems": list, "warnings": list,
@@ -81,9 +82,11 @@ class Result:
             if found["benchmark"] == benchmark and found["subject"] == subject
         )
 
-    def cells(self) -> Iterator[Cell]:
-        """Every benchmark of every subject that has samples, in the catalogue's order."""
+    def cells(self, wanted: Collection[str] | None = None) -> Iterator[Cell]:
+        """Every benchmark of every subject that has samples, in the catalogue's order; only the `wanted` ones."""
         for benchmark in self["benchmarks"]:
+            if wanted is not None and benchmark["id"] not in wanted:
+                continue
             native = self.samples(benchmark["id"], NATIVE) if benchmark["relative"] else ()
             for subject in self["subjects"]:
                 found = self.samples(benchmark["id"], subject["name"])
@@ -121,6 +124,8 @@ def write(path: Path, data: Mapping[str, Any]) -> None:
 def load(path: Path) -> Result:
     """Read a result. Raises NotFound("no_result"), Invalid("malformed_result" | "result_of_another_version")."""
     try:
+        if not path.is_file() and path.exists():
+            raise _malformed(path, "it is no regular file")
         if path.stat().st_size > _LARGEST:
             raise _malformed(path, "it is larger than 256 MiB")
         data = json.loads(path.read_bytes())
@@ -148,8 +153,12 @@ def _check(path: Path, data: Any) -> None:
         for number, found in enumerate(data[key]):
             _typed(path, f"{key}[{number}]", found, wanted)
     for number, found in enumerate(data["samples"]):
-        if not (math.isfinite(found["value"]) and found["value"] > 0):
-            raise _malformed(path, f"samples[{number}] is {found['value']}, no figure")
+        if not _LEAST_FIGURE < found["value"] < 1 / _LEAST_FIGURE:
+            raise _malformed(path, f"samples[{number}] is {str(found['value'])[:20]}, no figure")
+    for key in ("id", "started"):
+        # They are shown in reasons, which go to terminals and into JSON.
+        if not (data[key].isascii() and data[key].isprintable() and len(data[key]) <= _LONGEST_ID):
+            raise _malformed(path, f"its {key!r} is no plain text of {_LONGEST_ID} characters at most")
 
 
 def _typed(path: Path, where: str, found: Any, wanted: Mapping[str, type | tuple[type, ...]]) -> None:

@@ -273,9 +273,8 @@ class Run:
         except Unsupported as error:
             # By its kind: nothing went wrong, and it is not tried again.
             self._failures[key] = _MOST_FAILURES
-            self.data["problems"].append(
-                {"benchmark": first.id, "subject": name, "round": turn.number, "message": error.message}
-            )
+            row = {"benchmark": first.id, "subject": name, "round": turn.number, "message": error.message}
+            self.data["problems"].append({**row, "by_kind": error.code != "no_room"})
         except TriuneError as error:
             self._failures[key] = self._failures.get(key, 0) + 1
             row = {"benchmark": first.id, "subject": name, "round": turn.number, "message": error.message}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,9 @@ def broken(**changes: Any) -> dict[str, Any]:
         (broken(samples=[{"benchmark": "a", "subject": "b", "round": 1, "value": True}]), "malformed_result"),
         (broken(samples=[{"benchmark": "a", "subject": "b", "round": 1, "value": -1}]), "malformed_result"),
         (broken(samples=[{"benchmark": "a", "subject": "b", "round": 1, "value": float("nan")}]), "malformed_result"),
+        (broken(samples=[{"benchmark": "a", "subject": "b", "round": 1, "value": 10**400}]), "malformed_result"),
+        (broken(id="\x1b[2J"), "malformed_result"),
+        (broken(started="\ud800"), "malformed_result"),
         (broken(subjects=[3]), "malformed_result"),
         (broken(benchmarks=[{"id": "cpu.single"}]), "malformed_result"),
         (broken(host=None), "malformed_result"),
@@ -238,3 +242,17 @@ def test_each_figure_is_of_the_newest_result_that_has_it(tmp_path: Path) -> None
     write(tmp_path / "20260102-000000-quick-b.json", result({"start.ready": {"beta": [9.0]}}, id="new"))
     found = measured(tmp_path, "box")["beta"]
     assert (found["start.ready"]["median"], found["cpu.single"]["median"]) == (9.0, 98.0)
+
+
+def test_only_what_is_wanted_is_told(tmp_path: Path) -> None:
+    write(tmp_path / "20260101-000000-quick-a.json", result(SAMPLES))
+    assert measured(tmp_path, "box", {"memory.idle"})["beta"].keys() == {"memory.idle"}
+    assert measured(tmp_path, "box", set()) == {}
+
+
+def test_what_is_no_file_is_no_result(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "20260102-000000-quick-b.json")
+    (tmp_path / "20260103-000000-quick-c.json").mkdir()
+    (tmp_path / "20260104-000000-quick-d.json").symlink_to("nowhere")
+    write(tmp_path / "20260101-000000-quick-a.json", result(SAMPLES))
+    assert set(measured(tmp_path, "box")) == {"native", "beta"}

@@ -199,7 +199,7 @@ def test_a_form_that_a_subject_cannot_have_is_told_once(tmp_path: Path) -> None:
     run.measure([Stores("beta", log)])
     found = load(run.path)
     assert found.samples("disk.tree.read", "beta") == (7.0,) * 3
-    assert [row["message"] for row in found["problems"]] == ["beta has no raw"]
+    assert [(row["message"], row["by_kind"]) for row in found["problems"]] == [("beta has no raw", True)]
     assert told.problems == []
     assert sum("--rw=write" in line and "--filename=/there/file" in line for line in log) == 1
 
