@@ -60,10 +60,11 @@ def in_turn(
     theirs: Callable[[int], object],
     rounds: int,
     before: Callable[[], object] = lambda: None,
+    first: int = 0,
 ) -> tuple[list[float], list[float]]:
-    """Measure both, alternating who goes first; `before` each one, not measured."""
+    """Measure both, alternating who goes first; `before` each one, not measured. Rounds are counted from `first` on."""
     times: tuple[list[float], list[float]] = ([], [])
-    for number in range(rounds):
+    for number in range(first, first + rounds):
         order = (0, 1) if number % 2 == 0 else (1, 0)
         for side in order:
             action = (ours, theirs)[side]
@@ -73,8 +74,9 @@ def in_turn(
 
 
 def seconds(times: list[float]) -> str:
-    middle = statistics.median(times)
-    return f"{middle * 1000:.0f} ms (min {min(times) * 1000:.0f}, max {max(times) * 1000:.0f}, n={len(times)})"
+    digits = 0 if statistics.median(times) >= 0.05 else 1
+    middle, least, most = (f"{time * 1000:.{digits}f}" for time in (statistics.median(times), min(times), max(times)))
+    return f"{middle} ms (min {least}, max {most}, n={len(times)})"
 
 
 def ratio_row(what: str, times: tuple[list[float], list[float]], budget: float, theirs: str) -> Row:
@@ -205,12 +207,21 @@ def incus_launch(daemon: Daemon, rounds: int = 7) -> Row:
     return ratio_row("launch LXC to running, beside Incus", times, 0.25, "`incus launch`, dir pool")
 
 
-def copies(rounds: int = 7) -> list[Row]:
-    """Snapshots and clones of stopped system containers and machines, against the bare tool."""
+def copies(rounds: int = 7, more: int = 18) -> list[Row]:
+    """Snapshots and clones of stopped system containers and machines, against the bare tool.
+
+    Where the tool takes milliseconds there are more rounds: one millisecond is a fifth of it.
+    """
+    rows = []
     with lxc_snapshots.benches() as containers, kvm_snapshots.benches() as machines:
-        pairs = chain(containers, machines)
-        # What one has written and not the other must not wait for the disk in the other's time.
-        return [ratio_row(what, in_turn(ours, bare, rounds, os.sync), 1.3, tool) for what, tool, ours, bare in pairs]
+        for what, tool, ours, bare in chain(containers, machines):
+            # What one has written and not the other must not wait for the disk in the other's time.
+            times = in_turn(ours, bare, rounds, os.sync)
+            if statistics.median(times[1]) < 0.05:
+                further = in_turn(ours, bare, more, os.sync, first=rounds)
+                times = (times[0] + further[0], times[1] + further[1])
+            rows.append(ratio_row(what, times, 1.3, tool))
+    return rows
 
 
 def docker_launch(daemon: Daemon, rounds: int = 9) -> Row:

@@ -50,7 +50,7 @@ def benches() -> Iterator[Iterator[Pair]]:
         lab = Lab(Path(folder) / "state", kvm_form.__wrapped__(), PREFIX)
         lab.clean()
         try:
-            plan = lab.plan("one")
+            plan = lab.plan("one", disk=1500 << 20)
             lab.engine.create(plan, Silent())
             disk = lab.state_dir / plan.spec.name / "disk.qcow2"
             filling = Path(folder) / "filling"
