@@ -93,6 +93,7 @@ test-tools:
 	command -v mkfs.vfat >/dev/null || missing+=" dosfstools"
 	command -v virt-v2v-in-place >/dev/null || missing+=" virt-v2v"
 	command -v nbdkit >/dev/null || missing+=" nbdkit"
+	command -v swtpm_setup >/dev/null || missing+=" swtpm swtpm-tools"
 	[ -e /usr/lib/grub/x86_64-efi/monolithic/grubx64.efi ] || missing+=" grub-efi-amd64-bin"
 	command -v go >/dev/null || missing+=" golang-go"
 	[ -d /usr/share/gocode/src/github.com/vmware/govmomi ] || missing+=" golang-github-vmware-govmomi-dev"
@@ -103,7 +104,7 @@ test-tools:
 	}
 
 .PHONY: test
-test: $(VENV)/.dev compiled lint test-tools ## Every test, the live ones on real engines included (root)
+test: $(VENV)/.dev compiled test-tools ## Every test, the live ones on real engines included (root)
 	@$(BIN)/triune setup --no-daemon
 	export TRIUNE_REQUIRE=kvm,lxc,docker
 	$(BIN)/python -m pytest -q --color=no -n 2 -m "not live"

@@ -53,8 +53,16 @@ SHARED = {
 }
 
 
-# Boot the most virtual machines; the first to begin, or the last worker ends alone with them.
-LONG = ("test_warm", "test_snapshots_kvm", "test_import", "test_backup")
+# Take minutes; the first to begin, or the last worker ends alone with them.
+LONG = (
+    "test_backup",
+    "test_images_build",
+    "test_import",
+    "test_pool_lxc",
+    "test_snapshots_kvm",
+    "test_storage",
+    "test_warm",
+)
 
 
 @pytest.hookimpl(trylast=True)
@@ -75,7 +83,7 @@ class ByGroup(LoadScopeScheduling):
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByGroup | None:
-    """`-n 2 --dist loadscope` goes by these groups."""
+    """`-n 3 --dist loadscope` goes by these groups."""
     return ByGroup(config, log) if config.getvalue("dist") == "loadscope" else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -48,6 +49,7 @@ class Daemon:
         self.data = data
         self.socket = data / "triune.sock"
         self.log = data / "daemon.log"
+        self.crash_at = data / "crash-at"
         self.process: subprocess.Popen[bytes] | None = None
         data.mkdir(parents=True, exist_ok=True)
         config = data / "triune.toml"
@@ -58,6 +60,7 @@ class Daemon:
             f"[templates]\nautomatic = {json.dumps(templates)}\n{_rootless(rootless)}"
         )
         self.env = {**os.environ, "TRIUNE_CONFIG": str(config), "TRIUNE_HOST": str(self.socket), "NO_COLOR": "1"}
+        self.crash_at.unlink(missing_ok=True)
 
     def __enter__(self) -> Daemon:
         self.start()
@@ -78,9 +81,9 @@ class Daemon:
         finally:
             triune.close()
 
-    def start(self, crash_at: str = "") -> None:
+    def start(self) -> None:
         """Start it and wait until it answers."""
-        env = {**self.env, "TRIUNE_CRASH_AT": crash_at} if crash_at else self.env
+        env = {**self.env, "TRIUNE_CRASH_AT": str(self.crash_at)}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [TRIUNE, "serve"], env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL
@@ -89,14 +92,14 @@ class Daemon:
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise AssertionError(f"the daemon ended at start: {self.tail()}")
-            if self.run("version", "--format", "json", check=False).returncode == 0 and self.socket.exists():
-                try:
-                    self.json("ops", "list")
-                    return
-                except AssertionError:
-                    pass
-            time.sleep(0.1)
+            if self._listens() and self.run("ops", "list", check=False).returncode == 0:
+                return
+            time.sleep(0.02)
         raise AssertionError(f"the daemon does not answer: {self.tail()}")
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) == 0
 
     def stop(self) -> None:
         """End it as an administrator would."""
@@ -110,10 +113,15 @@ class Daemon:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait(PATIENCE)
 
+    def crash(self, point: str) -> None:
+        """Let it kill itself when it next comes to this point."""
+        self.crash_at.write_text(point)
+
     def died(self, timeout: float = 90) -> None:
         """Wait until it has killed itself at its crash point."""
         assert self.process is not None
         status = self.process.wait(timeout)
+        self.crash_at.unlink()
         assert status == -signal.SIGKILL, f"ended with {status}: {self.tail()}"
 
     def tail(self) -> str:

@@ -7,6 +7,7 @@ qemu-guest-agent, initramfs-tools and a kernel), else one built once with mmdebs
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from tests.live import small_guest
 from tests.patience import PATIENCE
 from triune.domain.errors import TriuneError
 from triune.domain.image import DiskForm
@@ -28,13 +30,25 @@ from triune.domain.operation import Silent
 from triune.engines.base import Command, LaunchPlan, Session
 from triune.engines.kvm.client import Client
 from triune.engines.kvm.engine import KvmEngine
+from triune.services.images.manifest import DiskFiles, Manifest
+from triune.services.images.store import ImageStore
 
 PREFIX = os.environ.get("TRIUNE_TEST_PREFIX", "tkvm-")  # another one for a run beside a run
 URI = os.environ.get("TRIUNE_TEST_LIBVIRT_URI", "qemu:///system")
 BOOT = float(os.environ.get("TRIUNE_TEST_BOOT", "150"))  # seconds; emulated on busy cores
+SMALL = "small/1"
 _CACHE = Path("/var/tmp/triune-tests")
 _PACKAGES = "systemd-sysv,udev,dbus,iproute2,initramfs-tools,busybox,qemu-guest-agent,linux-image-cloud-amd64"
-_SIZE = 1500 * 2**20
+_SIZE = 700 * 2**20
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One test process at a time."""
+    _CACHE.mkdir(parents=True, exist_ok=True)
+    with (_CACHE / "kvm-tree.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def debian_tree() -> Path:
@@ -42,9 +56,7 @@ def debian_tree() -> Path:
     if given := os.environ.get("TRIUNE_TEST_TREE"):
         return Path(given)
     tree = _CACHE / "kvm-tree"
-    _CACHE.mkdir(parents=True, exist_ok=True)
-    with (_CACHE / "kvm-tree.lock").open("w") as lock:  # one test process at a time
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _alone():
         if not (tree / "vmlinuz").exists():
             shutil.rmtree(tree, ignore_errors=True)
             subprocess.run(
@@ -55,40 +67,20 @@ def debian_tree() -> Path:
     return tree
 
 
-def _build_image(folder: Path) -> None:
-    copy = folder / "tree"
-    subprocess.run(["cp", "-a", str(debian_tree()), str(copy)], check=True, timeout=120)
-    (copy / "etc/initramfs-tools/modules").write_text("virtio_pci\nvirtio_blk\next4\n")
-    (copy / "etc/initramfs-tools/conf.d/small").write_text("MODULES=list\nCOMPRESS=gzip\n")
-    subprocess.run(["chroot", str(copy), "update-initramfs", "-u", "-k", "all"], check=True, timeout=200)
-    shutil.copy(copy / "vmlinuz", folder / "vmlinuz")
-    shutil.copy(copy / "initrd.img", folder / "initrd.img")
-    raw = folder / "disk.raw"
-    with raw.open("wb") as file:
-        file.truncate(_SIZE)
-    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", str(copy), str(raw)], check=True, timeout=200)
-    subprocess.run(
-        ["qemu-img", "convert", "-O", "qcow2", str(raw), str(folder / "base.qcow2")], check=True, timeout=200
-    )
-    raw.unlink()
-    shutil.rmtree(copy)
-
-
 @pytest.fixture(scope="session")
 def kvm_form() -> DiskForm:
-    """A small Debian with a guest agent, booted directly by its kernel. Built once, kept in /var/tmp/triune-tests."""
+    """A small system with a guest agent, booted directly by its kernel. Built once, kept in /var/tmp/triune-tests."""
     if os.geteuid() != 0 or shutil.which("qemu-img") is None:
         pytest.skip("needs root and QEMU")
-    folder = _CACHE / "kvm-image"
-    if not (folder / "base.qcow2").exists():
-        half = _CACHE / f"kvm-image.{os.getpid()}"
-        half.mkdir(parents=True)
-        try:
-            _build_image(half)
-            shutil.rmtree(folder, ignore_errors=True)
-            half.rename(folder)
-        finally:
+    folder = _CACHE / "small-guest-1"  # another number where what is built has changed
+    tree = debian_tree()
+    with _alone():
+        if not (folder / "base.qcow2").exists():
+            half = _CACHE / f"{folder.name}.half"
             shutil.rmtree(half, ignore_errors=True)
+            half.mkdir()
+            small_guest.build(tree, half, _SIZE)
+            half.rename(folder)
     return DiskForm(
         path=folder / "base.qcow2",
         virtual_size=_SIZE,
@@ -97,6 +89,28 @@ def kvm_form() -> DiskForm:
         cmdline="net.ifnames=0 root=/dev/vda rw console=ttyS0",
         agent=True,
     )
+
+
+def put_small(images: Path) -> str:
+    """Put the small system among a daemon's images, for tests that want any machine without network; its name there."""
+    form: DiskForm = kvm_form.__wrapped__()
+    assert form.path is not None
+    files = DiskFiles(
+        path=str(form.path),
+        format=form.format,
+        virtual_size=form.virtual_size,
+        size=form.path.stat().st_size,
+        kernel=str(form.kernel),
+        initrd=str(form.initrd),
+        cmdline=form.cmdline,
+        agent=form.agent,
+    )
+    digest = hashlib.sha256(str(form.path).encode()).hexdigest()
+    store = ImageStore(images)
+    with store.work("import") as work:
+        store.publish(work, Manifest(name=SMALL, digest=digest, created=datetime.now(UTC), source="tests", disk=files))
+    store.set_name(SMALL, digest)
+    return SMALL
 
 
 class Lab:

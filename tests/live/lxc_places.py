@@ -24,23 +24,45 @@ KINDS = ("own", "dir", "btrfs")
 ROOT = Path(__file__).parents[2]
 
 
+def let_go(mounted: Path) -> None:
+    """Wait until deleted subvolumes are gone: soon after a commit, which else comes every 30 s."""
+    run(["btrfs", "filesystem", "sync", mounted], check=False)
+    run(["btrfs", "subvolume", "sync", mounted], check=False, timeout=600)
+
+
 @contextmanager
-def btrfs_pool(size: int = 1 << 30) -> Iterator[PoolPlace]:
-    """A btrfs in a file, with quotas."""
-    folder = CACHE / f"lxc-btrfs.{os.getpid()}.{size >> 20}"
+def _on_a_file(kind: str, size: int) -> Iterator[Path]:
+    """Where a fresh file system of that kind is mounted, which lies in a file."""
+    folder = CACHE / f"lxc-{kind}.{os.getpid()}.{size >> 20}"
     folder.mkdir(parents=True)
     image, target = folder / "image", folder / "mounted"
     loop.make_file(image, size)
-    run(["mkfs.btrfs", "-q", image])
+    run([f"mkfs.{kind}", "-q", image])
     target.mkdir()
-    loop.mount(image, target, "btrfs")
+    loop.mount(image, target, kind)
     try:
-        btrfs.enable_quota(target)
-        yield PoolPlace(name="fast", driver=PoolDriver.BTRFS, path=target)
+        yield target
     finally:
-        run(["btrfs", "subvolume", "sync", target], check=False, timeout=600)
         loop.unmount(image, target)
         remove_tree(folder)
+
+
+@contextmanager
+def btrfs_pool(size: int = 1 << 30) -> Iterator[PoolPlace]:
+    """A btrfs in a file, with quotas."""
+    with _on_a_file("btrfs", size) as target:
+        try:
+            btrfs.enable_quota(target)
+            yield PoolPlace(name="fast", driver=PoolDriver.BTRFS, path=target)
+        finally:
+            let_go(target)
+
+
+@contextmanager
+def ext4_pool(size: int) -> Iterator[PoolPlace]:
+    """A folder on an ext4 with a journal, in a file."""
+    with _on_a_file("ext4", size) as target:
+        yield PoolPlace(name="plain", driver=PoolDriver.DIR, path=target)
 
 
 @contextmanager

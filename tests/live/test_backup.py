@@ -19,6 +19,7 @@ import pytest
 from tests.live import nasty_tree
 from tests.live.backup_fixtures import IMAGE, PREFIX, Place, pid_of_container, place, stay_behind
 from tests.live.daemon import TRIUNE
+from tests.live.kvm_fixtures import put_small
 from tests.live.lxc_places import inside, mark_of
 from tests.patience import PATIENCE
 from triune.host import loop
@@ -369,8 +370,7 @@ def test_an_instance_that_goes_away_meanwhile(place: Place) -> None:
 def test_a_restore_that_is_killed_leaves_nothing(place: Place, container: str) -> None:
     place.backup(container)
     for step in ("restore", "create", "lxc-config"):
-        place.daemon.kill()
-        place.daemon.start(crash_at=f"backup-restore:{step}")
+        place.daemon.crash(f"backup-restore:{step}")
         name = f"{PREFIX}crash"
         place.daemon.run("backup", "restore", container, "--name", name, "--repo", str(place.repository), check=False)
         place.daemon.died()
@@ -383,7 +383,8 @@ def test_a_restore_that_is_killed_leaves_nothing(place: Place, container: str) -
 def test_a_virtual_machine_comes_back_and_boots(place: Place) -> None:
     """The second backup reads what was written since the first, and says so."""
     name = f"{PREFIX}vm"
-    place.daemon.launch(IMAGE, name, "kvm", "--memory", "256MiB")
+    small = put_small(place.daemon.data / "images")
+    place.daemon.launch(small, name, "kvm", "--memory", "256MiB", "--network", "none")
     place.daemon.exec(name, "sh", "-c", "head -c 5000000 /dev/urandom >/srv/one; sync; sha256sum /srv/one >/srv/sums")
     first = place.backup(name)
     assert first["consistency"] == "agent"

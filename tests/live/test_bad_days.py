@@ -13,6 +13,7 @@ import pytest
 
 from tests.live.bad_world import CACHE, DOCKER, PARAMS, PREFIX, Lodger, begin, hosts, out, own_daemon, refused, until
 from tests.live.daemon import Daemon
+from tests.live.kvm_fixtures import put_small
 from tests.live.system_fixtures import ENGINES, IMAGE, built_image
 from tests.patience import Awake
 
@@ -200,7 +201,7 @@ def test_a_guest_that_fills_the_hosts_disk_is_told(small: Path) -> None:
     (small / "images").symlink_to(CACHE / "data-bad/images")
     name = f"{PREFIX}full"
     with clean(own_daemon(small, kind=Lodger), small) as daemon:
-        daemon.launch(IMAGE, name, "kvm", "--memory", "256MiB")
+        daemon.launch(put_small(small / "images"), name, "kvm", "--memory", "256MiB", "--network", "none")
         with begin(daemon, "exec", name, "--", "dd", "if=/dev/urandom", "of=/big", "bs=1M", "count=100") as client:
             until(lambda: daemon.names()[name]["state"] == "error", 90)
             client.kill()

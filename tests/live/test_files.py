@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.daemon import Daemon
+from tests.live.kvm_fixtures import put_small
 from tests.live.system_fixtures import ENGINES, IMAGE, built_image, data_folder
 
 pytestmark = [pytest.mark.live]
@@ -32,8 +33,9 @@ def daemon() -> Iterator[Daemon]:
         built_image(daemon)
         daemon.remove_all("tfil-")
         try:
-            for engine, name in NAMES.items():
-                daemon.launch(IMAGE, name, engine, command=("sleep", "infinity") if engine == "docker" else ())
+            daemon.launch(IMAGE, NAMES["lxc"], "lxc")
+            daemon.launch(IMAGE, NAMES["docker"], "docker", command=("sleep", "infinity"))
+            daemon.launch(put_small(daemon.data / "images"), NAMES["kvm"], "kvm", "--network", "none")
             yield daemon
         finally:
             daemon.remove_all("tfil-")

@@ -359,8 +359,7 @@ def from_private(daemon: Daemon, at: str) -> None:
 
 def crashed(daemon: Daemon, point: str, *command: str) -> None:
     """Run the command against a daemon that dies at this point, then start it again as usual."""
-    daemon.stop()
-    daemon.start(crash_at=point)
+    daemon.crash(point)
     assert daemon.run(*command, check=False).returncode != 0
     daemon.died()
     daemon.start()

@@ -222,8 +222,7 @@ def test_what_was_set_outlives_a_restart_by_any_tool(box: Box) -> None:
 def test_a_daemon_killed_while_it_sets_leaves_all_or_nothing(box: Box, point: str, done: bool) -> None:
     box.set("pids=90", "io.read=6MiB/s")
     before = box.limits()
-    box.daemon.stop()
-    box.daemon.start(crash_at=f"set:{point}")
+    box.daemon.crash(f"set:{point}")
     box.daemon.run("set", box.name, "cpus=0.5", "pids=80", "io.read=5MiB/s", "iops.read=50", check=False)
     box.daemon.died()
     box.daemon.start()

@@ -20,6 +20,7 @@ from tests.live.lxc_places import (
     btrfs_pool,
     dir_pool,
     inside,
+    let_go,
     mark_of,
     own_of,
     subvolumes_of,
@@ -34,7 +35,6 @@ from triune.engines.archiving import RestorePlan
 from triune.engines.base import ClonePlan
 from triune.host import btrfs, quotas
 from triune.host.beneath import remove_tree
-from triune.host.run import run
 
 __all__ = ["tree"]
 pytestmark = [pytest.mark.live, pytest.mark.lxc]
@@ -117,7 +117,7 @@ def test_a_quota_holds_and_goes_with_snapshots_and_clones(made: Lab, pool: PoolP
         usage = btrfs.usage(own_of(one))
         assert usage and usage.limit == 300 * MIB
     # Where the kernel loses count with the tree that the restore replaced, it counts anew.
-    run(["btrfs", "subvolume", "sync", pool.path])
+    let_go(pool.path)
     made.engine.start(new, Silent())
     state = quotas.folder(pool.path)
     assert state and eventually(lambda: not quotas.inconsistent(state))
@@ -244,7 +244,7 @@ def _fill_up(made: Lab, name: str, place: PoolPlace) -> None:
             made.engine.delete(row.name)
 
     def works() -> bool:
-        os.sync()  # btrfs gives room back in the background
+        let_go(place.path)  # btrfs gives room back in the background
         try:
             made.engine.snapshots.restore(name, "before", Silent())
         except Failed:

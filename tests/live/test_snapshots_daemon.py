@@ -134,8 +134,7 @@ def test_killed_at_any_step(daemon: Daemon, point: str, end: str) -> None:
     if kind != "snapshot":
         daemon.run("snapshot", "create", WEB, "one")
         write(daemon, "two")
-    daemon.stop()
-    daemon.start(crash_at=point)
+    daemon.crash(point)
     daemon.run(*COMMANDS[kind], check=False)
     daemon.died()
     daemon.start()

@@ -77,7 +77,7 @@ def left() -> list[str]:
     return [
         *(one for one in images if one.startswith("triune-snapshot/")),
         *folders,
-        *(one for one in names if one.endswith((".triune-new", ".triune-old"))),
+        *(one for one in names if one.startswith("tsnap-") and one.endswith((".triune-new", ".triune-old"))),
     ]
 
 

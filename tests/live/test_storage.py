@@ -365,8 +365,7 @@ def test_killed_while_making_leaves_nothing(daemon: Daemon, what: str) -> None:
     data = daemon.data / "pools"
     before = everything(data)
     for point in points:
-        daemon.stop()
-        daemon.start(crash_at=point)
+        daemon.crash(point)
         daemon.run(*argv, check=False)
         daemon.died()
         daemon.start()
@@ -384,16 +383,14 @@ def test_killed_while_converting_leaves_one_whole_disk(daemon: Daemon) -> None:
         file.write(content)
     before = everything(daemon.data / "pools")
     for point in ("intend-volume-convert", "convert", "compare", "replace"):
-        daemon.stop()
-        daemon.start(crash_at=f"volume-convert:{point}")
+        daemon.crash(f"volume-convert:{point}")
         daemon.run("volume", "convert", "conv", "--format", "qcow2", check=False)
         daemon.died()
         daemon.start()
         assert everything(daemon.data / "pools") == before, point
         assert disk.read_bytes()[: len(content)] == content
     for point in ("intend-volume", "remove"):
-        daemon.stop()
-        daemon.start(crash_at=f"volume-remove:{point}")
+        daemon.crash(f"volume-remove:{point}")
         daemon.run("volume", "rm", "conv", "--yes", check=False)
         daemon.died()
         daemon.start()
@@ -407,8 +404,7 @@ def test_killed_while_converting_leaves_one_whole_disk(daemon: Daemon) -> None:
 def test_killed_while_attaching_leaves_it_attached_or_not(daemon: Daemon, system: str) -> None:
     volume(daemon, "halfway")
     for point in ("attach:intend-attach", "attach:attach", "attach:lxc-attach", "attach:before-keep"):
-        daemon.stop()
-        daemon.start(crash_at=point)
+        daemon.crash(point)
         daemon.run("volume", "attach", system, "halfway:/halfway", check=False)
         daemon.died()
         daemon.start()
@@ -416,8 +412,7 @@ def test_killed_while_attaching_leaves_it_attached_or_not(daemon: Daemon, system
         assert "/halfway" not in daemon.exec(system, "cat", "/proc/mounts"), point
     daemon.run("volume", "attach", system, "halfway:/halfway")
     for point in ("detach:intend-attach", "detach:lxc-detach"):
-        daemon.stop()
-        daemon.start(crash_at=point)
+        daemon.crash(point)
         daemon.run("volume", "detach", system, "halfway", check=False)
         daemon.died()
         daemon.start()

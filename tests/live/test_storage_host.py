@@ -14,6 +14,7 @@ import pytest
 from tests import nasty
 from tests.live.daemon import CACHE
 from tests.live.lxc_fixtures import eventually
+from tests.live.lxc_places import let_go
 from tests.patience import PATIENCE
 from triune.domain.errors import Cancelled, Failed
 from triune.host import btrfs, copytree, loop, overlay, quotas
@@ -124,7 +125,7 @@ def test_subvolumes_and_snapshots(mounted: Path) -> None:
     for path in (first, second, first):
         btrfs.delete(path)
         assert not path.exists()
-    run(["btrfs", "subvolume", "sync", mounted])
+    let_go(mounted)
     assert eventually(lambda: not quotas.stale(run(["btrfs", "qgroup", "show", mounted]).text))
 
 

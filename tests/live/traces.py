@@ -41,15 +41,15 @@ def _stripped(value: object) -> object:
     return value
 
 
-def traces(daemon: Daemon, prefix: str) -> dict[str, set[str]]:
-    """Everything on the host that may belong to an instance, by kind."""
+def traces(daemon: Daemon, prefix: str, *, volumes: bool) -> dict[str, set[str]]:
+    """Everything on the host that may belong to an instance, by kind. Docker's `volumes` are everybody's."""
     return {
         "domains": {line for line in _lines("virsh", "list", "--all", "--name") if line.startswith(prefix)},
         "containers": {path.name for path in Path("/var/lib/lxc").glob(f"{prefix}*")},
         "docker": {
             line for line in _lines("/usr/bin/docker", "ps", "-a", "--format", "{{.Names}}") if line.startswith(prefix)
         },
-        "docker-volumes": set(_lines("/usr/bin/docker", "volume", "ls", "-q")),
+        "docker-volumes": set(_lines("/usr/bin/docker", "volume", "ls", "-q")) if volumes else set(),
         "disks": _files(daemon.data / "instances"),
         "mounts": {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if prefix in line},
         "ports": {line.split()[1] for line in _lines("ip", "-o", "link", "show", "master", BRIDGE)},

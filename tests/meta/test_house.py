@@ -32,7 +32,7 @@ NAMES_ALLOWED = {
 
 @pytest.mark.parametrize(
     "argv",
-    [["ruff", "check", "--quiet"], ["lint-imports"], ["mypy"]],
+    [["ruff", "check", "--quiet"], ["ruff", "format", "--check", "--quiet"], ["lint-imports"], ["mypy"]],
     ids=lambda argv: argv[0],
 )
 def test_linters_pass(argv: list[str]) -> None:
