@@ -72,7 +72,7 @@ def kvm_form() -> DiskForm:
     """A small system with a guest agent, booted directly by its kernel. Built once, kept in /var/tmp/triune-tests."""
     if os.geteuid() != 0 or shutil.which("qemu-img") is None:
         pytest.skip("needs root and QEMU")
-    folder = _CACHE / "small-guest-1"  # another number where what is built has changed
+    folder = _CACHE / "small-guest-2"  # another number where what is built has changed
     tree = debian_tree()
     with _alone():
         if not (folder / "base.qcow2").exists():

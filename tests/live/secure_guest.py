@@ -1,4 +1,4 @@
-"""A Debian whose whole chain is signed (shim, GRUB, kernel), as a machine of VMware's with secure boot and a TPM.
+"""A system whose whole chain is signed (shim, GRUB, kernel), as a machine of VMware's with secure boot and a TPM.
 
 Shim and GRUB are unpacked, never installed: their packages would look after this host's own boot loader.
 """
@@ -19,7 +19,7 @@ _ESP, _ROOT = _MIB, 65 * _MIB
 _ENTRY = """set timeout=0
 search --no-floppy --file --set=root /vmlinuz
 menuentry Debian {
-    linux /vmlinuz root=LABEL=root rw net.ifnames=0 console=ttyS0
+    linux /vmlinuz root=/dev/vda2 rw net.ifnames=0 console=ttyS0
     initrd /initrd.img
 }
 """
@@ -75,15 +75,10 @@ def make(form: DiskForm, signed: Path, folder: Path) -> Path:
     _run("sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", raw, stdin=table.encode())
     target = f"driver=raw,offset={_ROOT},size={form.virtual_size},file.driver=file,file.filename={raw}"
     _run("qemu-img", "convert", "-n", "-f", form.format, "--target-image-opts", form.path, target)
-    _label(raw)
     _write_esp(raw, form.kernel, form.initrd, signed)
     (folder / "web.vmdk").write_text(_DESCRIPTOR.format(sectors=size // 512))
     (folder / "web.vmx").write_text(_VMX)
     return folder / "web.vmx"
-
-
-def _label(raw: Path) -> None:
-    _run("e2label", f"{raw}?offset={_ROOT}", "root")
 
 
 def _write_esp(raw: Path, kernel: Path, initrd: Path, signed: Path) -> None:

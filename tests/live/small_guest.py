@@ -34,6 +34,8 @@ _INIT = """\
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
+mount -t securityfs security /sys/kernel/security
+[ ! -d /sys/firmware/efi/efivars ] || mount -t efivarfs efivars /sys/firmware/efi/efivars
 mount -t tmpfs -o mode=755 run /run
 mkdir -p /dev/pts /dev/shm /dev/virtio-ports /run/lock
 mount -t devpts -o gid=5,mode=620,ptmxmode=666 pts /dev/pts

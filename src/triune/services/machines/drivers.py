@@ -109,8 +109,9 @@ def _ramdisks(system: Any) -> Iterator[Any]:
         folders += [*first, *(path for folder in first for path in _listed(folder) if path.is_dir())]
     for folder in folders[:_MOST_FOUND]:
         for path in _listed(folder):
-            aside = any(word in path.name for word in _ASIDE)
-            if path.name.startswith(("initrd", "initramfs")) and not aside and path.is_file():
+            name = path.name.lower()  # FAT tells the short ones in capitals
+            aside = any(word in name for word in _ASIDE)
+            if name.startswith(("initrd", "initramfs")) and not aside and path.is_file():
                 yield path
 
 

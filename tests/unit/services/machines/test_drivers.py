@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,10 @@ def test_members_count_not_lists_of_them(tmp_path: Path, content: bytes, holds: 
     path = tmp_path / "initrd.img"
     path.write_bytes(content)
     assert drivers._holds(path) is holds
+
+
+@pytest.mark.parametrize(("name", "found"), [("INITRD.IMG", True), ("initrd.img-6.1", True), ("INITRD.OLD", False)])
+def test_names_of_fat_count_in_any_case(tmp_path: Path, name: str, found: bool) -> None:
+    (tmp_path / name).write_bytes(b"")
+    system = importlib.import_module("dissect.target.filesystems.dir").DirectoryFilesystem(tmp_path)
+    assert [path.name for path in drivers._ramdisks(system)] == ([name] if found else [])
