@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import socket
 import subprocess
 import threading
@@ -13,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.kvm_fixtures import BOOT, PREFIX, Lab, kvm_form, lab, run  # noqa: F401 - fixtures
-from tests.patience import Awake, until
+from tests.patience import PATIENCE, Awake, until
 from triune.domain.errors import Conflict, Failed, NotFound, Unreachable, Unsupported
 from triune.domain.instance import VolumeMount
 from triune.domain.operation import Silent
@@ -236,6 +239,34 @@ def test_what_is_not_there(lab: Lab) -> None:  # noqa: F811
             act(PREFIX + "none")
         assert caught.value.code == "instance_not_found"
     lab.engine.delete(PREFIX + "none")
+
+
+def test_slow_requests_leave_room_for_others(lab: Lab) -> None:  # noqa: F811
+    """libvirt serves five requests of one connection at a time, and what is asked of a QEMU that hangs takes long."""
+    name = lab.launch("slow")
+    lab.engine.pausing.pause(name)
+    process = int(Path(f"/run/libvirt/qemu/{name}.pid").read_text())
+    os.kill(process, signal.SIGSTOP)
+
+    def resume() -> None:
+        with contextlib.suppress(Conflict):  # another was quicker
+            lab.engine.pausing.resume(name)
+
+    waiting = [threading.Thread(target=resume) for _ in range(6)]
+    try:
+        for thread in waiting:
+            thread.start()
+        time.sleep(0.5)
+        with Awake() as awake:
+            assert lab.row(name) is not None
+        assert awake.seconds < 2.0
+        assert all(thread.is_alive() for thread in waiting)
+    finally:
+        os.kill(process, signal.SIGCONT)
+        for thread in waiting:
+            thread.join(PATIENCE)
+    assert lab.row(name).state == "running"
+    lab.engine.delete(name)
 
 
 @pytest.mark.parametrize("hung", [False, True])

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from triune.domain.errors import Conflict, Denied, Failed, NotFound, TriuneError, Unreachable, Unsupported
 from triune.host import bindings
 
 T = TypeVar("T")
+P = ParamSpec("P")
+H = TypeVar("H", bound="HasClient")
 
 PATIENCE = 1.8  # seconds; "within two seconds" with something left for the rest
 _SIGN_OF_LIFE = 0.5
@@ -106,25 +109,47 @@ def unreachable(uri: str, why: str) -> Unreachable:
 
 
 class Client:
-    """One connection for all threads of the process (libvirt's connections are thread-safe)."""
+    """One connection for all threads of the process (libvirt's connections are thread-safe), but for those `apart`."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self._lock = threading.Lock()
         self._connection: Any = None
+        self._apart = threading.local()  # its `connection`: that of this thread, while it is apart
         self._answered = 0.0  # when it last answered anything, by time.monotonic()
         # Attempts to connect that still wait for a libvirt that hangs, each with a thread and a socket.
         self._waiting: list[tuple[float, threading.Thread]] = []
 
     def connection(self) -> Any:
         """The open connection. Raises Unreachable, Denied or Unsupported."""
+        holder = self._apart if hasattr(self._apart, "connection") else None
         with self._lock:
-            if self._connection is not None and self._connection.isAlive():
-                return self._connection
-            self._connection = self.open()
-            return self._connection
+            connection = self._connection if holder is None else holder.connection
+            if connection is None or not connection.isAlive():
+                connection = self.open()
+            if holder is None:
+                self._connection = connection
+            else:
+                holder.connection = connection
+            return connection
 
-    def open(self) -> Any:
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """A connection of this thread's own for as long, and for the domains found on it.
+
+        libvirt works on five requests of one connection at a time (max_client_requests of libvirtd.conf) and does not
+        even read the next: five machines that start, or guests whose agents are asked, would let everybody else wait.
+        """
+        if hasattr(self._apart, "connection"):
+            yield
+            return
+        self._apart.connection = None
+        try:
+            yield
+        finally:
+            del self._apart.connection  # closed with the last domain of it
+
+    def open(self, seconds: float = PATIENCE) -> Any:
         """A connection of its own, for the caller to close."""
         virt = library()
         ensure_event_loop()
@@ -140,7 +165,7 @@ class Client:
             return 0.0
 
         with self.errors():
-            return bounded(attempt, self.uri, late=late)
+            return bounded(attempt, self.uri, seconds, late=late)
 
     def _refuse_to_queue(self) -> None:
         """Raise Unreachable while attempts wait: one more now and then, as the next libvirtd may be another process,
@@ -159,13 +184,13 @@ class Client:
                 with self.errors(name):
                     if seconds is None:
                         return work(connection)
-                    return self._bounded(connection, work, seconds)
+                    return self._bounded(functools.partial(work, connection), seconds)
             except Unreachable:
                 if attempt or connection.isAlive():
                     raise
         raise AssertionError
 
-    def _bounded(self, connection: Any, work: Callable[[Any], T], seconds: float) -> T:
+    def _bounded(self, work: Callable[[], T], seconds: float) -> T:
         """`work` within `seconds`, or for longer where libvirt gives a sign of life: while it kills one guest, all that
         is asked of that guest waits; and where many machines boot at once, an answer to anything may take seconds."""
         begun = time.monotonic()
@@ -174,12 +199,12 @@ class Client:
             if self._answered > begun:
                 return _BUSY
             try:
-                bounded(connection.getLibVersion, self.uri, _SIGN_OF_LIFE)
-            except (TriuneError, library().libvirtError):
+                self.open(_SIGN_OF_LIFE)
+            except TriuneError:
                 return 0.0
             return _BUSY
 
-        return bounded(lambda: work(connection), self.uri, seconds - _SIGN_OF_LIFE, late=late)
+        return bounded(work, self.uri, seconds - _SIGN_OF_LIFE, late=late)
 
     def domain(self, name: str) -> Any:
         """The domain. Raises NotFound("instance_not_found")."""
@@ -204,6 +229,23 @@ class Client:
                 self._answered = time.monotonic()
             raise told from error
         self._answered = time.monotonic()
+
+
+class HasClient(Protocol):
+    _client: Client
+
+
+def apart(
+    method: Callable[Concatenate[H, P], T],
+) -> Callable[Concatenate[H, P], T]:
+    """A method whose requests may take long: with a connection of its own (see `Client.apart`)."""
+
+    @functools.wraps(method)
+    def wrapped(self: H, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with self._client.apart():
+            return method(self, *args, **kwargs)
+
+    return wrapped
 
 
 def translate(error: Any, name: str, uri: str) -> TriuneError:

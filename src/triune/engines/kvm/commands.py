@@ -18,7 +18,7 @@ from triune.domain.errors import Conflict, Failed, TriuneError, Unsupported
 from triune.engines.base import Command, Session
 from triune.engines.kvm import folders
 from triune.engines.kvm.agent import Agent
-from triune.engines.kvm.client import Client, library, not_running
+from triune.engines.kvm.client import Client, apart, library, not_running
 from triune.engines.kvm.polled import PolledSession
 from triune.engines.kvm.pump import PumpSession, greet, orders
 from triune.engines.kvm.spec import EXEC_PORT, Files
@@ -36,6 +36,7 @@ class Commands:
         self._state_dir = state_dir
         self._ports = Ports()
 
+    @apart
     def open(self, name: str, command: Command) -> Session:
         """Start it.
 

@@ -17,7 +17,7 @@ from triune.engines.base import LaunchPlan
 from triune.engines.kvm import folders, inventory, logs, renewal, seed
 from triune.engines.kvm import mark as marks
 from triune.engines.kvm.agent import Agent
-from triune.engines.kvm.client import Client, library, not_running
+from triune.engines.kvm.client import Client, apart, library, not_running
 from triune.engines.kvm.restore import release
 from triune.engines.kvm.settings import parse
 from triune.engines.kvm.spec import Files, HostFacts, build, disk_form, disk_size, needs_seed
@@ -39,6 +39,7 @@ class Lifecycle:
         """The instance's own files."""
         return Files(folder=self._state_dir / instance_name(name))
 
+    @apart
     def create(
         self,
         plan: LaunchPlan,
@@ -99,6 +100,7 @@ class Lifecycle:
             name = None if disk_form(plan).fixed_hostname else plan.spec.name
             seed.write(files.seed, seed.files(name, plan.machine_id or plan.spec.name, plan.user_data))
 
+    @apart
     def start(self, name: str, progress: Progress) -> None:
         """Start it; does nothing when it is running."""
         domain = self._client.domain(name)
@@ -119,6 +121,7 @@ class Lifecycle:
             # Not a moment longer than it must go about as its original.
             self.wait_ready(name, _FIRST_BOOT, progress)
 
+    @apart
     def stop(self, name: str, timeout: float, force: bool, progress: Progress) -> None:
         """Agent, then ACPI, then (with `force`) the plug. Raises Failed("stop_timeout")."""
         domain = self._client.domain(name)
@@ -172,6 +175,7 @@ class Lifecycle:
                 if error.get_error_code() not in gone:
                     raise
 
+    @apart
     def wait_ready(self, name: str, timeout: float, progress: Progress) -> None:
         """Wait for the guest agent (or, without one in the image, for running), then mount the volumes."""
         domain = self._client.domain(name)
@@ -181,7 +185,7 @@ class Lifecycle:
         agent = Agent(self._client, domain, name)
         expects = mark is not None and mark.agent
         progress.report(None, "waiting for the guest" if expects else "running")
-        deadline = time.monotonic() + timeout
+        began = time.monotonic()
         while True:
             if _is_off(domain):
                 raise self._not_ready(name, root, "stopped before it was ready")
@@ -190,10 +194,10 @@ class Lifecycle:
             with contextlib.suppress(Unsupported, Failed, Conflict):
                 agent.ping()
                 break
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= began + timeout:
                 raise self._not_ready(name, root, f"was not ready within {timeout:g} s")
             progress.check()
-            time.sleep(_POLL)
+            time.sleep(max(_POLL, (time.monotonic() - began) / 100))
         if mark is not None and mark.renew:
             renewal.renew(self._client, domain, name, root, mark, progress)
         if mark is not None:
@@ -218,6 +222,7 @@ class Lifecycle:
         """Thaw it; does nothing when it runs."""
         self._switch(name, to_paused=False)
 
+    @apart
     def _switch(self, name: str, *, to_paused: bool) -> None:
         virt = library()
         domain = self._client.domain(name)
@@ -232,6 +237,7 @@ class Lifecycle:
             else:
                 domain.resume()
 
+    @apart
     def delete(self, name: str) -> None:
         """Switch it off, undefine it, remove its own folder. An adopted domain's disks stay where they are."""
         if "/" not in name:

@@ -23,7 +23,7 @@ from triune.domain.errors import Cancelled, Conflict, Failed, TriuneError, Unrea
 from triune.domain.operation import Progress
 from triune.engines.base import LaunchPlan
 from triune.engines.kvm import identity, restore, savefile
-from triune.engines.kvm.client import Client, library
+from triune.engines.kvm.client import Client, apart, library
 from triune.engines.kvm.identity import Identity
 from triune.engines.kvm.lifecycle import Lifecycle
 from triune.engines.kvm.names import PREFIX, is_template
@@ -100,6 +100,7 @@ class Templates:
 
     # Making and removing
 
+    @apart
     def make(self, plan: LaunchPlan, progress: Progress, *, aside: bool = False) -> None:
         """Boot the plan's image once and save it; does nothing when `ready`.
 
@@ -214,6 +215,7 @@ class Templates:
 
     # Starting from one
 
+    @apart
     def launch(self, plan: LaunchPlan, progress: Progress) -> None:
         """`create`, `start` and `wait_ready` in one. Steps: kvm-disk, kvm-define, kvm-restore, kvm-identity.
 

@@ -23,26 +23,31 @@ def require_libvirt() -> None:
 
 
 class Libvirt:
-    """A connection whose one answer takes long; `alive` says whether it gives signs of life meanwhile."""
-
-    def __init__(self, alive: bool, over: threading.Event) -> None:
-        self._alive = alive
-        self._over = over
+    """A connection that stands."""
 
     def isAlive(self) -> bool:
         return True
 
-    def getLibVersion(self) -> int:
-        assert self._alive or self._over.wait(PATIENCE)
-        return 9_000_000
+
+def client_of(alive: bool) -> Client:
+    """Connected; `alive` says whether another connection would be had too."""
+
+    class Connected(Client):
+        def open(self, seconds: float = module.PATIENCE) -> Libvirt:
+            if not alive:
+                raise module.unreachable(self.uri, f"no answer within {seconds:g} s")
+            return Libvirt()
+
+    client = Connected("test:///default")
+    client._connection = Libvirt()
+    return client
 
 
 @pytest.mark.parametrize("alive", [True, False])
 def test_a_busy_libvirt_is_waited_for_and_a_hung_one_is_not(alive: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     require_libvirt()
-    monkeypatch.setattr(module, "_SIGN_OF_LIFE", PATIENCE if alive else 0.1)
-    client, over = Client("test:///default"), threading.Event()
-    client._connection = Libvirt(alive, over)
+    monkeypatch.setattr(module, "_SIGN_OF_LIFE", 0.1)
+    client, over = client_of(alive), threading.Event()
 
     def work(_: object) -> str:
         over.wait(0.6 if alive else PATIENCE)
@@ -61,8 +66,7 @@ def test_a_busy_libvirt_is_waited_for_and_a_hung_one_is_not(alive: bool, monkeyp
 def test_an_answer_to_another_is_a_sign_of_life(meanwhile: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     require_libvirt()
     monkeypatch.setattr(module, "_SIGN_OF_LIFE", 0.1)
-    client, over = Client("test:///default"), threading.Event()
-    client._connection = Libvirt(False, over)
+    client, over = client_of(alive=False), threading.Event()
 
     def work(_: object) -> str:
         if meanwhile:
@@ -77,6 +81,21 @@ def test_an_answer_to_another_is_a_sign_of_life(meanwhile: bool, monkeypatch: py
     with pytest.raises(Unreachable):
         client.call(work, seconds=0.3)
     over.set()
+
+
+def test_apart_is_a_connection_of_the_threads_own() -> None:
+    require_libvirt()
+    client = client_of(alive=True)
+    shared, others = client.connection(), []
+    with client.apart():
+        own = client.connection()
+        with client.apart():
+            assert client.connection() is own is not shared
+        thread = threading.Thread(target=lambda: others.append(client.connection()))
+        thread.start()
+        thread.join(PATIENCE)
+        assert client.connection() is own
+    assert others == [shared] == [client.connection()]
 
 
 def test_attempts_to_reach_a_libvirt_that_hangs_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import shutil
 import stat
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,9 @@ class Host:
     def __init__(self, state_dir: Path) -> None:
         self.state_dir = state_dir
         self.domains: dict[str, Domain] = {}
+
+    def apart(self) -> Any:
+        return nullcontext()
 
     def add(self, name: str, folder: str, *, managed: bool = True) -> Path:
         path = self.state_dir / folder
