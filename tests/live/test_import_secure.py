@@ -137,6 +137,20 @@ def test_a_snapshot_holds_the_tpm(daemon: Daemon, web: str) -> None:
     assert memory(web).read_bytes() == held
 
 
+def test_an_unsigned_kernel_is_refused_by_a_signed_loader(daemon: Daemon, web: str) -> None:
+    daemon.run("start", web)
+    spoil = "printf X | dd of=/mnt/vmlinuz bs=1 seek=5000000 conv=notrunc"
+    daemon.exec(web, "sh", "-c", f"mount /dev/vda1 /mnt && {spoil} && umount /mnt")
+    daemon.run("stop", web)
+    log = root_of(daemon, web) / LOG
+    before = log.stat().st_size
+    subprocess.run(["virsh", "start", web], check=True, stdout=subprocess.DEVNULL)
+    until(lambda: b"bad shim signature" in log.read_bytes()[before:], within=PATIENCE, pause=0.5)
+    assert b"Linux version" not in log.read_bytes()[before:]
+    daemon.run("stop", web, "--force")
+    daemon.run("snapshot", "restore", web, "whole", "--yes")
+
+
 def test_a_clone_and_a_backup_take_it_along(daemon: Daemon, web: str, tmp_path: Path) -> None:
     held = memory(web).read_bytes()
     clone, back = f"{PREFIX}two", f"{PREFIX}back"

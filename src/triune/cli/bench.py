@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ def bench() -> None:
 )
 @click.option("--engines", metavar="NAME,...", help="kvm, lxc, docker, native (default: all there are).")
 @click.option("--repeat", type=click.IntRange(1, 100), metavar="N", help="Samples of each (default: the suite's).")
-@click.option("--only", metavar="NAME", multiple=True, help="Only this area or benchmark, of any suite.")
+@click.option("--only", metavar="NAME,...", multiple=True, help="Only these areas or benchmarks, of any suite.")
 @click.option("--cpus", type=click.IntRange(1, 1024), metavar="N", help="For each (default: 2, or all there are).")
 @click.option("--memory", metavar="SIZE", default="1GiB", show_default=True, help="For each.")
 @click.option("--image", default="", metavar="NAME", help="Another image, with the programs in it.")
@@ -59,10 +60,10 @@ def run_command(
     from triune.cli.bench_screen import Screen, show
     from triune.sdk import Client
 
-    plan = planned(suite, only, repeat, cpus, parse_size(memory))
+    plan = planned(suite, _words(only), repeat, cpus, parse_size(memory))
     target = Path(output).absolute() if output else None
     run = Bench(Client(), plan, image=image, output=target, quiet=quiet)
-    asked = [word.strip() for word in (engines or "").split(",") if word.strip()]
+    asked = _words([engines or ""])
     try:
         with Screen(plan.benchmarks, quiet=quiet) as screen:
             result = run.run(asked, screen)
@@ -101,6 +102,11 @@ def report(file: str | None, html: str | None, as_json: bool, markdown: bool) ->
         _write(text, "-" if markdown else html or "-")
     else:
         show(result, file or f"result {result['id']}")
+
+
+def _words(given: Iterable[str]) -> list[str]:
+    """What stands between commas, in each."""
+    return [word.strip() for text in given for word in text.split(",") if word.strip()]
 
 
 def _write(text: str, target: str) -> None:

@@ -162,6 +162,7 @@ def test_everything_is_closed_whatever_happens(made: Any, monkeypatch: pytest.Mo
         (["compare", "{good}", "{bad}"], 2, "no result"),
         (["compare", "{good}", "{other}"], 2, "nothing in common|no benchmark in common"),
         (["run", "--only", "gpu"], 2, "no benchmark 'gpu'"),
+        (["run", "--only", "cpu.single, gpu"], 2, "no benchmark 'gpu'"),
         (["run", "--memory", "lots"], 2, "not a size"),
         (["run", "--suite", "huge"], 2, "huge"),
         (["run", "--repeat", "0"], 2, "0"),
