@@ -80,6 +80,7 @@ def from_instance(instance: Mapping[str, Any], host: Mapping[str, Any]) -> Seen:
         found["state"] = "data"
     published = [str(port) for card in instance.get("network") or () for port in card.get("published") or ()]
     found["publish"] = [port for port in published if re.fullmatch(r"[0-9.:]+(?:/(?:tcp|udp))?", port)] or None
+    notes.append("one beside it needs a name of its own in the command")
     return Seen({key: value for key, value in found.items() if value is not None}, tuple(notes))
 
 

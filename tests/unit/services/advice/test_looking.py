@@ -171,6 +171,7 @@ def test_instances() -> None:
     machine = from_instance(instance(engine="kvm", isolation={"kernel": "own"}), HOST)
     assert "init_system" not in machine.data
     assert "--os" in machine.notes[1]
+    assert "a name of its own" in machine.notes[-1]
     whole = from_host([instance(name=f"i{number}") for number in range(70)], HOST)
     assert len(parse(whole.data).parts) == 64
     assert "64 of 70" in whole.notes[0]
