@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import threading
 import time
@@ -22,6 +23,8 @@ _SIGN_OF_LIFE = 0.5
 _BUSY = 30.0  # libvirt itself gives a process that it kills 15 s
 _MOST_WAITING = 4
 _TRY_AGAIN = 10.0  # seconds between attempts while earlier ones wait
+_TRIES = 6
+_BREATH = 0.05  # seconds before the second of them, and twice as long before each further one
 _KEEPALIVE = (2, 3)  # seconds between probes, and how many may stay unanswered
 
 _loop_lock = threading.Lock()
@@ -248,6 +251,22 @@ def apart(
     return wrapped
 
 
+def insist(work: Callable[[], T]) -> T:
+    """`work`, again while the system asks for that (EAGAIN).
+
+    The kernel gives up checking the BPF program of a control group's devices where a signal waits for its process
+    (Linux' kernel/bpf/verifier.c), and libvirt, whose children end at any time, does not try again, as libbpf does.
+    """
+    for attempt in range(_TRIES - 1):
+        try:
+            return work()
+        except Failed as error:
+            if error.code != "system_busy":
+                raise
+        time.sleep(_BREATH * 2**attempt)
+    return work()
+
+
 def translate(error: Any, name: str, uri: str) -> TriuneError:
     """Our error for a libvirtError."""
     virt = library()
@@ -266,6 +285,8 @@ def translate(error: Any, name: str, uri: str) -> TriuneError:
         return Conflict(
             "wrong_state", f"libvirt cannot do this with {name!r} now: {text}", hint=f"See: triune show {name}"
         )
+    if code == virt.VIR_ERR_SYSTEM_ERROR and error.get_int1() == errno.EAGAIN:
+        return Failed("system_busy", f"libvirt could not do this with {name!r} now: {text}", hint="Try again.")
     hint = f"See: triune show {name}; journalctl -u libvirtd; /var/log/libvirt/qemu/{name}.log"
     return Failed("libvirt_failed", f"libvirt failed on {name or uri!r}: {text}", hint=hint, libvirt_code=code)
 

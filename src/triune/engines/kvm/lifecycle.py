@@ -17,7 +17,7 @@ from triune.engines.base import LaunchPlan
 from triune.engines.kvm import folders, inventory, logs, renewal, seed
 from triune.engines.kvm import mark as marks
 from triune.engines.kvm.agent import Agent
-from triune.engines.kvm.client import Client, apart, library, not_running
+from triune.engines.kvm.client import Client, apart, insist, library, not_running
 from triune.engines.kvm.restore import release
 from triune.engines.kvm.settings import parse
 from triune.engines.kvm.spec import Files, HostFacts, build, disk_form, disk_size, needs_seed
@@ -108,9 +108,13 @@ class Lifecycle:
             if domain.isActive():
                 return
         progress.step("kvm-start", "starting the virtual machine")
-        try:
+
+        def create() -> None:
             with self._client.errors(name):
                 domain.create()
+
+        try:
+            insist(create)
         except Conflict:
             with self._client.errors(name):
                 if not domain.isActive():  # else someone was quicker

@@ -23,7 +23,7 @@ from triune.domain.errors import Cancelled, Conflict, Failed, TriuneError, Unrea
 from triune.domain.operation import Progress
 from triune.engines.base import LaunchPlan
 from triune.engines.kvm import identity, restore, savefile
-from triune.engines.kvm.client import Client, apart, library
+from triune.engines.kvm.client import Client, apart, insist, library
 from triune.engines.kvm.identity import Identity
 from triune.engines.kvm.lifecycle import Lifecycle
 from triune.engines.kvm.names import PREFIX, is_template
@@ -277,7 +277,7 @@ class Templates:
             head = savefile.read(memory)
             xml = clone_xml(head.xml, cold, files)
             own = savefile.Head(xml=xml, cookie=head.cookie, running=head.running, compression=head.compression)
-            restore.restore(self._client, name, own, memory, head.memory, files.fifo)
+            insist(lambda: restore.restore(self._client, name, own, memory, head.memory, files.fifo))
         progress.step("kvm-identity", "giving it its identity and its card")
         domain = self._client.domain(name)
         # One after the other: nothing of the old identity is ever on the network, and a guest that has to set a card up

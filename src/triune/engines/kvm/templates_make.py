@@ -13,7 +13,7 @@ from triune.domain.operation import Progress
 from triune.engines.base import LaunchPlan
 from triune.engines.kvm import identity
 from triune.engines.kvm.agent import Agent
-from triune.engines.kvm.client import Client, library
+from triune.engines.kvm.client import Client, insist, library
 from triune.engines.kvm.lifecycle import make_disk
 from triune.engines.kvm.spec import Files, HostFacts
 from triune.engines.kvm.templates_spec import PREPARE, WAITING_PORT, neutral, template_xml, waits
@@ -45,7 +45,7 @@ def make(
     make_disk(neutral(plan), files)
     progress.step("template-boot", f"booting {plan.image} once")
     xml = template_xml(plan, files, host, name, aside=aside)
-    domain = client.call(lambda connection: connection.createXML(xml, 0), name=name)
+    domain = insist(lambda: client.call(lambda connection: connection.createXML(xml, 0), name=name))
     try:
         agent = Agent(client, domain, name)
         _until_answers(domain, agent, progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.patience import PATIENCE
 
-from triune.domain.errors import Unreachable
+from triune.domain.errors import Failed, Unreachable
 from triune.engines.kvm import client as module
 from triune.engines.kvm.client import Client
 from triune.host import bindings
@@ -96,6 +97,32 @@ def test_apart_is_a_connection_of_the_threads_own() -> None:
         thread.join(PATIENCE)
         assert client.connection() is own
     assert others == [shared] == [client.connection()]
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.EAGAIN, "system_busy"), (errno.ENOENT, "libvirt_failed")])
+def test_what_the_system_asks_to_try_again_is_tried_again(
+    number: int, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_libvirt()
+    monkeypatch.setattr(module, "_BREATH", 0.0)
+    virt = bindings.load("libvirt")
+    client, tries = client_of(alive=True), []
+
+    def refuse_until(last: int) -> str:
+        tries.append(1)
+        if len(tries) == last:
+            return "done"
+        error = virt.libvirtError("")
+        error.err = (virt.VIR_ERR_SYSTEM_ERROR, virt.VIR_FROM_CGROUP, "failed to load", 2, "", "", "", number, -1)
+        raise error
+
+    if code == "system_busy":
+        assert module.insist(lambda: client.call(lambda _: refuse_until(3))) == "done"
+        tries.clear()
+    with pytest.raises(Failed) as caught:
+        module.insist(lambda: client.call(lambda _: refuse_until(100)))
+    assert caught.value.code == code
+    assert len(tries) == (module._TRIES if code == "system_busy" else 1)
 
 
 def test_attempts_to_reach_a_libvirt_that_hangs_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
