@@ -25,7 +25,9 @@ _NAMED = 5
 
 @click.command()
 @click.option(
-    "--data", is_flag=True, help="Also remove images, pools, volumes and history. Refused while instances exist."
+    "--data",
+    is_flag=True,
+    help="Also remove images, pools, volumes, measurements and history. Refused while instances exist.",
 )
 @confirmable
 @silenceable

@@ -24,6 +24,7 @@ _DATA = (
     "instances",
     "pools",
     "backup",
+    "bench",
     "uploads",
     "drivers",
     "lock",
