@@ -139,6 +139,7 @@ def test_a_snapshot_holds_the_tpm(daemon: Daemon, web: str) -> None:
 
 def test_an_unsigned_kernel_is_refused_by_a_signed_loader(daemon: Daemon, web: str) -> None:
     daemon.run("start", web)
+    until(lambda: daemon.run("exec", web, "true", check=False).returncode == 0, within=PATIENCE, pause=0.5)
     spoil = "printf X | dd of=/mnt/vmlinuz bs=1 seek=5000000 conv=notrunc"
     daemon.exec(web, "sh", "-c", f"mount /dev/vda1 /mnt && {spoil} && umount /mnt")
     daemon.run("stop", web)

@@ -317,6 +317,7 @@ def test_dockers_own_rules_stay_as_they_are(lab: Lab) -> None:
     assert "triune" not in sh("nft", "list", "ruleset")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "harm",
     [
@@ -342,6 +343,7 @@ def test_what_others_do_to_the_rules_is_mended_within_a_second(
     assert all(all_ways(lab, *pair).values()), all_ways(lab, *pair)
 
 
+@pytest.mark.alone
 def test_the_watcher_alone_mends(lab: Lab, pair: tuple[Guest, Guest]) -> None:
     sh("nft", "flush", "ruleset")
     assert eventually(lambda: "masquerade" in sh("nft", "list", "ruleset")) < 1

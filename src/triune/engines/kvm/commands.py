@@ -16,7 +16,8 @@ from typing import Any
 
 from triune.domain.errors import Conflict, Failed, TriuneError, Unsupported
 from triune.engines.base import Command, Session
-from triune.engines.kvm import folders
+from triune.engines.kvm import folders, inventory
+from triune.engines.kvm import mark as marks
 from triune.engines.kvm.agent import Agent
 from triune.engines.kvm.client import Client, apart, library, not_running
 from triune.engines.kvm.polled import PolledSession
@@ -25,6 +26,7 @@ from triune.engines.kvm.spec import EXEC_PORT, Files
 
 _WAIT_FOR_PORT = 5.0
 _WAIT_EMULATED = 20.0  # the shortest command takes seconds where the host's cores are busy
+_PAUSE = 0.2
 _GREETING = 15.0  # an emulated guest on a busy host needs seconds to start Perl
 
 
@@ -54,16 +56,31 @@ class Commands:
         paths = _exec_ports(root)
         if paths:
             request = orders(command, inherited)
-            deadline = time.monotonic() + (_WAIT_FOR_PORT if root.get("type") == "kvm" else _WAIT_EMULATED)
-            session = self._through_port(name, agent, paths, request, deadline, terminal=command.terminal is not None)
+            emulated = root.get("type") != "kvm"
+            deadline = time.monotonic() + (_WAIT_EMULATED if emulated else _WAIT_FOR_PORT)
+            # libvirt gives an agent five seconds to say that it is there: too few for one whose host's cores are busy.
+            mark = marks.read(root)
+            expected = inventory.agent_connected(root) or (mark is not None and mark.agent)
+            late = deadline if emulated and expected else 0.0
+            terminal = command.terminal is not None
+            session = self._through_port(name, agent, paths, request, deadline, late, terminal=terminal)
             if session is not None:
                 return session
         return _through_agent(name, agent, command, inherited)
 
     def _through_port(
-        self, name: str, agent: Agent, paths: Mapping[str, str], request: bytes, deadline: float, *, terminal: bool
+        self,
+        name: str,
+        agent: Agent,
+        paths: Mapping[str, str],
+        request: bytes,
+        deadline: float,
+        late: float,
+        *,
+        terminal: bool,
     ) -> Session | None:
-        """A session, or None when the guest has no Perl; a free port is waited for until the deadline."""
+        """A session, or None when the guest has no Perl; a free port is waited for until the deadline, and an agent
+        that does not answer until it is `late`. The pump does nothing before it has its orders."""
         tried: set[str] = set()
         while True:
             port = self._ports.take(paths, tried, deadline)
@@ -75,6 +92,12 @@ class Commands:
                 )
             try:
                 started = self._start(agent, port, paths[port], request, terminal=terminal)
+            except Unsupported:
+                self._ports.give(paths[port])
+                if time.monotonic() >= late:
+                    raise
+                time.sleep(_PAUSE)
+                continue
             except BaseException:
                 self._ports.give(paths[port])
                 raise
