@@ -25,6 +25,7 @@ _DATA = (
     "pools",
     "backup",
     "bench",
+    "audits",
     "uploads",
     "drivers",
     "lock",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from triune.domain.isolation import Component
+from triune.domain.isolation import Component, Isolation
 from triune.services.audit.knowledge import Escape
 
 _VERSION = re.compile(r"(?:\d+:)?v?(\d+(?:\.\d+)*)(?:[-~.]?rc\.?(\d+))?", re.ASCII | re.IGNORECASE)
@@ -22,6 +22,11 @@ def opened(escapes: Iterable[Escape], components: Iterable[Component]) -> list[t
         and escape.name not in component.told
         and affected(component.version, escape.fixed)
     ]
+
+
+def concerning(components: Iterable[Component], isolation: Isolation) -> list[Component]:
+    """Those that run this instance: not runc, where another runtime (gVisor, Kata) gives it a kernel of its own."""
+    return [component for component in components if component.name != "runc" or not isolation.own_kernel]
 
 
 def affected(version: str, fixed: Sequence[str]) -> bool:

@@ -60,7 +60,8 @@ def test_only_our_own_completions_go(tmp_path: Path) -> None:
 def test_what_others_put_into_the_data_folder_stays(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     (folder / "images/private").mkdir(parents=True)
-    (folder / "bench").mkdir()
+    for name in ("bench", "audits"):
+        (folder / name).mkdir()
     for name in ("triune.db", "triune.db-wal", "lock", "notes.txt"):
         (folder / name).touch()
     (folder / "instances").symlink_to(tmp_path)

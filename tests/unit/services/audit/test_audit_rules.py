@@ -414,3 +414,9 @@ def test_doors_of_the_host() -> None:
     found = {one.rule for one in judging.findings(knowledge().host, told, None, (), TODAY)}
     assert found == {"api-open", "api-group", "engine-group", "engine-port", "engine-port-tls"}
     assert judging.findings(knowledge().host, host_facts(None, []), None, (), TODAY) == ()
+
+
+def test_runc_does_not_count_where_another_runtime_runs_it() -> None:
+    parts = [Component(name="runc", version="1.1.5"), Component(name="Docker", version="20.10.24")]
+    assert escapes.concerning(parts, PLAIN) == parts
+    assert escapes.concerning(parts, replace(PLAIN, own_kernel=True)) == parts[1:]
