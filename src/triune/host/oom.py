@@ -46,23 +46,34 @@ class OomWatch:
         self._thread = threading.Thread(target=self._run, name="oom-watch", daemon=True)
         self._thread.start()
 
-    def add(self, name: str, version: int, folder: Path) -> None:
-        """Watch a group by its folder of the memory controller, in place of what had the name. Gone: does nothing."""
-        if self._ended:
-            return
+    def add(self, name: str, version: int, folder: Path, *, fresh: bool = False) -> None:
+        """Watch a group by its folder of the memory controller, in place of what had the name. Gone: does nothing.
+
+        A `fresh` group was made just now: what it has counted already is told too.
+        """
         self.remove(name)
-        try:
-            watched = _register(version, folder)
-        except OSError:
-            return
         mask = select.EPOLLIN if version == 1 else select.EPOLLPRI
         with self._lock:
+            if self._ended:
+                return
+            try:
+                watched = _register(version, folder)
+            except OSError:
+                return
+            if fresh:
+                watched.killed = 0
             self._groups[name] = watched
             self._poll.register(watched.told_by, mask | select.EPOLLERR)
+        if fresh:
+            self.look(name)
+
+    def look(self, name: str) -> None:
+        """Tell now of what was killed and not told yet."""
+        self._look(name, last=True)
 
     def remove(self, name: str) -> None:
         """Forget a group, after a last look at it."""
-        self._look(name, last=True)
+        self.look(name)
         with self._lock:
             watched = self._groups.pop(name, None)
             self._due.pop(name, None)
@@ -73,7 +84,8 @@ class OomWatch:
 
     def close(self) -> None:
         """End the thread."""
-        self._ended = True
+        with self._lock:
+            self._ended = True
         os.eventfd_write(self._wake, 1)
         self._thread.join()
         for name in list(self._groups):

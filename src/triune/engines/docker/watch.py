@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from triune.engines.base import EngineEvent, EventSink
 from triune.engines.docker.client import DockerClient
 from triune.engines.docker.containers import is_aside
 from triune.engines.docker.inventory import ENGINE, Inventory
+from triune.engines.docker.kills import Kills
 from triune.engines.docker.stream import RawStream
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,6 @@ _ACTIONS = {
 _FIRST_PAUSE = 0.25
 _LONGEST_PAUSE = 5.0
 _LINE_CAP = 1 << 20
-_SAME_KILL = 1.0
 
 
 class EventWatch:
@@ -45,7 +44,7 @@ class EventWatch:
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._stream: RawStream | None = None
-        self._killed: dict[str, float] = {}
+        self._kills = Kills(client, self._killed)
         self._thread = threading.Thread(target=self._run, name="docker-events", daemon=True)
         self._thread.start()
 
@@ -58,6 +57,7 @@ class EventWatch:
             stream.close()
         if threading.current_thread() is not self._thread:
             self._thread.join(5)
+        self._kills.close()
 
     def _run(self) -> None:
         pause = _FIRST_PAUSE
@@ -98,26 +98,30 @@ class EventWatch:
             event = translate(raw)
             if event is None:
                 continue
-            if event.action == "oom" and not self._is_new(event.data["id"]):
+            if event.action == "oom":
+                self._kills.heard(event.data["id"], event.name)
                 continue
             if event.action == "changed":
                 self._inventory.changed(event.data["id"])
+            elif event.action == "stopped":
+                self._kills.ended(event.data["id"])
+            elif event.action == "renamed":
+                self._kills.renamed(event.data["id"], event.name)
             self._tell(event)
+            if event.action == "started":
+                self._kills.started(event.data["id"], event.name)
 
-    def _is_new(self, container: str) -> bool:
-        """Docker tells a process that runs out of memory several times until it is gone."""
-        now = time.monotonic()
-        self._killed = {one: when for one, when in self._killed.items() if now - when < _SAME_KILL}
-        fresh = container not in self._killed
-        self._killed[container] = now
-        return fresh
+    def _killed(self, container: str, name: str, count: int | None) -> None:
+        data = {"id": container} | ({} if count is None else {"killed": str(count)})
+        self._tell(EngineEvent(engine=ENGINE, action="oom", name=name, data=data))
 
     def _refresh(self) -> None:
         try:
+            self._kills.refresh()
             self._inventory.refresh(self._closed.is_set)
         except TriuneError as error:
             # The engine went away again; the next connection refreshes.
-            log.debug("limits could not be read: %s", error)
+            log.debug("containers could not be read: %s", error)
 
     def _tell(self, event: EngineEvent) -> None:
         try:

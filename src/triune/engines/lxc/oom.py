@@ -29,16 +29,16 @@ class LxcEvents:
 
     def _begin(self) -> None:
         for name in self._client.active():
-            self._add(name)
+            self._add(name, fresh=False)
 
     def _heard(self, event: EngineEvent) -> None:
         if event.action == "started":
-            self._add(event.name)
+            self._add(event.name, fresh=True)
         elif event.action in ("stopped", "deleted"):
             self._kills.remove(event.name)
         self._sink(event)
 
-    def _add(self, name: str) -> None:
+    def _add(self, name: str, *, fresh: bool) -> None:
         pid = self._client.init_pid(name)
         if pid is None:
             return
@@ -47,7 +47,7 @@ class LxcEvents:
         except OSError:
             return
         if place is not None:
-            self._kills.add(name, *place)
+            self._kills.add(name, *place, fresh=fresh)
 
     def _killed(self, name: str, count: int) -> None:
         self._sink(EngineEvent(engine="lxc", action="oom", name=name, data={"killed": str(count)}))
