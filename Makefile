@@ -93,6 +93,7 @@ test-tools:
 	command -v mkfs.vfat >/dev/null || missing+=" dosfstools"
 	command -v virt-v2v-in-place >/dev/null || missing+=" virt-v2v"
 	command -v nbdkit >/dev/null || missing+=" nbdkit"
+	command -v hivexregedit >/dev/null || missing+=" libwin-hivex-perl"
 	command -v swtpm_setup >/dev/null || missing+=" swtpm swtpm-tools"
 	[ -e /usr/lib/grub/x86_64-efi/monolithic/grubx64.efi ] || missing+=" grub-efi-amd64-bin"
 	command -v go >/dev/null || missing+=" golang-go"

@@ -1,4 +1,4 @@
-"""A machine whose system has no drivers for virtio gets them, by the real virt-v2v, and boots from virtio."""
+"""A machine whose system has no drivers for virtio gets them, by the real virt-v2v; a Linux boots from virtio then."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live import grub_guest
+from tests.live import grub_guest, windows_guest
 from tests.live.daemon import CACHE, Daemon
 from tests.live.kvm_fixtures import debian_tree
 from tests.live.test_import import imported
@@ -20,7 +20,7 @@ PREFIX = "timd-"
 
 
 @pytest.fixture(scope="module")
-def daemon() -> Iterator[Daemon]:
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     made = Daemon(
         CACHE / "timpd", bridge="timd0", table="triune_timd", domain="timd.internal", candidates=["10.118.0.0/16"]
     )
@@ -31,6 +31,8 @@ def daemon() -> Iterator[Daemon]:
         "SUPERMIN_KERNEL": str(tree / f"boot/vmlinuz-{version}"),
         "SUPERMIN_KERNEL_VERSION": version,
         "SUPERMIN_MODULES": str(tree / "lib/modules" / version),
+        "VIRTIO_WIN": str(windows_guest.drivers(tmp_path_factory.mktemp("virtio-win"))),
+        "VIRT_TOOLS_DATA_DIR": str(windows_guest.helpers(tmp_path_factory.mktemp("virt") / "tools")),
     }
     modules = Path("/lib/modules")
     had = modules.exists()
@@ -76,6 +78,41 @@ def test_it_boots_from_virtio(daemon: Daemon, vmx: Path) -> None:
     assert (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size), "the source is never touched"
     assert (left(daemon), at_work(daemon)) == ([], [])
     daemon.run("rm", name, "--yes", "--force")
+
+
+def test_a_windows_has_the_drivers_at_its_next_start(daemon: Daemon, tmp_path: Path) -> None:
+    """It has Windows's files, its registry and its NTFS, and can't boot: what it would load is looked at."""
+    name = f"{PREFIX}office"
+    argv = ("import", str(windows_guest.make(tmp_path / "guest")), "--name", name, "--inject-drivers", "--no-start")
+    done = imported(daemon, *argv)
+    assert [one["equal"] for one in done["disks"]] == [True]
+    assert done["drivers"]["tool"] == "virt-v2v-in-place"
+    assert daemon.json("show", name)["devices"][0]["bus"] == "virtio"
+    (path,) = (daemon.data / "instances/kvm" / name).glob("*.qcow2")
+    disk = windows_guest.Disk(path, tmp_path)
+    try:
+        service = disk.values("SYSTEM", "ControlSet001\\Services\\viostor")
+        assert (service["Start"], service["ImagePath"]) == (0, "system32\\drivers\\viostor.sys")
+        assert disk.read("Windows/System32/drivers/viostor.sys") == b"viostor.sys of a test\n"
+        places = disk.values("SOFTWARE", "Microsoft\\Windows\\CurrentVersion")["DevicePath"]
+        assert str(places).split(";")[-1] == "%SystemRoot%\\Drivers\\VirtIO"
+        assert "netkvm.inf" in disk.names("Windows/Drivers/VirtIO")
+        firstboot = "Program Files/Guestfs/Firstboot"
+        assert disk.read(f"{firstboot}/rhsrvany.exe")
+        (script,) = disk.names(f"{firstboot}/scripts")
+        assert b"MsiExec.exe /x{8E8A2A4C-0001-4000-8000-000000000001}" in disk.read(f"{firstboot}/scripts/{script}")
+    finally:
+        disk.close()
+    daemon.run("rm", name, "--yes", "--force")
+
+
+def test_a_windows_there_are_no_drivers_for_is_not_made(daemon: Daemon, tmp_path: Path) -> None:
+    name = f"{PREFIX}old"
+    argv = ("import", str(windows_guest.make(tmp_path, seven=True)), "--name", name, "--inject-drivers", "--no-verify")
+    done = daemon.run(*argv, check=False, timeout=800)
+    assert done.returncode == 1
+    assert "there are no virtio drivers available for this version of Windows (6.1" in done.stderr.decode()
+    assert name not in daemon.names()
 
 
 def test_a_daemon_that_is_killed_meanwhile_leaves_nothing(daemon: Daemon, vmx: Path) -> None:

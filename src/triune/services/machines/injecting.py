@@ -29,6 +29,10 @@ from triune.services.machines.planning import is_windows
 TOOL = "virt-v2v-in-place"
 _PLACES = "/usr/local/bin:/usr/bin:/usr/local/libexec:/usr/libexec"
 _VIRTIO_WIN = Path("/usr/share/virtio-win")
+# libguestfs-common's Firstboot wants one of them: the service that runs scripts at a Windows's next start, those that
+# take VMware's tools out among them.
+_VIRT_TOOLS = Path("/usr/share/virt-tools")
+_SERVICES = ("rhsrvany.exe", "pvvxsvc.exe")
 _KERNELS = (("/boot", "vmlinu?-*"), ("/lib/modules", "*/vmlinuz"))  # as supermin looks for them
 _LIMIT = 1800.0  # seconds
 _APART = ("setpriv", "--pdeathsig", "KILL", "--", "unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc",
@@ -41,6 +45,9 @@ _SLOW = {"LIBGUESTFS_BACKEND_SETTINGS": "force_tcg", "LIBGUESTFS_APPEND": "noran
 _SOCKETS = re.compile(rb"/tmp/libguestfs[A-Za-z0-9]{6}(?=/)")
 _NOTED = "sockets"
 _WITHOUT = "does not have virtio drivers"
+# For a version of Windows that virtio-win has nothing for, at all or for cards. Ours are on virtio then all the same.
+_NO_DRIVERS, _NO_CARD = "no virtio drivers available", "no virtio network driver"
+_CARD = "its network cards have no driver: import it with --card e1000e"
 _MOST = 50
 _LAST = 3
 
@@ -57,7 +64,7 @@ class Injected:
 def require(guest: str) -> Path:
     """The tool. `guest` is the origin's word for the system.
 
-    Raises Unsupported("tool_missing", "no_kernel", "no_virtio_win").
+    Raises Unsupported("tool_missing", "no_kernel", "no_virtio_win", "no_virt_tools").
     """
     tools = {name: shutil.which(name, path=_PLACES) for name in (TOOL, "nbdkit")}
     found = tools[TOOL]
@@ -75,14 +82,27 @@ def require(guest: str) -> Path:
             "this host has no kernel in /boot for the machine that puts drivers into others",
             hint="Install one, or name one in the daemon's environment: SUPERMIN_KERNEL, SUPERMIN_MODULES",
         )
+    if is_windows(guest):
+        _require_for_windows()
+    return Path(found)
+
+
+def _require_for_windows() -> None:
     drivers = Path(os.environ.get("VIRTIO_WIN") or _VIRTIO_WIN)
-    if is_windows(guest) and not drivers.exists():
+    if not drivers.exists():
         raise Unsupported(
             "no_virtio_win",
             f"{drivers} is not there: Windows needs the drivers of virtio-win",
             hint="Copy what is in virtio-win.iso there, or leave --inject-drivers out.",
         )
-    return Path(found)
+    helpers = Path(os.environ.get("VIRT_TOOLS_DATA_DIR") or _VIRT_TOOLS)
+    if not any((helpers / name).exists() for name in _SERVICES):
+        raise Unsupported(
+            "no_virt_tools",
+            f"{helpers} has no rhsrvany.exe, which {TOOL} needs for every Windows",
+            hint="Copy rhsrvany.exe there (Fedora's package mingw32-srvany has it, no Debian package does), "
+            "or leave --inject-drivers out.",
+        )
 
 
 def _has_kernel() -> bool:
@@ -139,7 +159,9 @@ def inject(
     finally:
         forget({"folder": str(work)})
     _require_good(machine.name, ended, said)
-    return Injected(TOOL, round(time.monotonic() - begun, 3), tuple(said.warnings))
+    without_card = any(_NO_CARD in warning for warning in said.warnings)
+    warnings = (*said.warnings, *([_CARD] if without_card else []))
+    return Injected(TOOL, round(time.monotonic() - begun, 3), warnings)
 
 
 def forget(data: Mapping[str, Any]) -> None:
@@ -194,6 +216,7 @@ def _require_good(name: str, ended: Result, said: _Said) -> None:
     lines = ended.stderr.decode(errors="replace").strip().splitlines()
     why = (
         said.errors
+        or [warning for warning in said.warnings if _NO_DRIVERS in warning]
         or ["the kernel of its system has none"] * said.without
         or lines[-_LAST:]
         or [said.last or "no message"]

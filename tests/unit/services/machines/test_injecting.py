@@ -86,6 +86,12 @@ def test_what_fails_says_why(install: Install, tmp_path: Path, script: str, word
     assert list((tmp_path / "work").iterdir()) == []
 
 
+def test_a_windows_without_a_driver_for_cards(install: Install, tmp_path: Path) -> None:
+    said = "there is no virtio network driver for this version of Windows (6.1 x86_64).  virt-v2v looks in /win"
+    install(f'printf \'{{"type":"warning","message":"{said}"}}\\n\'')
+    assert [words for words in injected(tmp_path).warnings if "--card e1000e" in words]
+
+
 def gone(mark: Path) -> bool:
     try:
         os.kill(int(mark.read_text()), 0)
@@ -157,6 +163,11 @@ def test_windows_needs_its_drivers(install: Install, tmp_path: Path, monkeypatch
         injecting.require("windows2019srv-64")
     assert caught.value.code == "no_virtio_win"
     (tmp_path / "virtio-win").mkdir()
+    monkeypatch.setenv("VIRT_TOOLS_DATA_DIR", str(tmp_path))
+    with pytest.raises(Unsupported) as caught:
+        injecting.require("windows2019srv-64")
+    assert caught.value.code == "no_virt_tools"
+    (tmp_path / "rhsrvany.exe").touch()
     assert injecting.require("windows2019srv-64").name == injecting.TOOL
 
 
