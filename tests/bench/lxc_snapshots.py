@@ -20,6 +20,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tests.bench.place import steady, words
+from tests.live.daemon import CACHE
 from tests.live.lxc_fixtures import LXC_PATH, Lab, root_tree
 from tests.live.lxc_places import btrfs_pool, ext4_pool, mark_of, own_of
 from triune.domain.operation import Silent
@@ -116,8 +118,10 @@ def prepared(pool: PoolPlace | None) -> Iterator[Bench]:
 @contextmanager
 def benches() -> Iterator[Iterator[Pair]]:
     """Every measurement: on the engine's own place, on an ext4 of 16 GiB, and on a btrfs pool of 3 GiB."""
-    with btrfs_pool(3 << 30) as btrfs_place, ext4_pool(16 << 30) as plain:
-        places = (("overlay", None), ("overlay on ext4 with a journal", plain), ("btrfs pool", btrfs_place))
+    below = steady(12 << 30, CACHE)
+    with btrfs_pool(3 << 30) as btrfs_place, ext4_pool(16 << 30, below) as plain:
+        journal = f"overlay on ext4 with a journal {words(below)}"
+        places = (("overlay", None), (journal, plain), ("btrfs pool", btrfs_place))
 
         def each() -> Iterator[Pair]:
             for where, place in places:

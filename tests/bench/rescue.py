@@ -1,7 +1,8 @@
 """The rescue beside `cat`, `cp` and `qemu-img`, on images of its own; `python -m tests.bench.rescue` measures it alone.
 
-Everything is in the page cache on both sides. The 64 TB volume is a real VMFS6 whose LVM, device and counts of blocks
-say 64 TB: a sparse file in memory, with all of its sample's files on it.
+Everything is in memory on both sides, where this host has room for it; what is read a second time is written to a disk.
+The 64 TB volume is a real VMFS6 whose LVM, device and counts of blocks say 64 TB: a sparse file in memory, with all of
+its sample's files on it.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from struct import pack
 from typing import TYPE_CHECKING
 
+from tests.bench.place import SHARED, steady, words
 from tests.rescue import samples
 from tests.rescue.layout import BASE, FBB
 from tests.rescue.machines import FileContent
@@ -28,7 +31,6 @@ if TYPE_CHECKING:
 
 TRIUNE = Path(sys.executable).parent / "triune"
 MIB, GIB, TIB = 1 << 20, 1 << 30, 1 << 40
-SHARED = Path("/dev/shm")
 
 
 class Images:
@@ -113,12 +115,13 @@ def rows(folder: Path) -> list[Row]:
     """Every row of the rescue."""
     from tests.bench.__main__ import Row, in_turn, ratio_row, seconds
 
-    with images(folder) as made:
-        scratch = made.folder / "out"
+    with images(steady(8 * GIB, folder)) as made, tempfile.TemporaryDirectory(dir=folder.parent) as disk:
+        scratch, on_disk, where = made.folder / "out", Path(disk) / "out", words(made.folder)
 
         def fresh() -> None:
-            shutil.rmtree(scratch, ignore_errors=True)
-            scratch.mkdir()
+            for used in (scratch, on_disk):
+                shutil.rmtree(used, ignore_errors=True)
+                used.mkdir()
             os.sync()  # else what was removed is discarded on the disk at the expense of who flushes next
 
         scan = in_turn(
@@ -127,16 +130,16 @@ def rows(folder: Path) -> list[Row]:
             5,
             fresh,
         )
-        found = [ratio_row("`triune rescue scan`, 2 GiB of random data", scan, 1.25, "`cat` to /dev/null")]
-        found += _extractions(made, scratch, fresh)
+        found = [ratio_row(f"`triune rescue scan`, 2 GiB of random data {where}", scan, 1.25, "`cat` to /dev/null")]
+        found += _extractions(made, scratch, on_disk, fresh)
         plain = transfer.Plain(path=made.vmdk, format="vmdk")
         convert = in_turn(
             lambda _: transfer.convert_file(plain, scratch / "ours.qcow2", lambda _: None),
             lambda _: quiet("qemu-img", "convert", "-f", "vmdk", "-O", "qcow2", made.vmdk, scratch / "theirs.qcow2"),
-            3,
+            5,
             fresh,
         )
-        found.append(ratio_row("VMDK of 1 GiB to qcow2", convert, 1.11, "`qemu-img convert`"))
+        found.append(ratio_row(f"VMDK of 1 GiB to qcow2 {where}", convert, 1.11, "`qemu-img convert`"))
         listing, _ = in_turn(lambda _: quiet(TRIUNE, "rescue", "ls", "-R", made.large), lambda _: None, 5, lambda: None)
         slowest = max(listing)
         found.append(Row("`triune rescue ls -R`, 64 TB volume", seconds(listing), "", "", "< 1 s", slowest < 1))
@@ -156,29 +159,31 @@ _HASHED = "cp --sparse=always {0} {1} && openssl dgst -sha256 {1}"
 _READ_TWICE = _HASHED + " && sync {1} && dd if={1} iflag=direct bs=4M | openssl dgst -sha256"
 
 
-def _extractions(made: Images, scratch: Path, fresh: Callable[[], None]) -> Iterator[Row]:
+def _extractions(made: Images, memory: Path, disk: Path, fresh: Callable[[], None]) -> Iterator[Row]:
     """`extract` beside `cp`, which hashes nothing, and beside the same work by hand."""
     from tests.bench.__main__ import in_turn, ratio_row
 
     copied = "cp --sparse=always {0} {1}"
-    for what, words, beside in (
-        ("without hashes", ("--hash", "none", "--no-verify"), (copied,)),
-        ("SHA-256", ("--no-verify",), (copied, _HASHED)),
-        ("SHA-256, read a second time", (), (copied, _READ_TWICE)),
+    for what, options, beside, scratch in (
+        ("without hashes", ("--hash", "none", "--no-verify"), (copied,), memory),
+        ("SHA-256", ("--no-verify",), (copied, _HASHED), memory),
+        ("SHA-256, read a second time", (), (copied, _READ_TWICE), disk),
     ):
         for theirs in beside:
             times = in_turn(
-                lambda _, words=words: quiet(  # type: ignore[misc]
-                    TRIUNE, "rescue", "extract", made.volume, "big.bin", "--to", scratch / "to", *words
+                lambda _, options=options, scratch=scratch: quiet(  # type: ignore[misc]
+                    TRIUNE, "rescue", "extract", made.volume, "big.bin", "--to", scratch / "to", *options
                 ),
-                lambda _, theirs=theirs: quiet("sh", "-c", theirs.format(made.file, scratch / "copy")),  # type: ignore[misc]
-                3,
+                lambda _, theirs=theirs, scratch=scratch: quiet(  # type: ignore[misc]
+                    "sh", "-c", theirs.format(made.file, scratch / "copy")
+                ),
+                5,
                 fresh,
             )
-            command = " ".join(("triune rescue extract", *words))
+            command = " ".join(("triune rescue extract", *options))
             alike = "" if theirs == copied else ", beside the same by hand"
             named = theirs.format("FILE", "COPY").replace("|", "\\|")
-            yield ratio_row(f"`{command}`, 1 GiB, {what}{alike}", times, 1.25, f"`{named}`")
+            yield ratio_row(f"`{command}`, 1 GiB {words(scratch)}, {what}{alike}", times, 1.25, f"`{named}`")
 
 
 def main() -> None:

@@ -31,9 +31,9 @@ def let_go(mounted: Path) -> None:
 
 
 @contextmanager
-def _on_a_file(kind: str, size: int) -> Iterator[Path]:
+def _on_a_file(kind: str, size: int, below: Path = CACHE) -> Iterator[Path]:
     """Where a fresh file system of that kind is mounted, which lies in a file."""
-    folder = CACHE / f"lxc-{kind}.{os.getpid()}.{size >> 20}"
+    folder = below / f"lxc-{kind}.{os.getpid()}.{size >> 20}"
     folder.mkdir(parents=True)
     image, target = folder / "image", folder / "mounted"
     loop.make_file(image, size)
@@ -59,9 +59,9 @@ def btrfs_pool(size: int = 1 << 30) -> Iterator[PoolPlace]:
 
 
 @contextmanager
-def ext4_pool(size: int) -> Iterator[PoolPlace]:
+def ext4_pool(size: int, below: Path = CACHE) -> Iterator[PoolPlace]:
     """A folder on an ext4 with a journal, in a file."""
-    with _on_a_file("ext4", size) as target:
+    with _on_a_file("ext4", size, below) as target:
         yield PoolPlace(name="plain", driver=PoolDriver.DIR, path=target)
 
 
