@@ -19,6 +19,8 @@ from triune.domain.instance import InstanceSpec, State
 from triune.domain.operation import Silent
 from triune.domain.snapshot import Consistency
 from triune.engines.archiving import Archive, Part, PartKind, RestorePlan
+from triune.engines.kvm import restoring
+from triune.engines.kvm.spec import HostFacts
 from triune.host.nbd import data_ranges, open_disk
 
 pytestmark = [pytest.mark.live, pytest.mark.kvm]
@@ -236,6 +238,31 @@ def test_a_machine_is_made_of_its_backup(lab: Lab, small: str, tmp_path: Path) -
     assert digest_of(lab, small) == held
     assert again.find("devices/disk/backingStore/source") is None
     lab.engine.start(small, QUIET)
+
+
+@pytest.mark.skipif(not Path("/dev/kvm").exists(), reason="libvirt defines none for KVM without it")
+def test_an_emulated_machine_is_made_on_a_host_with_kvm(lab: Lab, small: str, tmp_path: Path) -> None:
+    """Defined, not started: that libvirt takes it is what failed once."""
+    described = lab.engine.archiving.describe(small)
+    root = ET.fromstring(str(described["xml"]))
+    root.set("type", "qemu")
+    features = root.find("features")
+    assert features is not None
+    if features.find("tcg") is None:
+        ET.SubElement(ET.SubElement(features, "tcg"), "tb-cache", {"unit": "MiB"}).text = "64"
+    plan = RestorePlan(
+        spec=InstanceSpec(name=f"{lab.prefix}fast", image="debian/12", engine="kvm", network=None),
+        image="debian/12",
+        created=datetime.now(UTC),
+        described={**described, "xml": ET.tostring(root, encoding="unicode")},
+        machine_id=os.urandom(16).hex(),
+        parts=stored(lab, small, tmp_path),
+    )
+    host = HostFacts(accelerated=True, memory=1 << 30, cpus=1)
+    restoring.restore(lab.client, lab.state_dir, host, plan, QUIET)
+    told = subprocess.run(["virsh", "dumpxml", plan.spec.name], check=True, capture_output=True, text=True)
+    assert ET.fromstring(told.stdout).get("type") == "kvm"
+    lab.engine.archiving.discard(plan.spec.name)
 
 
 def test_a_disk_that_is_no_file_is_refused(lab: Lab, small: str) -> None:

@@ -20,7 +20,7 @@ from triune.engines.kvm import clone_xml, drives, folders, tpm
 from triune.engines.kvm import mark as marks
 from triune.engines.kvm.client import Client
 from triune.engines.kvm.clone_xml import Chain
-from triune.engines.kvm.spec import Files, HostFacts
+from triune.engines.kvm.spec import EMULATED, Files, HostFacts
 from triune.host.run import run
 
 TPM = "tpm"  # the part with what it remembers
@@ -142,6 +142,14 @@ def _adapt(root: ET.Element, host: HostFacts) -> None:
     emulator = root.find("devices/emulator")
     if emulator is not None:
         emulator.text = host.emulator
+    words = root.find("os/cmdline")
+    if words is not None and words.text:
+        kept = [word for word in words.text.split(" ") if word not in EMULATED]
+        words.text = " ".join([*kept, *(() if host.accelerated else EMULATED)])
+    features = root.find("features")
+    tcg = features.find("tcg") if features is not None else None
+    if features is not None and tcg is not None and host.accelerated:
+        features.remove(tcg)  # libvirt takes it for emulated machines alone
     cpu = root.find("cpu")
     if cpu is not None and not host.accelerated and cpu.get("mode") in ("host-passthrough", "host-model"):
         root.remove(cpu)
