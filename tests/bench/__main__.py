@@ -380,7 +380,7 @@ def main() -> None:
 def measure_all(daemon: Daemon) -> list[Row]:
     """Every row; nothing of it stays."""
     try:
-        built_image(daemon)
+        built_image(daemon, plain=True)
         daemon.remove_all(PREFIX)
         rows = at_rest(daemon)
         for name, engine in ((f"{PREFIX}{engine}", engine) for engine in ("lxc", "docker", "kvm")):

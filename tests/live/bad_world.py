@@ -11,7 +11,7 @@ import pytest
 
 from tests import patience
 from tests.live.daemon import CACHE, TRIUNE, Daemon
-from tests.live.system_fixtures import ENGINES
+from tests.live.system_fixtures import ENGINES, data_folder
 
 PREFIX = "tbad-"
 BRIDGE = "triteC0"
@@ -27,9 +27,10 @@ class Lodger(Daemon):
 
 
 def own_daemon(
-    data: Path = CACHE / "data-bad", engines: Mapping[str, str] | None = None, *, kind: type[Daemon] = Daemon
+    data: Path | None = None, engines: Mapping[str, str] | None = None, *, kind: type[Daemon] = Daemon
 ) -> Daemon:
     """A daemon, not started; one at a time. `engines` are settings of its engines."""
+    data = data or data_folder("data-bad")
     made = kind(data, bridge=BRIDGE, table="triune_testc", domain="tritec.internal", candidates=["10.96.0.0/16"])
     config = data / "triune.toml"
     text = config.read_text().replace(f"{data}/network", f"{CACHE}/data-bad/network")

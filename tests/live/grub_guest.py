@@ -12,7 +12,7 @@ _ESP, _ROOT, _SIZE = _MIB, 65 * _MIB, 1400 * _MIB
 _ENTRY = """search --no-floppy --label --set=root root
 set timeout=0
 menuentry Debian {{
-    linux /boot/vmlinuz-{version} root=LABEL=root console=ttyS0
+    linux /boot/vmlinuz-{version} root=LABEL=root console=ttyS0 norandmaps
     initrd /boot/initrd.img-{version}
 }}
 """

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from tests.live import small_guest
+from tests.live.system_fixtures import FIXED
 from tests.patience import PATIENCE
 from triune.domain.errors import TriuneError
 from triune.domain.image import DiskForm
@@ -86,7 +87,7 @@ def kvm_form() -> DiskForm:
         virtual_size=_SIZE,
         kernel=folder / "vmlinuz",
         initrd=folder / "initrd.img",
-        cmdline="net.ifnames=0 root=/dev/vda rw console=ttyS0",
+        cmdline=f"net.ifnames=0 root=/dev/vda rw console=ttyS0 {FIXED}",
         agent=True,
     )
 

@@ -19,7 +19,7 @@ _ESP, _ROOT = _MIB, 65 * _MIB
 _ENTRY = """set timeout=0
 search --no-floppy --file --set=root /vmlinuz
 menuentry Debian {
-    linux /vmlinuz root=/dev/vda2 rw net.ifnames=0 console=ttyS0
+    linux /vmlinuz root=/dev/vda2 rw net.ifnames=0 console=ttyS0 norandmaps
     initrd /initrd.img
 }
 """

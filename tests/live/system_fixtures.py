@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from tests.live.daemon import CACHE, Daemon
 
 IMAGE = "debian/12"
 ENGINES = ("lxc", "docker", "kvm")
+FIXED = "norandmaps"
 
 
 def data_folder(name: str) -> Path:
@@ -42,9 +44,29 @@ def separate_daemon(word: str, prefix: str, octet: int, rootless: Path | None = 
         made.remove_all(prefix)
 
 
-def built_image(daemon: Daemon) -> None:
-    """Build debian/12 unless the test data has it already; one daemon at a time, as they share their images."""
+def built_image(daemon: Daemon, *, plain: bool = False) -> None:
+    """Build debian/12 unless the test data has it already; one daemon at a time, as they share their images.
+
+    Its machines' programs lie at fixed addresses, unless it is to be `plain`, as users have it.
+    """
     with (CACHE / "build.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if IMAGE not in {image["name"] for image in daemon.json("image", "list")}:
             daemon.run("image", "build", IMAGE, timeout=600)
+        if not plain:
+            quicken(daemon.data / "images")
+
+
+def quicken(images: Path) -> None:
+    """Boot the image among these with FIXED.
+
+    An emulator translates code anew for each address it runs at: a boot takes 7 s of processor time so, instead of 11.
+    """
+    path = images / (images / "names" / IMAGE).read_text().strip() / "manifest.json"
+    manifest = json.loads(path.read_text())
+    words = manifest["disk"]["cmdline"].split()
+    if FIXED not in words:
+        manifest["disk"]["cmdline"] = " ".join([*words, FIXED])
+        fresh = path.with_suffix(".new")
+        fresh.write_text(json.dumps(manifest, indent=1))
+        fresh.rename(path)

@@ -14,6 +14,7 @@ import pytest
 
 from tests.live.bare_vm import BareVm, firmware
 from tests.live.image_fixtures import NAME, SHARED, images, shared_cache
+from tests.live.system_fixtures import FIXED
 from tests.patience import PATIENCE
 from triune.domain.errors import Failed
 from triune.domain.image import DiskForm, FormKind, OciForm, TreeForm
@@ -76,7 +77,7 @@ def test_nothing_in_the_tree_is_anybodys_identity(tree: Path) -> None:
 def test_direct_kernel_boot(disk: DiskForm, tmp_path: Path) -> None:
     assert disk.path is not None
     assert disk.kernel is not None
-    cmdline = f"{disk.cmdline} systemd.hostname=timg-vm systemd.machine_id={MACHINE_ID}"
+    cmdline = f"{disk.cmdline} systemd.hostname=timg-vm systemd.machine_id={MACHINE_ID} {FIXED}"
     boot = ["-kernel", str(disk.kernel), "-initrd", str(disk.initrd), "-append", cmdline]
     with BareVm(tmp_path, disk.path, "-device", "virtio-blk-pci,drive=disk", *boot, size="12G") as machine:
         agent = machine.wait_for_agent()

@@ -17,12 +17,13 @@ import pytest
 
 from tests.golden.kvm.test_kvm_machine_golden import CASES
 from tests.live.daemon import Daemon
-from tests.live.system_fixtures import IMAGE, built_image, data_folder
+from tests.live.system_fixtures import FIXED, IMAGE, built_image, data_folder
 from tests.rescue import damages, samples
 from tests.rescue.layout import Layout
 from tests.rescue.machines import FileContent, add_machine
 from tests.rescue.overlay import Overlay
 from tests.rescue.writer import Writer
+from triune.services.images.bootdisk import _ESP_START
 
 pytestmark = [pytest.mark.live, pytest.mark.kvm]
 
@@ -72,15 +73,25 @@ def daemon() -> Iterator[Daemon]:
 
 
 @pytest.fixture(scope="module")
-def disk(daemon: Daemon) -> Path:
-    """The built image's disk, which boots by itself under UEFI."""
-    return Path(daemon.json("image", "show", IMAGE)["forms"]["disk"]["path"])
+def raw(daemon: Daemon, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built image's disk, which boots by itself under UEFI, and with FIXED."""
+    path = tmp_path_factory.mktemp("raw") / "web.raw"
+    built = daemon.json("image", "show", IMAGE)["forms"]["disk"]["path"]
+    subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", built, path], check=True)
+    entry, loader = path.with_name("entry.conf"), ["-i", f"{path}@@{_ESP_START}"]
+    (place,) = subprocess.run(
+        ["mdir", "-b", *loader, "::/loader/entries"], check=True, capture_output=True
+    ).stdout.split()
+    subprocess.run(["mcopy", *loader, place, entry], check=True)
+    entry.write_text(entry.read_text().rstrip("\n") + f" {FIXED}\n")
+    subprocess.run(["mcopy", "-o", *loader, entry, place], check=True)
+    return path
 
 
 @pytest.fixture(scope="module")
-def raw(disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("raw") / "web.raw"
-    subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", disk, path], check=True)
+def disk(raw: Path) -> Path:
+    path = raw.with_suffix(".qcow2")
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, path], check=True)
     return path
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from tests.live.daemon import CACHE, Daemon
 from tests.live.kvm_fixtures import SMALL, put_small
+from tests.live.system_fixtures import quicken
 
 pytestmark = [pytest.mark.live, pytest.mark.kvm, pytest.mark.net]
 
@@ -44,6 +45,7 @@ def daemon() -> Iterator[Daemon]:
     with made as daemon:
         if IMAGE not in {image["name"] for image in daemon.json("image", "list")}:
             daemon.run("image", "build", IMAGE, "--package", "openssh-server", timeout=900)
+        quicken(daemon.data / "images")
         put_small(daemon.data / "images")
         daemon.remove_all(PREFIX)
         yield daemon

@@ -26,13 +26,8 @@ EXEC_PORT = "triune.exec."
 AGENT_PORT = "org.qemu.guest_agent.0"
 _SPARE_ROOT_PORTS = 4  # for devices plugged in later
 _TB_CACHE_MIB = 256
-EMULATED = (
-    # On a busy host an emulated timer comes late, and Linux panics ("IO-APIC + timer doesn't work").
-    "no_timer_check",
-    # QEMU translates code anew for each address it runs at. With every program at an address of its own a boot takes
-    # 11.4 s of processor time instead of 7.2 (Debian 12, QEMU 7.2). Emulation is no boundary against attackers anyway.
-    "norandmaps",
-)
+# On a busy host an emulated timer comes late, and Linux panics ("IO-APIC + timer doesn't work").
+EMULATED = ("no_timer_check",)
 """Words for the kernel's command line of emulated machines."""
 
 

@@ -26,7 +26,7 @@ def test_from_emulated_to_accelerated() -> None:
     assert made.get("type") == "kvm"
     assert made.find("features/tcg") is None
     assert words(made) == words(wanted)
-    assert "norandmaps" not in words(made)
+    assert "no_timer_check" not in words(made)
 
 
 def test_from_accelerated_to_emulated() -> None:
