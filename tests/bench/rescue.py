@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from struct import pack
 from typing import TYPE_CHECKING
@@ -159,31 +160,52 @@ _HASHED = "cp --sparse=always {0} {1} && openssl dgst -sha256 {1}"
 _READ_TWICE = _HASHED + " && sync {1} && dd if={1} iflag=direct bs=4M | openssl dgst -sha256"
 
 
+@dataclass(frozen=True)
+class _Case:
+    """One way to extract. `cold`: from a disk, and not out of the page cache."""
+
+    what: str
+    options: tuple[str, ...]
+    beside: tuple[str, ...]
+    on_disk: bool = False
+    cold: bool = False
+
+
+_COPIED = "cp --sparse=always {0} {1}"
+_CASES = (
+    _Case("without hashes", ("--hash", "none", "--no-verify"), (_COPIED,)),
+    _Case("SHA-256", ("--no-verify",), (_COPIED, _HASHED)),
+    _Case("SHA-256, from a disk that is not in the page cache", ("--no-verify",), (_COPIED,), on_disk=True, cold=True),
+    _Case("SHA-256, read a second time", (), (_COPIED, _READ_TWICE), on_disk=True),
+)
+
+
 def _extractions(made: Images, memory: Path, disk: Path, fresh: Callable[[], None]) -> Iterator[Row]:
     """`extract` beside `cp`, which hashes nothing, and beside the same work by hand."""
     from tests.bench.__main__ import in_turn, ratio_row
 
-    copied = "cp --sparse=always {0} {1}"
-    for what, options, beside, scratch in (
-        ("without hashes", ("--hash", "none", "--no-verify"), (copied,), memory),
-        ("SHA-256", ("--no-verify",), (copied, _HASHED), memory),
-        ("SHA-256, read a second time", (), (copied, _READ_TWICE), disk),
-    ):
-        for theirs in beside:
+    stored = {one: Path(shutil.copy(one, disk.parent)) for one in (made.volume, made.file)}
+
+    def forgotten() -> None:
+        fresh()
+        Path("/proc/sys/vm/drop_caches").write_text("1")  # of what is on the disk (admin-guide/sysctl/vm.rst)
+
+    for case in _CASES:
+        scratch = disk if case.on_disk else memory
+        volume, file = (stored[one] if case.cold else one for one in (made.volume, made.file))
+        argv = (TRIUNE, "rescue", "extract", volume, "big.bin", "--to", scratch / "to", *case.options)
+        for theirs in case.beside:
+            by_hand = ("sh", "-c", theirs.format(file, scratch / "copy"))
             times = in_turn(
-                lambda _, options=options, scratch=scratch: quiet(  # type: ignore[misc]
-                    TRIUNE, "rescue", "extract", made.volume, "big.bin", "--to", scratch / "to", *options
-                ),
-                lambda _, theirs=theirs, scratch=scratch: quiet(  # type: ignore[misc]
-                    "sh", "-c", theirs.format(made.file, scratch / "copy")
-                ),
+                lambda _, argv=argv: quiet(*argv),  # type: ignore[misc]
+                lambda _, by_hand=by_hand: quiet(*by_hand),  # type: ignore[misc]
                 5,
-                fresh,
+                forgotten if case.cold else fresh,
             )
-            command = " ".join(("triune rescue extract", *options))
-            alike = "" if theirs == copied else ", beside the same by hand"
+            command = " ".join(("triune rescue extract", *case.options))
+            alike = "" if theirs == _COPIED else ", beside the same by hand"
             named = theirs.format("FILE", "COPY").replace("|", "\\|")
-            yield ratio_row(f"`{command}`, 1 GiB {words(scratch)}, {what}{alike}", times, 1.25, f"`{named}`")
+            yield ratio_row(f"`{command}`, 1 GiB {words(scratch)}, {case.what}{alike}", times, 1.25, f"`{named}`")
 
 
 def main() -> None:
