@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
+import shutil
 import signal
 import subprocess
+import threading
+import time
 from collections import deque
 from importlib import resources
 from pathlib import Path
+from typing import Self
 
 from triune.domain.errors import Failed
 from triune.domain.operation import Progress
@@ -40,12 +45,16 @@ _STAGES = (
     ("cleaning package lists", 0.97, "cleaning up"),
 )
 _ARCHIVES = "/var/cache/apt/archives"
+# On a full disk apt 2.6 may wait without an end for a helper that could not write. A build that goes on says something
+# more often than that, and takes more room than that.
+_SILENT = 30.0  # seconds
+_LITTLE = 64 << 20
 
 
 def bootstrap(tree: Path, release: Release, options: BuildOptions, cache: Path, progress: Progress) -> None:
     """Make the tree at `tree` (must not exist). `cache` keeps downloaded packages between builds.
 
-    Raises Failed("bootstrap_failed") with the last lines of what was said.
+    Raises Failed("bootstrap_failed") with the last lines of what was said, OSError(ENOSPC).
     """
     config = tree.parent / "config"
     config.mkdir()
@@ -76,6 +85,7 @@ def bootstrap(tree: Path, release: Release, options: BuildOptions, cache: Path, 
                 str(config / "build.sources"),
             ],
             {"SOURCE_DATE_EPOCH": str(release.epoch), "TMPDIR": str(config)},
+            tree.parent,
             progress,
         )
     for name in ("etc/apt/apt.conf.d/99mmdebstrap", "etc/dpkg/dpkg.cfg.d/99mmdebstrap"):
@@ -85,7 +95,7 @@ def bootstrap(tree: Path, release: Release, options: BuildOptions, cache: Path, 
     config.rmdir()
 
 
-def _run(argv: list[str], env: dict[str, str], progress: Progress) -> None:
+def _run(argv: list[str], env: dict[str, str], folder: Path, progress: Progress) -> None:
     said: deque[str] = deque(maxlen=12)
     try:
         process = subprocess.Popen(
@@ -101,14 +111,18 @@ def _run(argv: list[str], env: dict[str, str], progress: Progress) -> None:
     except FileNotFoundError:
         raise tool_missing(argv[0]) from None
     try:
-        # Its progress bars end in a carriage return, which text mode takes for the end of a line.
-        for line in process.stderr or ():
-            _tell(line.strip(), said, progress)
+        with _Watch(process.pid, folder) as watch:
+            # Its progress bars end in a carriage return, which text mode takes for the end of a line.
+            for line in process.stderr or ():
+                watch.heard = time.monotonic()
+                _tell(line.strip(), said, progress)
         status = process.wait()
     except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         raise
+    if watch.full:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
     if status == 127:
         raise tool_missing("mmdebstrap")
     if status != 0:
@@ -118,6 +132,33 @@ def _run(argv: list[str], env: dict[str, str], progress: Progress) -> None:
             f"the base system could not be built: {error.message}",
             hint="Check the host's package sources (apt-get update), or give a mirror: triune image build --mirror URL",
         )
+
+
+class _Watch:
+    """Ends a group of processes that has said nothing for long and has filled its disk."""
+
+    def __init__(self, group: int, folder: Path) -> None:
+        self._group, self._folder = group, folder
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="build-watch", daemon=True)
+        self.heard = time.monotonic()
+        self.full = False
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._over.wait(1):
+            silent = time.monotonic() - self.heard
+            if silent > _SILENT and shutil.disk_usage(self._folder).free < _LITTLE:
+                self.full = True
+                os.killpg(self._group, signal.SIGKILL)
+                return
 
 
 def _tell(line: str, said: deque[str], progress: Progress) -> None:
