@@ -15,7 +15,7 @@ import secrets
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +30,7 @@ from triune.domain.snapshot import Consistency, Snapshot
 from triune.engines.base import ClonePlan, Engine
 from triune.engines.lxc import points
 from triune.host import btrfs
+from triune.host.beneath import remove_tree
 
 PREFIX = "tbsnap-"
 Pair = tuple[str, str, Callable[[int], object], Callable[[int], object]]
@@ -118,8 +119,9 @@ def prepared(pool: PoolPlace | None) -> Iterator[Bench]:
 @contextmanager
 def benches() -> Iterator[Iterator[Pair]]:
     """Every measurement: on the engine's own place, on an ext4 of 16 GiB, and on a btrfs pool of 3 GiB."""
-    below = steady(12 << 30, CACHE)
-    with btrfs_pool(3 << 30) as btrfs_place, ext4_pool(16 << 30, below) as plain:
+    below = steady(12 << 30, CACHE / "bench-ext4")
+    with ExitStack() as ends, btrfs_pool(3 << 30) as btrfs_place, ext4_pool(16 << 30, below) as plain:
+        ends.callback(remove_tree, below)
         journal = f"overlay on ext4 with a journal {words(below)}"
         places = (("overlay", None), (journal, plain), ("btrfs pool", btrfs_place))
 

@@ -1,6 +1,7 @@
 """The rescue beside `cat`, `cp` and `qemu-img`, on images of its own; `python -m tests.bench.rescue` measures it alone.
 
-Everything is in memory on both sides, where this host has room for it; what is read a second time is written to a disk.
+Everything is in memory on both sides, where this host has room for it, or in the page cache; what is read a second
+time is written to a disk.
 The 64 TB volume is a real VMFS6 whose LVM, device and counts of blocks say 64 TB: a sparse file in memory, with all of
 its sample's files on it.
 """
@@ -125,13 +126,18 @@ def rows(folder: Path) -> list[Row]:
                 used.mkdir()
             os.sync()  # else what was removed is discarded on the disk at the expense of who flushes next
 
+        cached = Path(
+            shutil.copy(made.random, disk)
+        )  # only read: a disk's page cache is as steady, and as users have it
         scan = in_turn(
-            lambda _: quiet(TRIUNE, "rescue", "scan", made.random, "--session", scratch / "session"),
-            lambda _: quiet("cat", made.random),
-            5,
+            lambda _: quiet(TRIUNE, "rescue", "scan", cached, "--session", scratch / "session"),
+            lambda _: quiet("cat", cached),
+            7,
             fresh,
         )
-        found = [ratio_row(f"`triune rescue scan`, 2 GiB of random data {where}", scan, 1.25, "`cat` to /dev/null")]
+        cached.unlink()
+        what = "`triune rescue scan`, 2 GiB of random data in the page cache"
+        found = [ratio_row(what, scan, 1.25, "`cat` to /dev/null")]
         found += _extractions(made, scratch, on_disk, fresh)
         plain = transfer.Plain(path=made.vmdk, format="vmdk")
         convert = in_turn(
