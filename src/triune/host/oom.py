@@ -69,7 +69,7 @@ class OomWatch:
 
     def look(self, name: str) -> None:
         """Tell now of what was killed and not told yet."""
-        self._look(name, last=True)
+        self._look(name, in_turn=False)
 
     def remove(self, name: str) -> None:
         """Forget a group, after a last look at it."""
@@ -119,8 +119,8 @@ class OomWatch:
             with suppress(BlockingIOError):
                 os.eventfd_read(self._wake)
 
-    def _look(self, name: str, *, last: bool = False) -> None:
-        """Tell of new kills; look again a little later where there are none yet."""
+    def _look(self, name: str, *, in_turn: bool = True) -> None:
+        """Tell of new kills; where there are none yet, look again a little later if this was its turn."""
         with self._lock:
             watched = self._groups.get(name)
             if watched is None:
@@ -129,9 +129,9 @@ class OomWatch:
             killed = kills(watched.folder)
             fresh, watched.killed = killed - watched.killed, max(killed, watched.killed)
             _, looks = self._due.get(name, (0.0, len(_LOOKS)))
-            if fresh > 0 or last or looks + 1 >= len(_LOOKS):
+            if fresh > 0 or (in_turn and looks + 1 >= len(_LOOKS)):
                 self._due.pop(name, None)
-            else:
+            elif in_turn:
                 self._due[name] = (time.monotonic() + _LOOKS[looks + 1], looks + 1)
         if fresh > 0:
             self._tell(name, fresh)
