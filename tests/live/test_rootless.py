@@ -59,6 +59,10 @@ def test_nothing_of_it_is_root(daemon: Daemon) -> None:
     assert (inside, int(outside), count) == ("0", user.pw_uid, "1")
 
 
+def test_its_state_goes_with_it(daemon: Daemon) -> None:
+    assert (PLACE.runtime / "rootlesskit/child_pid").exists(), "a daemon that is killed would leave it in /tmp"
+
+
 def test_it_is_one_with_the_rest(daemon: Daemon) -> None:
     row = daemon.names()[APP]
     assert (row["engine"], row["state"], row["image"]) == ("rootless", "running", IMAGE)

@@ -44,6 +44,8 @@ def environment(place: Place) -> dict[str, str]:
         "PATH": _PATH,
         # Newer scripts would leave the daemon itself in the host's network namespace.
         "DOCKERD_ROOTLESS_ROOTLESSKIT_DETACH_NETNS": "false",
+        # Else in /tmp, where it stays when the daemon is killed; of two such options the last counts.
+        "DOCKERD_ROOTLESS_ROOTLESSKIT_FLAGS": f"--state-dir={place.runtime / 'rootlesskit'}",
     }
 
 
