@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.rescue.fakes import plain
+from tests.rescue.fakes import Runs, plain
+from triune.disks.content import Run
+from triune.disks.source import FileSource, Window
 from triune.services.rescue.copying import BLOCK, Copy, solid
 from triune.services.rescue.hashing import Unhashed
 
@@ -74,3 +77,30 @@ def test_after_a_write_that_failed_nothing_is_marked(target: int, monkeypatch: p
     with pytest.raises(OSError, match="broken"):
         copy.run()
     assert marks == [BLOCK, 2 * BLOCK, 3 * BLOCK]
+
+
+def test_a_disk_is_told_of_a_block_while_earlier_ones_are_read(
+    target: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = os.urandom(BLOCK)
+    (tmp_path / "volume").write_bytes(one * 40)
+    disk = FileSource(tmp_path / "volume")
+    part = Window(disk, 3 * BLOCK, 30 * BLOCK)
+    seen: list[tuple[str, int]] = []
+    for name in ("ahead", "read"):
+        real = getattr(FileSource, name)
+
+        def spy(self: FileSource, offset: int, length: int, name: str = name, real: Any = real) -> Any:
+            seen.append((name, offset // BLOCK))
+            return real(self, offset, length)
+
+        monkeypatch.setattr(FileSource, name, spy)
+    hole = Run(10 * BLOCK, BLOCK)
+    runs = [Run(0, 10 * BLOCK, part, 0), hole, Run(11 * BLOCK, 10 * BLOCK, part, 12 * BLOCK)]
+    Copy(Runs(21 * BLOCK, runs), target, Unhashed(), lock=Lock()).run()
+    disk.close()
+    blocks = [*range(3, 13), *range(15, 25)]
+    assert [block for name, block in seen if name == "read"] == blocks
+    assert [block for name, block in seen if name == "ahead"] == blocks
+    assert seen.index(("ahead", 16)) < seen.index(("read", 3)) < seen.index(("ahead", 24))
+    assert os.pread(target, 21 * BLOCK, 0) == one * 10 + bytes(BLOCK) + one * 10

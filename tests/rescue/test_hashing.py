@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triune.services.rescue.hashing import LEAF, Behind, Digest, Merkle, Sha256
+from triune.services.rescue.hashing import LEAF, Digest, Merkle, Sha256
 
 PIECES = st.lists(
     st.one_of(st.binary(max_size=20), st.integers(0, 5 * LEAF), st.sampled_from([LEAF, 4 * LEAF, LEAF - 1])), max_size=6
@@ -32,10 +31,8 @@ def rfc6962(leaves: list[bytes]) -> bytes:
 def test_equal_to_their_definitions(pieces: list[bytes | int]) -> None:
     digests: list[Digest] = [Sha256(), Merkle()]
     for digest in digests:
-        behind = Behind(digest)
         for piece in pieces:
-            behind.zeros(piece) if isinstance(piece, int) else behind.update(piece)
-        behind.finish()
+            digest.zeros(piece) if isinstance(piece, int) else digest.update(piece)
     whole = b"".join(bytes(piece) if isinstance(piece, int) else piece for piece in pieces)
     leaves = [whole[at : at + LEAF] for at in range(0, len(whole), LEAF)]
     assert digests[0].hexdigest() == hashlib.sha256(whole).hexdigest()
@@ -51,17 +48,3 @@ def test_a_large_hole_costs_nothing() -> None:
         other.zeros(12345)
     other.update(b"end")
     assert one.hexdigest() == other.hexdigest()
-
-
-def test_what_goes_wrong_behind_is_told() -> None:
-    class Broken:
-        def update(self, data: bytes) -> None:
-            raise OSError(len(data), "broken")
-
-        def zeros(self, length: int) -> None: ...
-
-    behind = Behind(Broken())
-    with pytest.raises(OSError, match="broken"):
-        for _ in range(100):
-            behind.update(b"x")
-        behind.finish()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from fcntl import ioctl
 from pathlib import Path
 from struct import unpack
@@ -105,6 +106,11 @@ class FileSource:
             filled += more
         return filled
 
+    def ahead(self, offset: int, length: int) -> None:
+        """Have the system begin to read that; a refusal is told when it is read."""
+        with suppress(OSError):
+            os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
+
     def data(self, offset: int, end: int) -> Iterator[tuple[int, int]]:
         """The (offset, length) ranges between that hold data; the file system knows the rest to be zeros."""
         while offset < end:
@@ -154,6 +160,15 @@ class Window:
 
     def close(self) -> None:
         """The other source stays open: it is not ours."""
+
+
+def ahead(source: Source, offset: int, length: int) -> None:
+    """Say that this will be read soon. Nothing comes of it where the source is not (a part of) a file or device."""
+    while isinstance(source, Window):
+        offset += source.start
+        source = source.source
+    if isinstance(source, FileSource):
+        source.ahead(offset, length)
 
 
 class Held:

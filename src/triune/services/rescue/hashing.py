@@ -13,8 +13,6 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Protocol
 
-from triune.services.rescue.lane import Lane
-
 LEAF = 1 << 20
 MERKLE = "merkle-sha256-1m"
 
@@ -141,26 +139,3 @@ class Unhashed:
 
     def zeros(self, length: int) -> None:
         """That many zeros next."""
-
-    def finish(self) -> None:
-        """There is nothing to wait for."""
-
-
-class Behind:
-    """Feeds another sink from a thread of its own, so that reading and writing go on meanwhile."""
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink, self._lane = sink, Lane()
-
-    def update(self, data: bytes | memoryview) -> None:
-        """The next bytes; waits while too many are on their way."""
-        self._lane.do(self._sink.update, data)
-
-    def zeros(self, length: int) -> None:
-        """That many zeros next."""
-        if length > 0:
-            self._lane.do(self._sink.zeros, length)
-
-    def finish(self) -> None:
-        """Wait for the rest. Raises what went wrong in the thread."""
-        self._lane.finish()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Lock
 
@@ -14,7 +14,7 @@ from triune.domain.rescue import Status
 from triune.domain.units import format_size
 from triune.host.beneath import Root
 from triune.services.rescue.copying import MARK, Copy
-from triune.services.rescue.hashing import MERKLE, Behind, Digest, Merkle, Sha256, Unhashed
+from triune.services.rescue.hashing import MERKLE, Digest, Merkle, Sha256, Sink, Unhashed
 from triune.services.rescue.lane import Lane
 from triune.services.rescue.manifest import Entry, Journal, merged
 from triune.services.rescue.meter import Meter
@@ -117,7 +117,7 @@ class Writer:
                 if os.fstat(fd).st_size > start:
                     os.ftruncate(fd, start)  # what lies behind was written after the last mark
                 os.ftruncate(fd, plan.content.size)
-            copy = self._copied(plan, fd, Behind(digest) if digest else Unhashed(), start)
+            copy = self._copied(plan, fd, digest or Unhashed(), start)
             os.utime(fd, (plan.made["modified"], plan.made["modified"]))
             if plan.verify:
                 # Flushed part by part, but read only when all is there: a medium smaller than it says loses what came
@@ -140,7 +140,7 @@ class Writer:
             return Sha256(self._meter.tick)
         return Merkle() if plan.tree or plan.verify or plan.hashed_later else None
 
-    def _copied(self, plan: Planned, fd: int, sink: Behind | Unhashed, start: int) -> Copy:
+    def _copied(self, plan: Planned, fd: int, sink: Sink, start: int) -> Copy:
         flushing = Lane() if plan.verify and plan.data > MARK else None
 
         def mark(at: int) -> None:
@@ -159,11 +159,11 @@ class Writer:
             tick=self._meter.tick,
             mark=mark,
         )
-        with ExitStack() as ends:
-            ends.callback(sink.finish)
-            if flushing:
-                ends.callback(flushing.finish)
+        try:
             copy.run()
+        finally:
+            if flushing:
+                flushing.finish()
         return copy
 
     def _begun(self, plan: Planned) -> int:
