@@ -168,6 +168,17 @@ def test_launch_tells_steps_and_the_result(house: House) -> None:
     assert "creating app" in shown
 
 
+def test_start_waits_until_it_is_ready_where_asked(house: House) -> None:
+    house.launch("web", start=False)
+    assert text(house.run("start", "web")).startswith("web is running (")
+    assert text(house.run("start", "web", "--wait", "ready")).startswith("web is ready (")
+    house.launch("slow", settings={"ready": "never"}, start=False)
+    assert text(house.run("start", "slow")).startswith("slow is running (")
+    done = house.run("start", "slow", "--wait", "ready", "--timeout", "0.3s")
+    assert (done.returncode, "slow is not ready" in done.stderr.decode()) == (1, True)
+    assert house.client.instances.get("slow")["state"] == "running"
+
+
 def test_user_data_is_read_from_its_file(house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {}
     original = house.triune.instances.launch

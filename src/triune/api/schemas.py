@@ -80,6 +80,13 @@ class TemplateBody(Body):
     settings: Annotated[dict[str, str], Field(max_length=256)] = {}
 
 
+class StartBody(Body):
+    """Until when the operation goes on; `none` is the same as `running` here."""
+
+    wait: WaitFor = WaitFor.RUNNING
+    timeout: Annotated[Seconds, Field(description="For becoming ready")] = 180.0
+
+
 class StopBody(Body):
     """How to stop: after `timeout` seconds kill it if `force`, else fail."""
 

@@ -8,6 +8,7 @@ from triune.cli.options import Duration, confirm, confirmable, instance_argument
 from triune.cli.waiting import each
 
 _PATIENCE = 30.0
+_READY = 180.0
 
 _timeout = click.option(
     "--timeout",
@@ -28,10 +29,29 @@ def _patience(timeout: float | None, force: bool) -> float:
 
 @click.command()
 @instances_argument
+@click.option(
+    "--wait",
+    type=click.Choice(["running", "ready"]),
+    default="running",
+    show_default=True,
+    help="Until when: it runs, or is ready for work.",
+)
+@click.option(
+    "--timeout",
+    type=Duration(),
+    default=_READY,
+    metavar="TIME",
+    help=f"How long it may take to become ready (default: {_READY:g} s).",
+)
 @silenceable
-def start(names: tuple[str, ...], quiet: bool) -> int:
+def start(names: tuple[str, ...], wait: str, timeout: float, quiet: bool) -> int:
     """Start instances; those that run already are left alone."""
-    return each(names, lambda client, name: client.instances.start(name), "is running", quiet=quiet)
+    return each(
+        names,
+        lambda client, name: client.instances.start(name, wait=wait, timeout=timeout),
+        f"is {wait}",
+        quiet=quiet,
+    )
 
 
 @click.command()

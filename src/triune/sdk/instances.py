@@ -55,9 +55,9 @@ class Instances:
         key = idempotency_key or os.urandom(16).hex()
         return self._change("POST", "/v1/instances", request, {"Idempotency-Key": key})
 
-    def start(self, name: str) -> OperationRow:
-        """Start it."""
-        return self._change("POST", _path(name, "start"))
+    def start(self, name: str, *, wait: str = "running", timeout: float = 180) -> OperationRow:
+        """Start it; with `wait` "ready" the operation ends once it is ready for work, or fails after `timeout` s."""
+        return self._change("POST", _path(name, "start"), {"wait": wait, "timeout": timeout})
 
     def stop(self, name: str, *, timeout: float = 30, force: bool = False) -> OperationRow:
         """Ask it to shut down; after `timeout` seconds kill it if `force`, else fail with stop_timeout."""

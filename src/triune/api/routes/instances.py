@@ -138,9 +138,14 @@ async def _act(triune: Triune, run: Run, name: str, if_match: str | None, action
 
 
 @router.post("/instances/{name}/start", status_code=202, responses=ACCEPTED)
-async def start_instance(name: str, triune: Services, run: Run, if_match: IfMatch = None) -> Response:
-    """Start it."""
-    return await _act(triune, run, name, if_match, lambda: triune.instances.start(name))
+async def start_instance(
+    name: str, triune: Services, run: Run, body: schemas.StartBody | None = None, if_match: IfMatch = None
+) -> Response:
+    """Start it; one that runs already is left alone."""
+    how = body or schemas.StartBody()
+    return await _act(
+        triune, run, name, if_match, lambda: triune.instances.start(name, wait=how.wait, timeout=how.timeout)
+    )
 
 
 @router.post("/instances/{name}/stop", status_code=202, responses=ACCEPTED)

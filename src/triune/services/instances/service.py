@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from triune.domain.errors import Conflict, NotFound, TriuneError, Unreachable
 from triune.domain.files import FileStat
-from triune.domain.instance import Instance, InstanceDetail, Origin, State
+from triune.domain.instance import Instance, InstanceDetail, Origin, State, WaitFor
 from triune.domain.limits import Limits, Value
 from triune.domain.names import instance_name
 from triune.domain.operation import Operation, Silent
@@ -127,14 +127,17 @@ class Instances:
             data={"engine": checked.spec.engine, "image": checked.spec.image, **stored_in(checked.spec)},
         )
 
-    def start(self, name: str) -> Operation:
-        """Start it."""
+    def start(self, name: str, *, wait: WaitFor = WaitFor.RUNNING, timeout: float = 180) -> Operation:
+        """Start it; with READY wait as a launch does, `timeout` seconds at most, for one that runs already too."""
         engine = self._engine(name)
 
         def work(task: Task) -> None:
             task.step("start", f"starting {name}")
             engine.start(name, task)
             self._limits.enforce_started(engine, name)
+            if wait is WaitFor.READY:
+                task.step("ready", f"waiting until {name} is ready")
+                engine.wait_ready(name, timeout, task)
 
         return self._submit("start", name, work)
 
