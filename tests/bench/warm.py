@@ -12,7 +12,7 @@ from tests.live.system_fixtures import IMAGE
 _SIZE = ("--engine", "kvm", "--memory", "256MiB")
 
 
-def measure(daemon: Daemon, prefix: str, docker: str, rounds: int = 5) -> dict[str, list[float]]:
+def measure(daemon: Daemon, prefix: str, docker: str, rounds: int = 15) -> dict[str, list[float]]:
     """Seconds of each, in turn: `warm` and `cold` to the guest agent, `virsh`, `lxc`, `docker` to their tool's return.
 
     A warm launch is ready once its guest has answered under its own identity, which is more than a first ping.
