@@ -50,6 +50,12 @@ def test_real_files(image: Image, capfdbinary: pytest.CaptureFixture[bytes]) -> 
     assert [row["path"] for row in found] == ["small"]
 
 
+def test_a_name_that_is_not_there_has_others_near_it(image: Image) -> None:
+    with pytest.raises(NotFound) as caught:
+        main(["rescue", "cat", str(image("vmfs6")), "nosuch"])
+    assert caught.value.hint == "Near it: big, bigger, collision."
+
+
 def test_a_volume_here_needs_neither_the_network_nor_arrays(image: Image) -> None:
     code = f"import sys\nfrom triune.cli.root import main\nmain(['rescue', 'ls', {str(image('vmfs6'))!r}])\n"
     code += "print('IMPORTED', {'asyncssh', 'asyncio', 'numpy'} & set(sys.modules))"
