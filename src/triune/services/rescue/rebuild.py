@@ -212,8 +212,15 @@ class RebuiltVolume:
             if address in self.generation.nodes or name.type == FileType.SYSTEM:
                 continue
             path = self.names.path(address)
+            if path is None and self._is_lost(address):
+                path, _ = self._guesses.path(address, None)
             if path is not None:
                 yield self._without_descriptor(address, path)
+
+    def _is_lost(self, address: int) -> bool:
+        """Whether an FD that is not there was in use: the bitmap says so, or is lost as well."""
+        header = self.generation.clusters.get("fdc", {}).get(address >> 6 & 0xFFFF)
+        return not self.generation.former and (header is None or header.has(address >> 22 & 0x3FF))
 
     def _without_descriptor(self, address: int, path: str) -> Found:
         name = self.names.found[address]
