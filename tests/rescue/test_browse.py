@@ -50,6 +50,22 @@ def test_real_files(image: Image, capfdbinary: pytest.CaptureFixture[bytes]) -> 
     assert [row["path"] for row in found] == ["small"]
 
 
+def test_a_name_that_is_not_there_has_others_near_it(image: Image) -> None:
+    with pytest.raises(NotFound) as caught:
+        main(["rescue", "cat", str(image("vmfs6")), "nosuch"])
+    assert caught.value.hint == "Near it: big, bigger, collision."
+
+
+def test_a_volume_of_which_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume = FakeVolume()
+    monkeypatch.setattr(finding, "volumes", lambda *_args, **_more: [volume])
+    argv = ["rescue", "extract", str(tmp_path / "disk"), "--to", str(tmp_path / "out"), "-q"]
+    assert main(argv) == 0
+    monkeypatch.setattr(FakeVolume, "damages", lambda _self: ["its superblock is lost"])
+    assert main(argv) == 1
+    assert main([*argv, "--status", "partial"]) == 0
+
+
 def test_a_volume_here_needs_neither_the_network_nor_arrays(image: Image) -> None:
     code = f"import sys\nfrom triune.cli.root import main\nmain(['rescue', 'ls', {str(image('vmfs6'))!r}])\n"
     code += "print('IMPORTED', {'asyncssh', 'asyncio', 'numpy'} & set(sys.modules))"

@@ -268,6 +268,21 @@ def test_a_disk_that_fills_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert json.loads((tmp_path / "manifest.json").read_text()) == []
 
 
+def test_a_disk_too_full_for_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume = FakeVolume()
+    volume.add("disk", noise(MIB))
+
+    def full(_root: object, _entries: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("triune.services.rescue.extract.write", full)
+    with pytest.raises(Failed) as caught:
+        pull(volume, tmp_path)
+    assert (caught.value.code, caught.value.hint[:9]) == ("no_space", "Make room")
+    monkeypatch.undo()
+    assert pull(volume, tmp_path).whole
+
+
 def test_stopped_and_gone_on(tmp_path: Path) -> None:
     meter = Meter()
 

@@ -105,3 +105,12 @@ def test_ranges_join_and_cut() -> None:
         assert claims.add(offset, length)
     assert list(claims.joined()) == [(0, 15), (20, 10)]
     assert list(claims.shared()) == [(5, 5)]
+
+
+def test_files_of_which_only_the_name_is_left_are_partial(image: Image) -> None:
+    disk = Overlay(image("vmfs6"))
+    found = {one.path: one for one in scan_volumes([damages.damaged(disk, Writer(disk), "first 64 MiB")])[0].walk()}
+    lost = [one for path, one in found.items() if path.startswith("lost+found/folderless/")]
+    assert {(one.status, one.confidence) for one in lost} == {(Status.PARTIAL, 0.0)}
+    assert "lost+found/folderless/Kusjes van SRT 😘" in found
+    assert len(lost) == 19

@@ -55,6 +55,21 @@ def bad(path: Path) -> list[str]:
     return [each.text for each in findings(path) if each.level is Level.BAD]
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("garbage", "web.vmdk holds none"), ('RW 100 VMFS "web-flat.vmdk"', "holds 2097152 bytes, not 51200")],
+)
+def test_a_descriptor_that_its_extents_contradict(tmp_path: Path, text: str, said: str) -> None:
+    chain(tmp_path)
+    path = tmp_path / "web.vmdk"
+    assert invoke("verify", path).return_value == 0
+    told = path.read_text().replace('RW 4096 VMFS "web-flat.vmdk"', text)
+    path.write_text(told if text.startswith("RW") else text)
+    done = invoke("verify", path)
+    assert done.return_value == 1
+    assert said in done.output and "--repair" in done.output
+
+
 def test_a_whole_chain_has_nothing_bad(tmp_path: Path) -> None:
     top = chain(tmp_path)
     assert not bad(top)

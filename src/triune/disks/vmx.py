@@ -57,6 +57,10 @@ class Vmx:
             raise Invalid("bad_vmx", "the VMX is no text, or far too large", hint="Is it the right file?")
         return cls(*decode(data))
 
+    def unread_lines(self) -> Iterator[tuple[int, str]]:
+        """The lines that say nothing that can be read, with their numbers."""
+        return ((number, self._raw[number - 1].strip()) for number in self.unread)
+
     def encode(self) -> bytes:
         """The file's bytes: of one that was only read, the very same."""
         return "\n".join(self._raw).encode(self.codec, "replace")

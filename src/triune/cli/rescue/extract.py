@@ -94,6 +94,8 @@ def extract(
         metered(quiet=quiet or form == "json") as meter,
     ):
         chosen = list(select(volumes, patterns, statuses=wanted, deleted=deleted, system=system))
+        # All of a volume was asked for, and nothing of it is left.
+        lost = not (chosen or patterns or wanted) and any(each.volume.damages() for each in volumes)
         result = write(
             chosen,
             folder,
@@ -108,7 +110,7 @@ def extract(
         sys.stdout.write(structured(told, "json"))
     else:
         _tell(result, folder, monotonic() - begun, quiet)
-    return 0 if result.whole else 1
+    return 0 if result.whole and not lost else 1
 
 
 def _tell(result: Result, folder: Path, seconds: float, quiet: bool) -> None:

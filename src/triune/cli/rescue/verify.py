@@ -72,7 +72,7 @@ def verify(
 
 def _findings(place: Place) -> Iterator[Finding]:
     from triune.domain.rescue import Status
-    from triune.services.rescue.verify import Finding, Level, verify_disk, verify_file
+    from triune.services.rescue.verify import Finding, Level, verify_descriptor, verify_disk, verify_file
 
     if place.found is not None:
         good = place.found.status in (Status.INTACT, Status.RECOVERED)
@@ -83,7 +83,10 @@ def _findings(place: Place) -> Iterator[Finding]:
         yield from told
         return
     with place.disk() as disk:
-        yield from verify_disk(disk)
+        findings = list(verify_disk(disk))
+    yield from findings
+    if place.name.lower().endswith(".vmdk") and not any(each.level == Level.BAD for each in findings):
+        yield from verify_descriptor(place.folder, place.name)
 
 
 def _repair(arguments: tuple[str, ...], session: Path | None, only: str | None, write: bool, parent: str) -> int:

@@ -152,7 +152,8 @@ class VmfsVolume:
             prefix = f"{found.path}/" if found.path else ""
             around = dict(self._named(prefix, folder)) if folder is not None and folder.folder else {}
             if name not in around:
-                near = get_close_matches(name, around, 3) or sorted(around)[:3]
+                users = sorted(each for each, entry in around.items() if entry.type != FileType.SYSTEM)
+                near = get_close_matches(name, around, 3) or users[:3]
                 hint = f"Near it: {', '.join(near)}." if near else "Nothing is there."
                 raise NotFound("no_such_file", f"there is no {path} on the volume", hint=hint)
             found, folder = self._found(prefix + name, around[name])

@@ -24,6 +24,7 @@ from triune.services.rescue.folders import HostFolder, on_host
 _BEGINNINGS = {".vmx": "vmx", ".vmtx": "vmx", ".ovf": "ovf", ".vmdk": "disk", ".log": "log"}
 ACCEPTED = "Name a .vmx, .vmtx, .ovf, .ova or .vmdk file, or a vmware.log where the VMX is lost"
 _OTHER = "Disks of other kinds (qcow2, raw) become images: triune image import FILE --name FAMILY/VERSION"
+_LONGEST_SHOWN = 500
 _RIGHT = {
     "bad_vmx": 'Is it the right file? A VMX has lines like memsize = "512"; a vmware.log beside it tells the same.',
     "bad_ovf": "Is it the right file? An OVF is XML; it may be cut off: fetch or export it again.",
@@ -114,12 +115,19 @@ def _described(folder: Folder, name: str) -> Described:
     if kind == "disk":
         return _of_disk(name)
     if kind == "vmx":
-        return vmx_machine.describe(Vmx.parse(_whole(folder, name, LARGEST)))
+        return _of_vmx(Vmx.parse(_whole(folder, name, LARGEST)))
     if kind == "log":
         return _of_log(_whole(folder, name, vmware_log.LARGEST), name)
     if kind == "ovf":
         return ovf.describe(_whole(folder, name, ovf.LARGEST))
     raise Invalid("no_description", f"{name or '/'} is no description of a machine", hint=f"{ACCEPTED}. {_OTHER}")
+
+
+def _of_vmx(vmx: Vmx) -> Described:
+    """What its lines say; those that say nothing are told with the rest that is left out."""
+    described = vmx_machine.describe(vmx)
+    unread = [LeftOut(line, "", text[:_LONGEST_SHOWN], "the line can't be read") for line, text in vmx.unread_lines()]
+    return replace(described, left_out=tuple(sorted((*described.left_out, *unread), key=lambda one: one.line)))
 
 
 def _of_log(log: bytes, name: str) -> Described:

@@ -25,7 +25,7 @@ from triune.services.rescue.manifest import JOURNAL, MANIFEST, Entry, Journal, e
 from triune.services.rescue.meter import Meter
 from triune.services.rescue.names import Names
 from triune.services.rescue.selecting import Chosen
-from triune.services.rescue.writing import Planned, Writer
+from triune.services.rescue.writing import FULL, Planned, Writer
 
 _SHA_UP_TO = 1 << 40
 _AT_ONCE = 2
@@ -80,6 +80,10 @@ def extract(
             work = _Extraction(root, journal, verify, hashing, meter or Meter())
             return work.run(chosen, folder if check_space else None)
     except OSError as error:
+        if error.errno in FULL:  # for the manifest, too
+            raise Failed(
+                "no_space", f"the disk of {folder} is full", hint="Make room; the same command goes on where it was."
+            ) from error
         raise Failed(
             "target_failed", f"{folder} can't be written to: {error.strerror}", hint="Give a folder you may write to."
         ) from error

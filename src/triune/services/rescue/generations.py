@@ -9,9 +9,10 @@ An extent that continues a volume has a base of its own, which tells where in th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from triune.disks.partitions import read_partitions
 from triune.disks.source import Source, Unreadable
 from triune.disks.vmfs import descriptor, lvm, resource, superblock
 from triune.disks.vmfs.address import DESCRIPTORS, FILE_BLOCKS, POINTER_BLOCKS, SUB_BLOCKS
@@ -22,6 +23,8 @@ from triune.disks.vmfs.resource import Cluster
 from triune.disks.vmfs.space import Segment, Space
 from triune.disks.vmfs.superblock import Superblock
 from triune.services.rescue.marks import LOCKS
+from triune.services.rescue.opening import USUAL_STARTS
+from triune.services.rescue.ranges import Ranges
 from triune.services.rescue.session import Mark, Session
 
 CLUSTERS = ("fb", "sb", "pb", "fdc", "pb2", "jb", "lfb")
@@ -74,7 +77,8 @@ class Header:
 
 @dataclass(slots=True)
 class Extent:
-    """What a source holds of a volume: `base` is where on the source the volume would begin."""
+    """What a source holds of a volume: `base` is where on the source the volume would begin, `devices` how many there
+    are of such, by its LVM."""
 
     source: int
     base: int
@@ -86,6 +90,7 @@ class Extent:
     segments: tuple[Segment, ...] = ()
     lvm_uuid: str = ""
     volume_size: int = 0
+    devices: int = 0
 
     @property
     def votes(self) -> int:
@@ -97,7 +102,8 @@ class Extent:
 class Generation:
     """A file system that is or was. `created` in seconds since the epoch, 0 where nothing tells.
 
-    `nodes` are the FDs by address; `former` says that another file system was made over it since.
+    `nodes` are the FDs by address; `former` says that another file system was made over it since, `inner` that it may
+    lie in a file of another one.
     """
 
     session: Session
@@ -110,6 +116,7 @@ class Generation:
     nodes: dict[int, Node]
     clusters: dict[str, dict[int, Header]]
     former: bool = False
+    inner: bool = False
     later: list[Generation] = field(default_factory=list)
 
     @property
@@ -133,12 +140,16 @@ class Generation:
             return b""
 
 
-def generations(session: Session) -> list[Generation]:
-    """All file systems of a session's sources, those that are before those that were."""
+def found_by_base(session: Session) -> list[Generation]:
+    """What has a base of its own on a session's sources, be it a volume or something that looks like one."""
     extents: list[Extent] = []
     for number in range(len(session.sources)):
         extents.extend(_Voting(session, number).extents())
-    live = [_joined(session, group) for group in _grouped(extents)]
+    return [_joined(session, group) for group in _grouped(extents)]
+
+
+def generations(live: Sequence[Generation]) -> list[Generation]:
+    """All file systems that are or were, those that are first."""
     found: list[Generation] = []
     for generation in sorted(live, key=lambda one: one.superblock is None):
         found.append(generation)
@@ -189,7 +200,7 @@ class _Voting:
                 kinds[managed.wide, managed.unit] = managed
             for extent in kinds.values():
                 extent.segments, extent.lvm_uuid = managed.segments, managed.lvm_uuid
-                extent.volume_size = managed.volume_size
+                extent.volume_size, extent.devices = managed.volume_size, managed.devices
         yield from kinds.values()
 
     def _nodes(self, base: int) -> Iterator[tuple[Node, int]]:
@@ -239,7 +250,7 @@ class _Voting:
                 pieces = [piece for piece in lvm.extents(device, read) if piece.length]
             except Damaged:
                 continue
-            if not pieces:
+            if not pieces or not self._fits(start, device.size):
                 continue
             segments = tuple(self._segments(pieces, start))
             base = start + pieces[0].place - pieces[0].offset
@@ -254,8 +265,16 @@ class _Voting:
                     segments=segments,
                     lvm_uuid=share.uuid,
                     volume_size=share.size,
+                    devices=share.devices,
                 ),
             )
+
+    def _fits(self, start: int, size: int) -> bool:
+        """Whether a device of that size may begin there: one that was cut off may where devices begin."""
+        if start in {0, *USUAL_STARTS} or start + size <= self._source.size:
+            return True
+        table = read_partitions(self._source)
+        return table is not None and any(part.start == start for part in table.partitions)
 
     def _segments(self, pieces: list[lvm.Extent], start: int) -> Iterator[Segment]:
         """PEs that follow one another on the device as on the volume, as one: there may be hundreds of thousands."""
@@ -294,7 +313,7 @@ def _grouped(extents: list[Extent]) -> list[list[Extent]]:
     first = [extent for extent in extents if extent.base >= 0 and extent.votes + bool(extent.superblock)]
     groups = [[extent] for extent in first]
     orphans: list[Extent] = []
-    for extent in extents:
+    for extent in sorted(extents, key=_weight, reverse=True):
         if extent.base >= 0:
             continue
         for group in groups:
@@ -305,15 +324,23 @@ def _grouped(extents: list[Extent]) -> list[list[Extent]]:
             orphans.append(extent)
     if orphans:
         for wide in (False, True):
-            some = [extent for extent in orphans if extent.wide == wide]
+            some: list[Extent] = []
+            for extent in (one for one in orphans if one.wide == wide):
+                if not any(_conflict(extent, other) for other in some):
+                    some.append(extent)
             if some:
                 groups.append(some)
     return groups
 
 
+def _weight(extent: Extent) -> tuple[bool, int]:
+    """Of those that continue a volume, what counts first: what its LVM and structures on it agree on."""
+    return bool(extent.segments and extent.votes), extent.votes
+
+
 def _belongs(extent: Extent, group: list[Extent], *, alone: bool) -> bool:
     head = group[0]
-    if extent.wide != head.wide or any(other.base == extent.base for other in group):
+    if extent.wide != head.wide or any(_conflict(extent, other) for other in group):
         return False
     if extent.lvm_uuid and head.lvm_uuid:
         return extent.lvm_uuid == head.lvm_uuid
@@ -321,6 +348,31 @@ def _belongs(extent: Extent, group: list[Extent], *, alone: bool) -> bool:
     if extent.lvm_uuid and known:
         return extent.lvm_uuid == known
     return alone
+
+
+def _conflict(one: Extent, other: Extent) -> bool:
+    """Whether two can't be extents of one volume.
+
+    Structures that were copied elsewhere (into a journal, a guest's disk) seem to be an extent too, one that lies
+    where another does, or shares its source without an LVM header for each.
+    """
+    if one.source == other.source and not (one.segments and other.segments):
+        return True
+    if not one.segments and not other.segments:
+        return one.base == other.base
+    mine = _reach(one)
+    return any(next(mine.within(offset, length), None) is not None for offset, length in _reach(other))
+
+
+def _reach(extent: Extent) -> Ranges:
+    """Which (offset, length) ranges of the volume are an extent's, or where it begins if no LVM header tells."""
+    told = [(segment.offset, segment.length) for segment in extent.segments]
+    return Ranges(told or [(_start(extent), 1)])
+
+
+def _start(extent: Extent) -> int:
+    """Where in the volume an extent begins, by its base."""
+    return max(0, DATA_OFFSET - extent.base) if extent.base < 0 else 0
 
 
 def _joined(session: Session, group: list[Extent]) -> Generation:
@@ -363,13 +415,13 @@ def _age(nodes: dict[int, Node]) -> int:
 def _space(session: Session, group: list[Extent]) -> Space:
     """A volume's bytes. Without LVM headers an extent reaches to where the next one begins."""
     segments: list[Segment] = []
-    starts = sorted(max(0, DATA_OFFSET - extent.base) if extent.base < 0 else 0 for extent in group)
+    starts = sorted(_start(extent) for extent in group)
     for extent in group:
         if extent.segments:
             segments.extend(extent.segments)
             continue
         source = session.sources[extent.source]
-        start = max(0, DATA_OFFSET - extent.base) if extent.base < 0 else 0
+        start = _start(extent)
         end = min((other for other in starts if other > start), default=source.size - extent.base)
         end = min(end, source.size - extent.base)
         if end > start:
@@ -410,7 +462,13 @@ def _order(found: list[Generation]) -> None:
         for other in found:
             if one is other or one.former or other.former or one.extents[0].source != other.extents[0].source:
                 continue
-            newer = (other.superblock is not None, other.time) > (one.superblock is not None, one.time)
+            newer = _rank(other) > _rank(one)
             if newer and abs(one.extents[0].base - other.extents[0].base) < 1 << 30:
                 one.former = True
                 one.later.append(other)
+
+
+def _rank(generation: Generation) -> tuple[bool, int, int]:
+    """What speaks for it as today's file system."""
+    votes = sum(extent.votes for extent in generation.extents)
+    return generation.superblock is not None, generation.time, votes

@@ -13,7 +13,7 @@ from triune.disks.vmfs.volume import VmfsVolume
 from triune.domain.errors import NotFound, TriuneError
 
 # Where ESXi puts a datastore's partition; looked at where a disk has lost its table.
-_USUAL_STARTS = (63 * 512, 128 * 512, 2048 * 512)
+USUAL_STARTS = (63 * 512, 128 * 512, 2048 * 512)
 
 
 def open_volumes(sources: Sequence[Source]) -> list[VmfsVolume]:
@@ -58,7 +58,7 @@ def _places(source: Source) -> Iterator[Source]:
         if _has_mark(window):
             yield window
     if not parts:
-        for start in _USUAL_STARTS:
+        for start in USUAL_STARTS:
             window = Window(source, start, source.size - start)
             if _has_mark(window):
                 yield window

@@ -34,6 +34,7 @@ _KINDS = {
 _MOST_TARGET = 4096
 _MOST_SYSTEM = 1 << 21  # blocks
 _LIKELY, _DOUBTED = 0.9, 0.5
+_INNER = "it may lie in a file of another volume, such as a guest's disk"
 
 
 @dataclass(slots=True)
@@ -110,8 +111,11 @@ class RebuiltVolume:
         said = []
         if self.generation.former:
             said.append("another file system was made over it")
+        elif self.generation.inner:
+            said.append(_INNER)
         elif self.generation.superblock is None:
             said.append("its superblock is lost")
+        said.extend(self._absent())
         said.extend(self.maps.damages)
         if ROOT not in self.generation.nodes:
             said.append("the file descriptor of its root is lost")
@@ -121,6 +125,18 @@ class RebuiltVolume:
         if lost:
             said.append(f"the file descriptors of {lost} files that have a name are lost")
         return said
+
+    def _absent(self) -> Iterator[str]:
+        """What is not among the sources: whole extents, or the end of one."""
+        extents = self.generation.extents
+        there, wanted = len(extents), max(extent.devices for extent in extents)
+        if there < wanted:
+            verb = "is" if there == 1 else "are"
+            yield f"{there} of its {wanted} extents {verb} among the sources: name the others too"
+        for segment in (segment for extent in extents for segment in extent.segments):
+            short = segment.at + segment.length - segment.source.size
+            if short > 0:
+                yield f"{segment.source.name} ends {short} bytes before the volume does"
 
     def walk(self, *, deleted: bool = False, system: bool = False) -> Iterator[Found]:
         """Everything found, folders before what is in them, in order of paths; deleted files and the volume's own ones
@@ -196,8 +212,15 @@ class RebuiltVolume:
             if address in self.generation.nodes or name.type == FileType.SYSTEM:
                 continue
             path = self.names.path(address)
+            if path is None and self._is_lost(address):
+                path, _ = self._guesses.path(address, None)
             if path is not None:
                 yield self._without_descriptor(address, path)
+
+    def _is_lost(self, address: int) -> bool:
+        """Whether an FD that is not there was in use: the bitmap says so, or is lost as well."""
+        header = self.generation.clusters.get("fdc", {}).get(address >> 6 & 0xFFFF)
+        return not self.generation.former and (header is None or header.has(address >> 22 & 0x3FF))
 
     def _without_descriptor(self, address: int, path: str) -> Found:
         name = self.names.found[address]
@@ -355,6 +378,8 @@ class RebuiltVolume:
         ]
         if self.generation.former:
             kinds.append((Ranges([(0, self.generation.space.size)]), "another file system was made over it"))
+        if self.generation.inner:
+            kinds.append((Ranges([(0, self.generation.space.size)]), _INNER))
         if self._claims.full or promised.full:
             kinds.append((Ranges([(0, self.generation.space.size)]), "there are too many blocks to compare them all"))
         return Doubts(tuple(kinds), Ranges(self.maps.assumed))

@@ -63,9 +63,9 @@ class Guesses:
             self._look(address)
         self._name_folders()
 
-    def path(self, address: int, node: Node) -> tuple[str, tuple[str, ...]]:
-        """(path, evidence) of a file without one: by a guess, or among what is lost."""
-        if node.descriptor.type == FileType.SYSTEM and address in _SYSTEM:
+    def path(self, address: int, node: Node | None) -> tuple[str, tuple[str, ...]]:
+        """(path, evidence) of a file without one: by a guess, or among what is lost. `node` is None if its FD is."""
+        if node is not None and node.descriptor.type == FileType.SYSTEM and address in _SYSTEM:
             return _SYSTEM[address], ()
         parts: list[str] = []
         seen: set[int] = set()
@@ -76,7 +76,7 @@ class Guesses:
             name = self._names.found.get(at)
             known = self._nodes.get(at)
             if name is None:
-                parts.append(self._unnamed(at, node if known is None else known))
+                parts.append(self._unnamed(at, known))
                 return "/".join([LOST, *reversed(parts)]), evidence
             evidence = evidence or (name.evidence,)
             parts.append(name.name)
@@ -85,10 +85,8 @@ class Guesses:
                 return "/".join([LOST, "folderless", *reversed(parts)]), evidence
         return "/".join(reversed(parts)), evidence
 
-    def _unnamed(self, address: int, node: Node) -> str:
-        if address not in self._nodes:
-            return f"folders/{address:08x}"
-        if node.descriptor.folder:
+    def _unnamed(self, address: int, node: Node | None) -> str:
+        if node is None or node.descriptor.folder:
             return f"folders/{address:08x}"
         kind, suffix = self._kinds.get(address) or self._kind(address)
         return f"{kind}/{address:08x}{suffix}"

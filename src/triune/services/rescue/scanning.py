@@ -30,10 +30,11 @@ def scan_volumes(sources: Sequence[Source], session: Path | None = None, told: T
     sweep(marks, told)
     if not any(_NEEDED & marks.kinds(number).keys() for number in range(len(sources))):
         return []
-    from triune.services.rescue.generations import generations
+    from triune.services.rescue.generations import found_by_base, generations
     from triune.services.rescue.rebuild import RebuiltVolume
     from triune.services.rescue.rebuild_extents import adopt
+    from triune.services.rescue.rebuild_inner import outermost
 
-    found = generations(marks)
+    found = generations(outermost(found_by_base(marks)))
     adopt(marks, found)
     return [RebuiltVolume(generation) for generation in found]

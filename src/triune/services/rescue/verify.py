@@ -23,6 +23,7 @@ from triune.disks.vmware_log import settings_of
 from triune.disks.vmx import LARGEST, Vmx
 from triune.domain.errors import Invalid, TriuneError
 from triune.domain.units import format_size
+from triune.services.rescue.descriptors import propose
 from triune.services.rescue.guest import Guest
 from triune.services.rescue.guest_disks import GuestDisk
 
@@ -60,6 +61,22 @@ def verify_disk(disk: GuestDisk, progress: Callable[[int, int], None] | None = N
             if sentence.partition(": ")[2] not in known:
                 yield Finding(Level.WARNING, "state", sentence)
     yield from _guest(disk)
+
+
+def verify_descriptor(folder: Folder, name: str) -> Iterator[Finding]:
+    """What a disk that can be read should say and doesn't: a descriptor that is none, extents of another size."""
+    try:
+        proposal = propose(folder, name)
+    except TriuneError:
+        return
+    if proposal is None:
+        return
+    if proposal.before is None:
+        yield Finding(Level.BAD, "descriptor", f"{name} holds none, and its extents are here; see: --repair")
+        return
+    wrong = proposal.before.extents != proposal.after.extents
+    for sentence in proposal.why:
+        yield Finding(Level.BAD if wrong else Level.WARNING, "descriptor", f"{name}: {sentence}; see: --repair")
 
 
 def _chain(disk: Disk) -> Iterator[Finding]:

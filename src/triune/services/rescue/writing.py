@@ -22,7 +22,7 @@ from triune.services.rescue.names import OWN
 from triune.services.rescue.reading import read_back
 
 _MOSTLY_HOLES = 1 << 30
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -78,7 +78,7 @@ class Writer:
         try:
             self._write(plan)
         except OSError as error:
-            if error.errno in _FULL:
+            if error.errno in FULL:
                 raise Failed(
                     "no_space",
                     f"the disk is full: {plan.target} could not be written",

@@ -31,6 +31,16 @@ def test_a_disk_beside_the_vmx() -> None:
     require_whole(found)
 
 
+def test_lines_that_cannot_be_read_are_told() -> None:
+    vmx = 'displayName = "web"\nno line at all\nguestOS = "other\nfoo.bar = "1"\n'
+    found = read_origin(InMemory({"web.vmx": vmx.encode()}), "web.vmx").described
+    assert [(one.line, one.key, one.value) for one in found.left_out] == [
+        (2, "", "no line at all"),
+        (3, "", 'guestOS = "other'),
+        (4, "foo.bar", "1"),
+    ]
+
+
 @pytest.mark.parametrize(
     "file", ["/vmfs/volumes/5e3c-1/web/web.vmdk", "../other/web.vmdk", r"C:\\vm\\web.vmdk", "[datastore1]/web/web.vmdk"]
 )
