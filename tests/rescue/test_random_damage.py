@@ -37,7 +37,7 @@ def test_nothing_is_called_whole_that_is_not(volumes: list[random_damage.Small],
     assert tally.whole > 50 * count
 
 
-@pytest.mark.parametrize("seed", [600845, 704833, 722588, 907328])
+@pytest.mark.parametrize("seed", [600845, 704833, 722588, 907328, 1303308])
 def test_what_was_once_called_whole_and_was_not(small: list[random_damage.Small], seed: int) -> None:
     tally = random_damage.run(small, 1, seed, ["read", "scanned"])
     assert (tally.wrong, tally.crashes) == ([], [])

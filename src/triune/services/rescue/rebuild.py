@@ -82,7 +82,8 @@ class RebuiltVolume:
         self.geometry = self.maps.geometry
         self.names = Names(generation, self.maps)
         self._guesses = Guesses(generation, self.maps, self.names)
-        self._counting = Counting(self.maps, self._system_blocks(), Bitmaps(generation, self.geometry))
+        self._bitmaps = Bitmaps(generation, self.geometry)
+        self._counting = Counting(self.maps, self._system_blocks(), self._bitmaps)
         self._claims = self._claimed()
         self._doubts = self._doubted()
         self._found: dict[str, Found] | None = None
@@ -375,6 +376,7 @@ class RebuiltVolume:
             (self._claims.shared(promised), "its blocks are claimed a second time"),
             (zones(self.generation, self.maps, self._broken_folders()), "it lies where the volume was hit"),
             (self._unreadable(), "the medium can't be read there"),
+            (self._surrounded(), "one of the volume's own files is assumed to be all around it"),
         ]
         if self.generation.former:
             kinds.append((Ranges([(0, self.generation.space.size)]), "another file system was made over it"))
@@ -383,6 +385,21 @@ class RebuiltVolume:
         if self._claims.full or promised.full:
             kinds.append((Ranges([(0, self.generation.space.size)]), "there are too many blocks to compare them all"))
         return Doubts(tuple(kinds), Ranges(self.maps.assumed))
+
+    def _surrounded(self) -> Ranges:
+        """Single blocks of files where a resource file is assumed, between blocks that are in use and nobody's."""
+        size = self.geometry.file_block
+        assumed, claimed = Ranges(self.maps.assumed), self._claims.joined()
+
+        def nobodys(place: int) -> bool:
+            return self._bitmaps.uses(place // size) and not any(claimed.within(place, size))
+
+        found = []
+        for offset, length in assumed:
+            for place, part in claimed.within(offset + size, length - 2 * size):
+                if place % size == 0 and part == size and nobodys(place - size) and nobodys(place + size):
+                    found.append((place, part))
+        return Ranges(found)
 
     def _broken_folders(self) -> list[int]:
         whole = self.names.whole

@@ -64,6 +64,12 @@ class Bitmaps:
         header = self._clusters.get(_KINDS.get(address.kind, ""), {}).get(address.cluster)
         return header is not None and not header.has(address.item)
 
+    def uses(self, number: int) -> bool:
+        """Whether a file block is in use, as its cluster's surviving header says."""
+        cluster, item = divmod(number, self._per_cluster)
+        used = self._used(cluster)
+        return used is not None and item < len(used) and bool(used[item])
+
     def _bits(self, cluster: int) -> NDArray[np.bool_] | None:
         import numpy as np
 
