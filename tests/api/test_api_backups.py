@@ -120,6 +120,8 @@ def test_the_command_line(repo: Repo, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     done = run("backup", "extract", "web", "/log", "--to", str(tmp_path / "out"), *repo.options)
     assert (done.returncode, (tmp_path / "out/log").read_text()) == (0, "one"), done.stderr
+    done = run("backup", "extract", "web", "/log", "--to", str(tmp_path / "of it"), *repo.options)
+    assert (done.returncode, f"mkdir -p '{tmp_path}/of it'".encode() in done.stderr) == (3, True)
     done = run("backup", "restore", "web", "--name", "web3", *repo.options)
     assert (done.returncode, b"web3 is restored, stopped" in done.stdout) == (0, True), done.stderr
     done = run("backup", "prune", "--keep-last", "1", *repo.options, "--yes")
@@ -198,6 +200,7 @@ def test_schedules(repo: Repo) -> None:
     assert (row["keep"], row["options"]["repository"]) == ({"daily": 7}, repo.address)
     assert b"daily=7" in run("backup", "schedule", "list").stdout
     assert run("backup", "schedule", "rm", "web-backup-0300").returncode == 0
+    assert b"triune backup schedule list" in run("backup", "schedule", "rm", "web-backup-0300").stderr
     assert repo.house.client.schedules.list("backup") == []
     with pytest.raises(Invalid, match="not kept by"):
         repo.house.client.schedules.create("web", every="1d", keep={"minutely": 1}, action="backup", **repo.where)

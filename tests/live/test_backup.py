@@ -99,7 +99,8 @@ def _image_of(name: str) -> str:
 
 
 @pytest.mark.lxc
-def test_a_system_container_comes_back_as_it_was(place: Place, container: str) -> None:
+def test_a_system_container_comes_back_as_it_was(place: Place, container: str, tmp_path: Path) -> None:
+    place.daemon.exec(container, "truncate", "-s", "50M", "/srv/nasty/hollow")
     before = lxc_digest(container)
     assert len(before) > 40
     empty = place.size()
@@ -120,6 +121,11 @@ def test_a_system_container_comes_back_as_it_was(place: Place, container: str) -
     )
     assert place.cat(container, "/srv/nasty/plain") == b"plain\n"
     assert place.cat(second["backup"], "/srv/nasty/binary") == bytes(range(256)) * 1000
+    (out := tmp_path / "out").mkdir()
+    for path in ("/srv/nasty", "/srv/nasty/hollow"):
+        place.daemon.run("backup", "extract", container, path, "--to", str(out), "--repo", str(place.repository))
+    for hollow in (out / "nasty/hollow", out / "hollow"):
+        assert (hollow.stat().st_size, hollow.stat().st_blocks) == (50 << 20, 0)
     place.daemon.run("rm", f"{container}2", "--force", "--yes")
 
 

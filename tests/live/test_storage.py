@@ -203,6 +203,14 @@ def test_a_vm_in_a_pool_with_disks_and_folders(daemon: Daemon) -> None:
         assert "two systems" in refused(
             daemon, 4, "launch", IMAGE, f"{PREFIX}second", "--engine", "kvm", "--volume", "hot"
         )
+        hot_id = "/dev/disk/by-id/virtio-hot"
+        # A guest would let a mounted disk go, and lose what it has not written yet.
+        daemon.exec(KVM, "sh", "-c", f"mkfs.ext4 -q {hot_id} && mount {hot_id} /mnt && echo kept > /mnt/file")
+        assert "did not let go" in refused(daemon, 4, "volume", "detach", KVM, "hot")
+        assert daemon.exec(KVM, "sh", "-c", "sync && cat /mnt/file && umount /mnt").strip() == "kept"
+        daemon.exec(KVM, "sh", "-c", f"mkswap -q {hot_id} && swapon {hot_id}")
+        assert "did not let go" in refused(daemon, 4, "volume", "detach", KVM, "hot")
+        daemon.exec(KVM, "swapoff", hot_id)
         daemon.run("volume", "detach", KVM, "hot")
         assert daemon.run("exec", KVM, "--", "test", "-e", "/dev/disk/by-id/virtio-hot", check=False).returncode == 1
         assert hot.stat().st_uid == 0

@@ -35,16 +35,17 @@ def set_limits(name: str, changes: tuple[str, ...], quiet: bool) -> None:
     is not named stays.
     """
     client = Client()
-    operation = client.instances.set_limits(name, parse(pairs(changes, "")))
-    result = finish(client, operation, name, quiet=True)
+    wanted = parse(pairs(changes, ""))
+    result = finish(client, client.instances.set_limits(name, wanted), name, quiet=True)
     if not quiet:
-        for line in _lines(name, result):
+        for line in _lines(name, wanted, result):
             print(clean(line))
 
 
-def _lines(name: str, result: Mapping[str, Any]) -> Iterator[str]:
-    """What acts now, and what from the next start."""
-    for when, keys in (("now", result["now"]), ("from its next start", result["later"])):
+def _lines(name: str, wanted: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[str]:
+    """What acts now, as the engine tells it, and what from the next start, as it was asked for."""
+    for values, when in ((result["limits"], "now"), (wanted, "from its next start")):
+        keys = result["now"] if when == "now" else result["later"]
         if keys:
-            said = ", ".join(f"{key} {format_value(key, result['limits'].get(key))}" for key in keys)
+            said = ", ".join(f"{key} {format_value(key, values.get(key))}" for key in keys)
             yield f"{name} has {said} {when}"

@@ -25,6 +25,8 @@ _DEFAULT = ("", "default", "bridge")
 def same(found: Described, image: str) -> dict[str, Any]:
     """The request for a container exactly like this one, on another image. It takes over its anonymous volumes."""
     body = _body(found, image)
+    if (body.get("Labels") or {}).get(spec.MANAGED) == "1":
+        body["Labels"] = spec.label_limits(body["Labels"], body["HostConfig"])
     if any(is_anonymous(found, mount) for mount in found.get("Mounts") or ()):
         # An anonymous volume that is named in a request is one no longer, and would outlive the container.
         body["HostConfig"]["VolumesFrom"] = [str(found["Id"])]
@@ -61,6 +63,7 @@ def another(
         body["Hostname"] = name
     body["Env"] = [_identified(word, machine_id) for word in body.get("Env") or ()]
     body["Labels"] = _labels(body, old=str((found.get("Config") or {}).get("Image") or ""), created=created)
+    body["Labels"] = spec.label_limits(body["Labels"], host)
     if volumes:
         body["Labels"][OWN_VOLUMES] = json.dumps(sorted(volumes.values()))
     host["PortBindings"] = {}

@@ -52,7 +52,7 @@ def create_body(plan: RestorePlan, image: str, abilities: spec.Abilities, taken:
     labels[spec.IMAGE] = plan.image or str(config.get("Image") or image)
     labels.setdefault(spec.SETTINGS, "{}")
     labels.setdefault(spec.COMMAND, "[]")
-    body["Labels"] = labels
+    body["Labels"] = spec.label_limits(labels, host)
     own = {key: value for key, value in copy.deepcopy(host).items() if key not in _LEFT_OUT and value is not None}
     own["Binds"] = [bind for bind in host.get("Binds") or () if str(bind).startswith("/")]
     own["Mounts"] = [

@@ -165,13 +165,23 @@ def _labels(plan: LaunchPlan) -> dict[str, str]:
         SETTINGS: json.dumps(dict(spec.settings), sort_keys=True),
         COMMAND: json.dumps(list(spec.command)),
     }
-    if spec.cpus is not None:
-        labels[CPUS] = f"{spec.cpus:g}"
-    if spec.memory is not None:
-        labels[MEMORY] = str(spec.memory)
+    labels |= _limit_labels(spec.cpus, spec.memory)
     if pooled := [single_line(one.target, "a volume's target") for one in spec.volumes if one.volume]:
         labels[VOLUMES] = json.dumps(pooled)
     return labels
+
+
+def label_limits(labels: Mapping[str, str], host: Mapping[str, Any]) -> dict[str, str]:
+    """The labels of one of ours with the limits of its HostConfig: those it had may be those of its launch."""
+    limits = limit_config.limits_of(host, weight=False)
+    kept = {key: value for key, value in labels.items() if key not in (CPUS, MEMORY)}
+    return kept | _limit_labels(limits.cpus, limits.memory)
+
+
+def _limit_labels(cpus: float | None, memory: int | None) -> dict[str, str]:
+    """Docker's list tells no limits."""
+    told = {CPUS: None if cpus is None else f"{cpus:g}", MEMORY: None if memory is None else str(memory)}
+    return {label: value for label, value in told.items() if value is not None}
 
 
 def words(text: str | None) -> tuple[str, ...]:

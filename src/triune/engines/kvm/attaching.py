@@ -25,6 +25,21 @@ from triune.engines.kvm.client import Client, library
 _PATIENCE_S = 15.0  # for the guest to let go of a device
 _LOOK_S = 0.1
 _LAST_NAME = 24  # vda to vdx: the seed has its own at the end
+_SERIAL = 20  # as many characters of a disk's serial number does a guest see
+_IN_USE = 75
+# In the guest: whether the disk with this serial number, or a partition of it, is mounted, swapped to, or part of a
+# mapping (LVM, RAID, LUKS). A guest lets a disk go that is mounted, and loses what was not written.
+_LOOK_FOR_USE = f"""
+for disk in /sys/block/*; do
+    [ "$(cat "$disk/serial" 2>/dev/null)" = "$1" ] || continue
+    for part in "$disk" "$disk"/*; do
+        [ -e "$part/dev" ] || continue
+        [ -z "$(ls "$part/holders" 2>/dev/null)" ] || exit {_IN_USE}
+        ! grep -q -e " $(cat "$part/dev") " -e " /dev/${{part##*/}} " /proc/self/mountinfo || exit {_IN_USE}
+        ! grep -q "^/dev/${{part##*/}}[[:space:]]" /proc/swaps || exit {_IN_USE}
+    done
+done
+"""
 
 
 class Attaching:
@@ -105,6 +120,8 @@ class Attaching:
             left = tuple(one for one in mark.volumes if one[0] != tag)
             self._set_mark(domain, name, replace(mark, volumes=left), running=running)
         if running and device is not None:
+            if self._in_use(domain, name, device):
+                raise _busy(name, volume)
             self._pull(domain, name, device, volume)
         self._unconfigure(domain, name, volume)
 
@@ -165,6 +182,15 @@ class Attaching:
     def _unmounted(self, domain: Any, name: str, target: str) -> bool:
         mounted = self._in_guest(domain, name, ["mountpoint", "-q", target]) == 0
         return not mounted or self._in_guest(domain, name, ["umount", target]) == 0
+
+    def _in_use(self, domain: Any, name: str, device: ET.Element) -> bool:
+        """Whether a guest with an agent says that it uses a disk. One without lets it go, or not."""
+        serial = (device.findtext("serial") or "")[:_SERIAL]
+        if device.tag != "disk" or not serial:
+            return False
+        with contextlib.suppress(TriuneError):
+            return self._in_guest(domain, name, ["sh", "-c", _LOOK_FOR_USE, "sh", serial]) == _IN_USE
+        return False
 
     def _in_guest(self, domain: Any, name: str, argv: list[str]) -> int:
         agent = Agent(self._client, domain, name)

@@ -207,7 +207,8 @@ class Restore:
             with suppress(tarfile.TarError, EOFError, Failed):  # what is missing is told below
                 self._stream(backup, part, disk.fileno(), left)
             if left and not self._request.damaged:
-                raise damaged(backup, [f"{part.name} at {index} MiB" for index in sorted(left)])
+                # The stream ended there: what comes after it has not been looked at.
+                raise damaged(backup, [f"{part.name} at {min(left)} MiB"])
             self._rescue(backup, part, disk.fileno(), left, folder)
             os.fsync(disk.fileno())
         return target
@@ -254,16 +255,24 @@ def damaged(backup: Stored, lost: list[str]) -> Failed:
     """The repository does not have all of a backup any more."""
     return Failed(
         "backup_damaged",
-        f"{len(lost)} pieces of the backup {backup.short} are damaged in the repository: {'; '.join(lost[:_SHOWN])}",
+        f"the backup {backup.short} is damaged in the repository: {'; '.join(lost[:_SHOWN])}{_more(lost)}",
         hint=f"Restore the rest all the same: --skip-damaged. See what is damaged: triune backup verify; an older "
         f"backup of {backup.instance} may be whole.",
         lost=lost[:1000],
     )
 
 
+def _more(lost: list[str]) -> str:
+    return f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else ""
+
+
 def dig_holes(tree: Path, check: Callable[[], None]) -> None:
-    """Make large files sparse where they are zeros, as most were: older versions of the program write zeros."""
-    for folder, _, names in os.walk(tree):
+    """Make large files sparse where they are zeros, as most were: older versions of the program write zeros.
+
+    `tree` may be one file.
+    """
+    walk = os.walk(tree) if tree.is_dir() else [(str(tree.parent), [], [tree.name])]
+    for folder, _, names in walk:
         for name in names:
             path = Path(folder) / name
             found = path.lstat()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import posixpath
 import secrets
+import shlex
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,7 +36,7 @@ from triune.services.backups.request import (
     parse_keep,
     place,
 )
-from triune.services.backups.restore import Restore, Restoring, damaged, forget_folder, spec_for
+from triune.services.backups.restore import Restore, Restoring, damaged, dig_holes, forget_folder, spec_for
 from triune.services.backups.stored import Stored
 from triune.services.backups.verify import verify
 from triune.services.backups.volumes import included
@@ -301,7 +302,11 @@ class Backups:
         is replaced."""
         folder = Path(single_line(target, "the target"))
         if not folder.is_absolute() or not folder.is_dir():
-            raise NotFound("folder_not_found", f"there is no folder {target!r} on the host", hint="Make it: mkdir")
+            raise NotFound(
+                "folder_not_found",
+                f"there is no folder {target!r} on the host",
+                hint=f"Make it: mkdir -p {shlex.quote(target)}",
+            )
 
         def work(task: Task) -> dict[str, Any]:
             task.step("extract", f"extracting from {backup}")
@@ -326,6 +331,7 @@ class Backups:
         lost = repository.restore(found.id, inside, scratch, lambda: task.report(None, f"extracting {path}"))
         if lost:
             raise damaged(found, lost)
+        dig_holes(scratch / inside.strip("/"), task.check)
         (scratch / inside.strip("/")).rename(target)
         return str(target)
 

@@ -73,7 +73,9 @@ class Schedules:
         entry = self._store.get(_PREFIX + name)
         if entry is None:
             raise NotFound(
-                "schedule_not_found", f"there is no schedule {name!r}", hint="See all: triune snapshot schedule list"
+                "schedule_not_found",
+                f"there is no schedule {name!r}",
+                hint="See all: triune snapshot schedule list, and triune backup schedule list",
             )
         return from_value(name, entry.value)
 

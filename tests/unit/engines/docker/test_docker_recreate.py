@@ -72,9 +72,25 @@ def test_the_same_again() -> None:
     assert body["HostConfig"]["VolumesFrom"] == [FOUND["Id"]], "anonymous volumes go on as such"
     assert body["HostConfig"]["Mounts"] == [{"Type": "volume", "Source": "more", "Target": "/more"}]
     assert (body["Hostname"], body["MacAddress"], body["Labels"]) == (
-        "web", "02:00:00:00:00:01", FOUND["Config"]["Labels"]
+        "web", "02:00:00:00:00:01", FOUND["Config"]["Labels"] | {spec.MEMORY: str(1 << 20)}
     )  # fmt: skip
     assert body["HostConfig"]["Memory"] == 1 << 20
+
+
+def test_the_limits_of_now_are_told_not_those_of_the_launch() -> None:
+    found = copy.deepcopy(FOUND)
+    found["Config"]["Labels"] |= {spec.CPUS: "0.5", spec.MEMORY: str(2 << 20)}
+    found["HostConfig"] |= {"NanoCpus": 1_500_000_000, "Memory": 0}
+    for body in (recreate.same(found, "nginx:1"), another(found)):
+        told = {key: value for key, value in body["Labels"].items() if key in (spec.CPUS, spec.MEMORY)}
+        assert told == {spec.CPUS: "1.5"}
+
+
+def test_what_is_not_ours_gets_no_label_of_ours() -> None:
+    found = copy.deepcopy(FOUND)
+    found["Config"]["Labels"] = {"a": "b"}
+    assert recreate.same(found, "nginx:1")["Labels"] == {"a": "b"}
+    assert another(found)["Labels"][spec.MEMORY] == str(1 << 20), "a clone is ours"
 
 
 def test_without_anonymous_volumes_nothing_is_taken_over() -> None:

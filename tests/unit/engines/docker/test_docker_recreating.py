@@ -70,6 +70,13 @@ def changed(part: str, **changes: Any) -> dict[str, Any]:
     return {**DESCRIBED, part: {**DESCRIBED[part], **changes}}
 
 
+def test_the_limits_of_the_backup_are_told_not_those_of_the_launch() -> None:
+    described = copy.deepcopy(DESCRIBED)
+    described["config"]["Labels"] |= {spec.CPUS: "0.5", spec.MEMORY: str(2 << 20)}
+    labels = recreating.create_body(plan(described), "x", spec.Abilities(), ())["Labels"]
+    assert (labels.get(spec.CPUS), labels[spec.MEMORY]) == (None, str(1 << 20))
+
+
 def test_what_was_asked_for_comes_back_under_the_new_name() -> None:
     before = copy.deepcopy(DESCRIBED)
     made = body(plan())
@@ -95,6 +102,7 @@ def test_the_marks_are_ours_and_new() -> None:
         spec.IMAGE: "docker:nginx:1",
         spec.SETTINGS: '{"x": "y"}',
         spec.COMMAND: "[]",
+        spec.MEMORY: str(1 << 20),
     }
     adopted = body(replace(plan(changed("config", Labels=None)), image=""))["Labels"]
     assert (adopted[spec.IMAGE], adopted[spec.SETTINGS]) == ("nginx:1", "{}"), "of one that Triune did not make"
