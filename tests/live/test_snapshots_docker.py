@@ -160,7 +160,7 @@ def test_a_restore_puts_back_a_nasty_tree_in_the_layer_and_in_volumes(engine: Do
     # An anonymous volume too, which only Docker's own command makes.
     labels = [
         word
-        for key in ("managed=1", "image=tdoc/1", "settings={}", "command=[]")
+        for key in ("managed=1", "image=tdoc/1", "settings={}", "command=[]", f"memory={64 << 20}")
         for word in ("--label", f"triune.{key}")
     ]
     docker(
