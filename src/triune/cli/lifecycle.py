@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
+from triune.cli.launching import PATIENCE
 from triune.cli.options import Duration, confirm, confirmable, instance_argument, instances_argument, silenceable
 from triune.cli.waiting import each
 
 _PATIENCE = 30.0
-_READY = 180.0
 
 _timeout = click.option(
     "--timeout",
@@ -39,9 +39,9 @@ def _patience(timeout: float | None, force: bool) -> float:
 @click.option(
     "--timeout",
     type=Duration(),
-    default=_READY,
+    default=PATIENCE,
     metavar="TIME",
-    help=f"How long it may take to become ready (default: {_READY:g} s).",
+    help=f"How long it may take to become ready (default: {PATIENCE:g} s).",
 )
 @silenceable
 def start(names: tuple[str, ...], wait: str, timeout: float, quiet: bool) -> int:

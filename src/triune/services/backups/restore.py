@@ -269,12 +269,13 @@ def _more(lost: list[str]) -> str:
 def dig_holes(tree: Path, check: Callable[[], None]) -> None:
     """Make large files sparse where they are zeros, as most were: older versions of the program write zeros.
 
-    `tree` may be one file.
+    `tree` may be one file, or a symbolic link, which leads anywhere on this host and is left alone.
     """
-    walk = os.walk(tree) if tree.is_dir() else [(str(tree.parent), [], [tree.name])]
-    for folder, _, names in walk:
+    folder = stat.S_ISDIR(tree.lstat().st_mode)
+    walk = os.walk(tree) if folder else [(str(tree.parent), [], [tree.name])]
+    for parent, _, names in walk:
         for name in names:
-            path = Path(folder) / name
+            path = Path(parent) / name
             found = path.lstat()
             if not stat.S_ISREG(found.st_mode) or found.st_size < _LARGE or found.st_blocks * 512 < found.st_size:
                 continue

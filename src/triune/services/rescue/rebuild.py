@@ -388,8 +388,10 @@ class RebuiltVolume:
 
     def _surrounded(self) -> Ranges:
         """Single blocks of files where a resource file is assumed, between blocks that are in use and nobody's."""
-        size = self.geometry.file_block
-        assumed, claimed = Ranges(self.maps.assumed), self._claims.joined()
+        assumed = Ranges(self.maps.assumed)
+        if not assumed:
+            return assumed
+        size, claimed = self.geometry.file_block, self._claims.joined()
 
         def nobodys(place: int) -> bool:
             return self._bitmaps.uses(place // size) and not any(claimed.within(place, size))

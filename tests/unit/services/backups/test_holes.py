@@ -29,7 +29,12 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "tree/link").symlink_to(tmp_path / "other")
     dig_holes(tmp_path / "tree", lambda: None)
     dig_holes(tmp_path / "tree/link", lambda: None)
-    assert (tmp_path / "other").stat().st_blocks * 512 >= SIZE
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "other").rename(tmp_path / "elsewhere/other")
+    (tmp_path / "tree/folder").symlink_to(tmp_path / "elsewhere")
+    dig_holes(tmp_path / "tree", lambda: None)
+    dig_holes(tmp_path / "tree/folder", lambda: None)
+    assert (tmp_path / "elsewhere/other").stat().st_blocks * 512 >= SIZE
 
 
 def test_what_is_damaged_is_named_as_far_as_it_fits() -> None:
