@@ -62,7 +62,7 @@ def make_disk(
         _write_root(raw, request)
         progress.report(0.6, "packing the disk")
         run(
-            ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-W", "-o", "compat=1.1", raw, target],
+            ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-o", "compat=1.1", raw, target],
             timeout=1800,
         )
     finally:

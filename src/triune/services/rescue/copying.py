@@ -50,7 +50,7 @@ class Copy:
     def run(self) -> None:
         """Copy it. Raises OSError of the file, never one of a source: what can't be read is in `missing`."""
         try:
-            for run in _foreseen(_blocks(each(self._content, self._lock))):
+            for run in self._foreseen(_blocks(each(self._content, self._lock))):
                 if run.missing:
                     self.missing.append((run.offset, run.length))
                     self._sink.zeros(run.length)
@@ -60,6 +60,17 @@ class Copy:
                     self._block(run.offset, run.source, run.at, run.length)
         finally:
             self._lane.finish()
+
+    def _foreseen(self, runs: Iterable[Run]) -> Iterator[Run]:
+        """Them; each source is told some before they come: a disk is read while the processor hashes."""
+        coming: deque[Run] = deque()
+        for run in runs:
+            if run.source is not None and not run.missing:
+                self._lane.do(ahead, run.source, run.at, run.length)
+            coming.append(run)
+            if len(coming) > _AHEAD:
+                yield coming.popleft()
+        yield from coming
 
     def _block(self, offset: int, source: Source, at: int, length: int) -> None:
         for start, size, data in readable(source, at, length):
@@ -115,18 +126,6 @@ def _blocks(runs: Iterable[Run]) -> Iterator[Run]:
             step = min(run.length - done, BLOCK - (run.at + done) % BLOCK)
             yield Run(run.offset + done, step, run.source, run.at + done)
             done += step
-
-
-def _foreseen(runs: Iterable[Run]) -> Iterator[Run]:
-    """Them; each source is told some before they come: a disk is read while the processor hashes."""
-    coming: deque[Run] = deque()
-    for run in runs:
-        if run.source is not None and not run.missing:
-            ahead(run.source, run.at, run.length)
-        coming.append(run)
-        if len(coming) > _AHEAD:
-            yield coming.popleft()
-    yield from coming
 
 
 def solid(data: bytes) -> Iterator[tuple[int, int]]:
