@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 import tempfile
@@ -25,11 +26,16 @@ def words(folder: Path) -> str:
 
 
 def touched(size: int) -> None:
-    """Have so much of the free memory written to once, and free again.
+    """Have so much of the free memory written to, in large pages and in small ones, and free again.
 
-    The host of a virtual machine gives it a page when it is first written to: a GiB of those takes five times as long.
+    The host of a virtual machine that is given free pages back gives one anew when it is next written to: here that
+    made a GiB of them cost 2.7 s instead of 0.2 s, and a start from a template 1.2 s instead of 0.8.
     """
+    block = bytes(1 << 20)
+    with mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        for _ in range(size >> 20):
+            memory.write(block)
     with tempfile.TemporaryFile(dir=SHARED) as out:
-        block = bytes(1 << 20)
         for _ in range(size >> 20):
             out.write(block)

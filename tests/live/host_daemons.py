@@ -21,12 +21,16 @@ def _find(program: str) -> tuple[int, list[str]] | None:
         if not entry.name.isdigit():
             continue
         try:
-            argv = (entry / "cmdline").read_bytes().decode().rstrip("\0").split("\0")
+            argv = _argv(int(entry.name))
         except OSError:
             continue
         if Path(argv[0]).name == program:
             return int(entry.name), argv
     return None
+
+
+def _argv(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().decode().rstrip("\0").split("\0")
 
 
 def _wait(what: Callable[[], bool], timeout: float = 60) -> None:
@@ -41,6 +45,9 @@ def _stop(program: str, unit: str) -> list[str]:
     found = _find(program)
     assert found is not None, f"{program} is not running"
     pid, argv = found
+    parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    if Path(f"/proc/{parent}/comm").read_text().strip() == "tini":
+        argv = _argv(parent)
     if SYSTEMD:
         subprocess.run(["systemctl", "stop", unit, f"{unit}.socket"], check=True)
     else:

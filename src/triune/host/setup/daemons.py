@@ -140,9 +140,9 @@ def daemons(machine: Machine) -> list[Daemon]:
             "libvirt's daemon",
             "/run/libvirt/libvirt-sock",
             ("libvirtd.service",),
-            ("libvirtd", "-d"),
+            # A machine is off for libvirt once its process is reaped, which not every PID 1 does at once: tini does.
+            ("tini", "-s", "--", "libvirtd"),
             "/var/log/libvirt/libvirtd.log",
-            forks=True,
         ),
         Docker(machine, "Docker's daemon", DOCKER_SOCKET, ("docker.service",), ("dockerd",), "/var/log/dockerd.log"),
     ]

@@ -80,11 +80,11 @@ def separate_virtiofsd(os_release: str) -> bool:
     return since is not None and version.isdecimal() and int(version) >= since
 
 
-def wanted(kind: str, *, docker: bool, apparmor: bool, virtiofsd: bool = False) -> list[str]:
+def wanted(kind: str, *, docker: bool, apparmor: bool, virtiofsd: bool = False, systemd: bool = True) -> list[str]:
     """The package names for a family. `docker` False where another Docker engine is there already."""
     without, extra = _DIFFERENCES[kind]
     names = [name for name in _COMMON if name not in without]
-    optional = ((_DOCKER, docker), ("apparmor", apparmor), ("virtiofsd", virtiofsd))
+    optional = ((_DOCKER, docker), ("apparmor", apparmor), ("virtiofsd", virtiofsd), ("tini", not systemd))
     return [*names, *extra, *(name for name, asked in optional if asked)]
 
 
@@ -113,13 +113,14 @@ class Packages:
                 hint="Install QEMU, libvirt, LXC, Docker, dnsmasq and mmdebstrap, then run: triune doctor",
             )
         apparmor = (self.machine.files.text("/sys/module/apparmor/parameters/enabled") or "").strip() == "Y"
-        names = wanted(kind, docker=True, apparmor=apparmor, virtiofsd=virtiofsd)
+        host = {"apparmor": apparmor, "virtiofsd": virtiofsd, "systemd": self.machine.systemd}
+        names = wanted(kind, docker=True, **host)
         result = self.machine.tools.run(
             "dpkg-query", "-W", "-f", "${db:Status-Status} ${Package}\n", *names, *_OTHER_DOCKERS, timeout=20
         )
         installed = parse_installed(result.text if result else "")
         has_docker = bool(installed & set(_OTHER_DOCKERS)) or self.machine.tools.find("dockerd") is not None
-        names = wanted(kind, docker=not has_docker, apparmor=apparmor, virtiofsd=virtiofsd)
+        names = wanted(kind, docker=not has_docker, **host)
         return [name for name in names if name not in installed]
 
     def gap(self) -> str | None:

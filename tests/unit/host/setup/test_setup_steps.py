@@ -72,7 +72,7 @@ def quiet(mark: str, text: str) -> None:
 
 
 def installed(kind: str, without: frozenset[str] = frozenset(), extra: str = "") -> CannedTools:
-    names = [name for name in wanted(kind, docker=True, apparmor=True) if name not in without]
+    names = [name for name in wanted(kind, docker=True, apparmor=True, systemd=False) if name not in without]
     text = "".join(f"installed {name}\n" for name in names) + extra
 
     class Dpkg(CannedTools):
@@ -102,6 +102,13 @@ def test_another_docker_engine_stays(tmp_path: Path) -> None:
     assert Packages(CannedMachine(tmp_path, DEBIAN_12, tools)).gap() is None
     lacking = installed("debian", frozenset({"docker.io"}), extra="config-files docker-ce\n")
     assert Packages(CannedMachine(tmp_path / "b", DEBIAN_12, lacking)).gap() == "install docker.io"
+
+
+def test_what_reaps_is_installed_where_systemd_does_not(tmp_path: Path) -> None:
+    tools = installed("debian", frozenset({"tini"}))
+    assert Packages(CannedMachine(tmp_path / "a", DEBIAN_12, tools)).gap() is None
+    without = {path: text for path, text in DEBIAN_12.items() if not path.startswith("run/systemd/")}
+    assert Packages(CannedMachine(tmp_path / "b", without, tools)).gap() == "install tini"
 
 
 def test_ubuntu_has_names_of_its_own(tmp_path: Path) -> None:
@@ -449,8 +456,8 @@ def test_the_plan_leaves_a_docker_that_was_there_before_as_it_is(tmp_path: Path)
     ]
     without = plan(Options(machine=CannedMachine(tmp_path / "d", {}), daemon=False))
     assert not any(isinstance(step, TriuneDaemon) for step in without)
-    assert [daemon.argv[0] for daemon in daemons(CannedMachine(tmp_path / "e", {}))] == [
-        "virtlogd",
-        "libvirtd",
-        "dockerd",
+    assert [daemon.argv for daemon in daemons(CannedMachine(tmp_path / "e", {}))] == [
+        ("virtlogd", "-d"),
+        ("tini", "-s", "--", "libvirtd"),
+        ("dockerd",),
     ]
