@@ -87,6 +87,9 @@ def test_disks_go_out_and_come_in_in_every_format(house: House, folder: Path) ->
         assert (found["format"], found["size"]) == (form, 4 << 20)
         done(house, volumes.convert(form, "raw"))
         assert place(house, form).read_bytes() == content + bytes(3 << 20)
+    for name, magic in (("named.vmdk", b"KDMV"), ("named.QCOW2", b"QFI\xfb"), ("named.bak", content[:4])):
+        done(house, volumes.export("raw", str(folder / name)))
+        assert (folder / name).read_bytes()[:4] == magic
     failed(house, "format_mismatch", volumes.import_path("wrong", str(folder / "qcow2"), format="vmdk"))
     assert {volume["name"] for volume in volumes.list()} == {"raw", "qcow2", "vmdk"}
     assert list((place(house, "raw").parents[1] / "tmp").iterdir()) == []

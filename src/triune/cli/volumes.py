@@ -186,10 +186,10 @@ def import_volume(file: str, name: str, upload: bool, quiet: bool, form: str | N
 @volume.command()
 @_volume
 @click.argument("file", type=click.Path())
-@click.option("--format", "form", type=_FORMATS, help="Of a disk (default: as it is).")
+@click.option("--format", "form", type=_FORMATS, help="Of a disk (default: as FILE's name ends, else as it is).")
 @silenceable
 def export(name: str, file: str, form: str | None, quiet: bool) -> None:
-    """Write a volume to a new file: a folder as .tar, .tar.gz, .tar.xz or .tar.zst, a disk as it is or --format."""
+    """Write a volume to a new file: a folder as .tar, .tar.gz, .tar.xz or .tar.zst, a disk in any format."""
     client = Client()
     path = str(Path(file).expanduser().absolute())
     result = finish(client, client.volumes.export(name, path, form), name, quiet=quiet)

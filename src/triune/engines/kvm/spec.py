@@ -190,7 +190,7 @@ def check_cpus(name: str, cpus: float | None, host: HostFacts) -> None:
         raise Invalid(
             "too_many_cpus",
             f"{name!r} asks for {cpus:g} CPUs; this host has {host.cpus}",
-            hint="Ask for fewer.",
+            hint=f"Ask for fewer, at most: --cpus {host.cpus}",
         )
     if cpus is not None and cpus != int(cpus) and host.cpu_cgroup is None:
         raise Unsupported(

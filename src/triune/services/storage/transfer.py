@@ -161,7 +161,9 @@ class Transfers:
     # Out
 
     def export(self, name: str, path: Path, form: str | None = None) -> Operation:
-        """Write a volume to a new file of this host: a tree as tar, packed as the name's end says; a disk as `form`."""
+        """Write a volume to a new file of this host: a tree as tar, packed as the name's end says; a disk as `form`,
+        else as the name's end says, else as it is.
+        """
         record = self._volumes.record(name)
         single_line(str(path), "the path")
         if not path.is_absolute() or ".." in path.parts or not path.parent.is_dir():
@@ -175,7 +177,10 @@ class Transfers:
                     f"a folder is exported as a tar archive, not to {path.name}",
                     hint="Let its name end with .tar, .tar.gz, .tar.xz or .tar.zst, and leave --format out.",
                 )
-        elif (form or record.format) not in FORMATS:
+        elif form is None:
+            told = path.suffix.lower().removeprefix(".")
+            form = told if told in FORMATS else record.format
+        elif form not in FORMATS:
             raise Invalid("bad_format", f"{form!r} is not a disk format", hint=f"Use {', '.join(FORMATS)}.")
 
         def work(task: Task) -> dict[str, Any]:
