@@ -85,12 +85,12 @@ def test_the_engine_s_own_path_is_searched(tmp_path: Path) -> None:
     write(tmp_path / "criu", "echo Looks good.")
     listener = tmp_path / "engine.sock"
     script = """
-import socket, sys
+import signal, socket, sys
 listener = socket.socket(socket.AF_UNIX)
 listener.bind(sys.argv[1])
 listener.listen()
 open(sys.argv[2], "w").close()
-listener.accept()
+signal.pause()
 """
     argv = [sys.executable, "-c", script, listener, tmp_path / "ready"]
     with subprocess.Popen(argv, env={"PATH": str(tmp_path)}) as engine:
