@@ -290,3 +290,64 @@ def test_a_libvirt_that_is_down_or_hangs(tmp_path: Path, hung: bool) -> None:
     watch.close()
     listener.close()
     assert [event.action for event in seen] == ["engine-down"]
+
+
+class Between:
+    """A socket in front of libvirt's, whose connections can be cut."""
+
+    def __init__(self, path: Path) -> None:
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self.ends: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.socket(socket.AF_UNIX)
+                far.connect("/var/run/libvirt/libvirt-sock")
+                self.ends += [near, far]
+                for one, other in ((near, far), (far, near)):
+                    threading.Thread(target=self._pass_on, args=(one, other), daemon=True).start()
+
+    @staticmethod
+    def _pass_on(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while piece := source.recv(1 << 16):
+                target.sendall(piece)
+
+    def cut(self) -> None:
+        for end in self.ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+
+
+def test_a_libvirt_that_is_restarted_while_a_guest_is_waited_for(lab: Lab, tmp_path: Path) -> None:  # noqa: F811
+    name = lab.plan("cut").spec.name
+    lab.engine.create(lab.plan("cut"), Silent())
+    lab.engine.start(name, Silent())
+    between = Between(tmp_path / "sock")
+    engine = KvmEngine(lab.state_dir, uri=f"qemu+unix:///system?socket={tmp_path / 'sock'}")
+    try:
+        for wait in (
+            lambda: engine.wait_ready(name, BOOT, Silent()),
+            lambda: engine.stop(name, timeout=60, force=False, progress=Silent()),
+        ):
+            timers = [threading.Timer(after, between.cut) for after in (0.3, 1.0)]
+            for timer in timers:
+                timer.start()
+            wait()
+            for timer in timers:
+                timer.join()
+        assert between.ends
+        assert lab.row(name).state == "stopped"
+    finally:
+        between.close()
+        lab.engine.delete(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -85,14 +85,18 @@ def in_force(daemon: Daemon, name: str) -> tc.Rates:
     return tc.read(card["interface"])
 
 
-def near(rate: float, wanted: float) -> bool:
-    return 0.85 * wanted < rate < 1.15 * wanted
+def keeps_to(wanted: float, measured: Callable[[Daemon, str], float], daemon: Daemon, name: str) -> bool:
+    """Whether it is as fast as it may be, and never faster; an emulated guest that stands still is slower at times."""
+    seen = [measured(daemon, name)]
+    while max(seen) <= 0.85 * wanted and len(seen) < 4:
+        seen.append(measured(daemon, name))
+    return 0.85 * wanted < max(seen) < 1.15 * wanted
 
 
 def test_the_launch_limits_both_directions(daemon: Daemon, name: str) -> None:
     assert in_force(daemon, name) == tc.Rates(towards=8 * M, back=4 * M)
-    assert near(towards(daemon, name), 8 * M)
-    assert near(back(daemon, name), 4 * M)
+    assert keeps_to(8 * M, towards, daemon, name)
+    assert keeps_to(4 * M, back, daemon, name)
 
 
 def counted(daemon: Daemon, name: str) -> dict[str, Any]:
@@ -128,7 +132,7 @@ def test_a_change_acts_at_once_and_a_lifted_limit_leaves_nothing(daemon: Daemon,
     daemon.run("set", name, "net.in=none", "net.out=6Mbit/s")
     assert in_force(daemon, name) == tc.Rates(back=6 * M)
     assert towards(daemon, name) > 16 * M
-    assert near(back(daemon, name), 6 * M)
+    assert keeps_to(6 * M, back, daemon, name)
     daemon.run("set", name, "net.out=none")
     (card,) = daemon.json("show", name)["network"]
     link = net.link(card["interface"])

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from triune.domain.errors import Conflict, Failed, TriuneError, Unsupported
+from triune.domain.errors import Conflict, Failed, NotFound, TriuneError, Unreachable, Unsupported
 from triune.domain.names import instance_name
 from triune.domain.operation import Progress
 from triune.engines.base import LaunchPlan
@@ -26,6 +26,7 @@ from triune.host.run import run
 _POLL = 0.03
 _FIRST_BOOT = 180.0  # seconds for a clone to become itself
 _AGENT_SHUTDOWN_PATIENCE = 3  # seconds for the agent to take a shutdown before ACPI is tried
+_RESTART = 15.0  # seconds for a libvirt that is restarted to come back
 
 
 class Lifecycle:
@@ -159,7 +160,7 @@ class Lifecycle:
         began = time.monotonic()
         pressed = 0.0 if not connected else began + min(timeout / 2, _AGENT_SHUTDOWN_PATIENCE)
         while time.monotonic() - began < timeout:
-            if _is_off(domain):
+            if self._active(name) is None:
                 return True
             if time.monotonic() >= pressed:
                 with contextlib.suppress(virt.libvirtError):
@@ -167,7 +168,22 @@ class Lifecycle:
                 pressed = time.monotonic() + 10  # early in its boot a guest misses the button
             progress.check()
             time.sleep(_POLL)
-        return _is_off(domain)
+        return self._active(name) is None
+
+    def _active(self, name: str) -> Any | None:
+        """The domain, or None once it is off. A libvirt that goes away is waited for: upgraded, it comes back soon."""
+        began = time.monotonic()
+        while True:
+            try:
+                domain = self._client.find(name)  # a transient one is gone when it stops
+                with self._client.errors(name):
+                    return domain if domain is not None and domain.isActive() else None
+            except NotFound:
+                return None
+            except Unreachable:
+                if time.monotonic() - began > _RESTART:
+                    raise
+            time.sleep(_POLL)
 
     def _destroy(self, domain: Any, name: str) -> None:
         virt = library()
@@ -186,16 +202,17 @@ class Lifecycle:
         with self._client.errors(name):
             root = ET.fromstring(domain.XMLDesc(0))  # noqa: S314 - from libvirt
         mark = marks.read(root)
-        agent = Agent(self._client, domain, name)
         expects = mark is not None and mark.agent
         progress.report(None, "waiting for the guest" if expects else "running")
         began = time.monotonic()
         while True:
-            if _is_off(domain):
+            domain = self._active(name)
+            if domain is None:
                 raise self._not_ready(name, root, "stopped before it was ready")
             if not expects:
                 return
-            with contextlib.suppress(Unsupported, Failed, Conflict):
+            agent = Agent(self._client, domain, name)
+            with contextlib.suppress(Unsupported, Failed, Conflict, Unreachable):
                 agent.ping()
                 break
             if time.monotonic() >= began + timeout:
@@ -291,16 +308,6 @@ def make_disk(plan: LaunchPlan, files: Files) -> None:
         argv += ["-b", form.path, "-F", form.format]
     run([*argv, files.disk, str(disk_size(plan))])
     files.disk.chmod(0o600)
-
-
-def _is_off(domain: Any) -> bool:
-    virt = library()
-    try:
-        return not domain.isActive()
-    except virt.libvirtError as error:
-        if error.get_error_code() == virt.VIR_ERR_NO_DOMAIN:
-            return True  # a transient domain is gone when it stops
-        raise
 
 
 def _mount(agent: Agent, mark: marks.Mark, name: str) -> None:
