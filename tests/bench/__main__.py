@@ -223,7 +223,7 @@ def copies(rounds: int = 7, more: int = 18) -> list[Row]:
         for what, tool, ours, bare in chain(containers, machines):
             times = in_turn(ours, bare, rounds, fresh)
             if statistics.median(times[1]) < 0.05:
-                further = in_turn(ours, bare, more, fresh, first=rounds)
+                further = in_turn(ours, bare, more, os.sync, first=rounds)
                 times = (times[0] + further[0], times[1] + further[1])
             rows.append(ratio_row(what, times, 1.3, tool))
     return rows
