@@ -126,7 +126,7 @@ def rows(folder: Path) -> list[Row]:
                 used.mkdir()
             os.sync()  # else what was removed is discarded on the disk at the expense of who flushes next
             if scratch.is_relative_to(SHARED):
-                touched(5 * GIB // 4)
+                touched(3 * GIB)
 
         cached = Path(
             shutil.copy(made.random, disk)

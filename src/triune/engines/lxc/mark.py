@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,9 @@ def dump(mark: Mark) -> bytes:
     """The mark as JSON."""
     data: dict[str, Any] = {
         "version": _VERSION,
-        **asdict(mark),
+        **{one.name: getattr(mark, one.name) for one in fields(mark)},  # `asdict` would copy paths, which takes long
+        "cards": [asdict(card) for card in mark.cards],
+        "volumes": [asdict(volume) for volume in mark.volumes],
         "created": mark.created.isoformat(),
         "tree": str(mark.tree),
         "lower": str(mark.lower),
