@@ -45,6 +45,29 @@ def test_exit_codes(lab: Lab, name: str) -> None:
     assert lab.exec(name, "true", cwd="/nowhere")[0] == 126
 
 
+def test_what_goes_in_does_not_make_a_copy_of_itself(lab: Lab, name: str) -> None:
+    """It fails at that, at times (`host.sealed`)."""
+    assert lab.engine.commands is not None
+    mark = b"-n\0" + name.encode() + b"\0"
+    sessions = [lab.engine.commands.open(name, Command(argv=("sleep", "61234"))) for _ in range(2)]
+
+    def programs() -> list[os.stat_result]:
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                ours = (folder / "cmdline").read_bytes()
+                if mark in ours and b"61234" in ours and "memfd:" in str((folder / "exe").readlink()):
+                    found.append((folder / "exe").stat())
+        return found
+
+    try:
+        eventually(lambda: len(programs()) >= 2)
+        assert len({info.st_ino for info in programs()}) == 1
+    finally:
+        for session in sessions:
+            session.close()
+
+
 def test_output_is_split_and_arguments_arrive_as_given(lab: Lab, name: str) -> None:
     assert lab.exec(name, "sh", "-c", "echo out; echo err >&2") == (0, b"out\n", b"err\n")
     hostile = ("a b", "$HOME", "'\"", "line\nbreak", "-n", "", "ünï")

@@ -16,6 +16,7 @@ from triune.domain.names import single_line
 from triune.engines.base import Command, Session
 from triune.engines.lxc.client import Client
 from triune.engines.lxc.session import with_pipes, with_terminal
+from triune.host import sealed
 from triune.host.beneath import Root
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -60,6 +61,7 @@ class LxcCommands:
                 "instance_not_running", f"{name} is not running", hint=f"Start it: triune start {name}"
             ) from None
         argv, env = attach_argv(self._client, name, command, user)
+        argv[0] = sealed.executable(argv[0])
         if command.terminal:
             return with_terminal(argv, env, command.terminal)
         return with_pipes(argv, env)
